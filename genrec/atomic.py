@@ -1,0 +1,130 @@
+"""Files and folders that are either there whole or not there at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+__all__ = ["atomic_directory", "atomic_file", "read_json", "write_json_atomic"]
+
+
+def _sync(path: Path) -> None:
+    """Flush a file or folder to the disk, so that a rename never outruns its content."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _umask() -> int:
+    """Read the process's file mode mask (it can only be read by setting it)."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+@contextmanager
+def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Write a file under a temporary name and move it into place when the block ends.
+
+    Args:
+        path: Where the file shall be; its folder is made when missing.
+
+    Yields:
+        The temporary path to write to, on the same file system.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o666 & ~_umask())  # mkstemp makes files private
+        _sync(temporary)
+        os.replace(temporary, target)
+        _sync(target.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Fill a folder under a temporary name and move it into place when the block ends.
+
+    An older folder of that name is replaced only once the new one is complete. When two
+    processes write the same folder, one of the two complete results remains.
+
+    Args:
+        path: Where the folder shall be; its parent is made when missing.
+
+    Yields:
+        The temporary folder to write to.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
+    temporary.chmod(0o777 & ~_umask())
+    try:
+        yield temporary
+        for file in temporary.rglob("*"):
+            _sync(file)
+        _sync(temporary)
+        _swap_in(temporary, target)
+        _sync(target.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _swap_in(temporary: Path, target: Path) -> None:
+    """Rename a complete folder over its target; folders cannot be replaced in one call."""
+    for _ in range(8):
+        if target.exists():
+            old = Path(
+                tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".old", dir=target.parent)
+            )
+            try:
+                os.replace(target, old)  # an empty folder may be replaced
+            except FileNotFoundError:  # another process moved it away first
+                pass
+            finally:
+                shutil.rmtree(old, ignore_errors=True)
+        try:
+            os.rename(temporary, target)
+        except OSError:
+            if not target.exists():
+                raise
+            continue  # another process put its own there in between
+        return
+    raise OSError(f"{target} keeps being replaced by another process; run one at a time")
+
+
+def write_json_atomic(path: str | os.PathLike[str], value: Any) -> None:
+    """Write a JSON file, keys in the given order, two spaces of indent.
+
+    Args:
+        path: Where the file shall be.
+        value: Anything that ``json`` can write. NaN is refused.
+    """
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    with atomic_file(path) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """Read a JSON file.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Its value.
+    """
+    return json.loads(Path(path).read_text(encoding="utf-8"))

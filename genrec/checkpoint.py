@@ -1,0 +1,234 @@
+"""Run and step folders: what a run leaves behind, written so that it is whole or absent.
+
+A run folder holds ``config.gin`` (operative), ``meta.json``, ``metrics.jsonl``, ``step_N/``
+(``model.safetensors``, ``config.json``, ``trainer.pt``) and pointers: ``latest``, ``best`` and
+others are one-line files that name a step folder. This module knows no model class.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from genrec.atomic import atomic_directory, atomic_file, read_json, write_json_atomic
+from genrec.errors import ArtifactError, MissingPathError
+
+__all__ = [
+    "RunDirectory",
+    "atomic_directory",
+    "load_model_files",
+    "resolve_step",
+    "write_json_atomic",
+    "write_model_files",
+]
+
+_MODEL = "model.safetensors"
+_CONFIG = "config.json"
+_TRAINER = "trainer.pt"
+
+
+class RunDirectory:
+    """The folder of one training run.
+
+    Args:
+        path: The folder; made when missing.
+        keep_last: Newest step folders to keep, besides those that a pointer names, >= 1.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, keep_last: int = 2) -> None:
+        self.path = Path(path)
+        self.keep_last = max(1, keep_last)
+
+    def steps(self) -> list[int]:
+        """List the steps that are saved, oldest first."""
+        found = [p.name[5:] for p in self.path.glob("step_*") if (p / _MODEL).is_file()]
+        return sorted(int(name) for name in found if name.isdigit())
+
+    def step_path(self, step: int) -> Path:
+        """Name the folder of a step.
+
+        Args:
+            step: Optimiser steps done.
+
+        Returns:
+            Its path, whether or not it exists.
+        """
+        return self.path / f"step_{step}"
+
+    def save(
+        self,
+        step: int,
+        *,
+        weights: Mapping[str, Tensor],
+        config: Mapping[str, Any],
+        trainer: Mapping[str, Any] | None = None,
+        pointers: tuple[str, ...] = ("latest",),
+    ) -> Path:
+        """Save one step, move the pointers to it, then delete what nothing refers to.
+
+        Args:
+            step: Optimiser steps done.
+            weights: The model's state.
+            config: What is needed to build the model again; JSON.
+            trainer: Optimiser, schedule, random state; loaded with ``weights_only=True``.
+            pointers: Names of the pointers that move here.
+
+        Returns:
+            The step's folder.
+        """
+        target = self.step_path(step)
+        write_model_files(target, weights=weights, config=config, trainer=trainer)
+        for name in pointers:
+            self.point(name, step)
+        self._prune()
+        return target
+
+    def point(self, name: str, step: int) -> None:
+        """Move a pointer.
+
+        Args:
+            name: For example ``latest`` or ``best``.
+            step: A step that is saved.
+        """
+        with atomic_file(self.path / name) as temporary:
+            temporary.write_text(f"step_{step}\n", encoding="utf-8")
+
+    def pointed(self, name: str) -> Path | None:
+        """Follow a pointer.
+
+        Args:
+            name: For example ``latest`` or ``best``.
+
+        Returns:
+            The step's folder, or None where there is none.
+        """
+        pointer = self.path / name
+        if not pointer.is_file():
+            return None
+        target = self.path / pointer.read_text(encoding="utf-8").strip()
+        return target if (target / _MODEL).is_file() else None
+
+    def load_trainer(self, step_path: Path, *, map_location: Any = "cpu") -> dict[str, Any]:
+        """Read the optimiser, schedule and random state of a step.
+
+        Args:
+            step_path: The step's folder.
+            map_location: Where the tensors go.
+
+        Returns:
+            What :meth:`save` was given.
+
+        Raises:
+            MissingPathError: If the step was saved without it.
+        """
+        file = step_path / _TRAINER
+        if not file.is_file():
+            raise MissingPathError(
+                f"resume needs {_TRAINER}, got {step_path} without it; "
+                "resume from the run's latest step"
+            )
+        state: dict[str, Any] = torch.load(file, map_location=map_location, weights_only=True)
+        return state
+
+    def _prune(self) -> None:
+        pointers = (p for p in self.path.iterdir() if p.is_file() and not p.suffix)
+        names = {p.read_text(encoding="utf-8").strip() for p in pointers}
+        newest = set(self.steps()[-self.keep_last :])
+        for step in self.steps():
+            folder = self.step_path(step)
+            if step not in newest and folder.name not in names:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def write_model_files(
+    path: str | os.PathLike[str],
+    *,
+    weights: Mapping[str, Tensor],
+    config: Mapping[str, Any],
+    trainer: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a model as a folder that explains itself.
+
+    Args:
+        path: The folder to make or replace.
+        weights: The model's state.
+        config: What is needed to build the model again; JSON.
+        trainer: State of the training loop, or None.
+    """
+    with atomic_directory(path) as folder:
+        # safetensors refuses tensors that share memory, hence the copies.
+        save_file(
+            {k: v.detach().to("cpu").contiguous().clone() for k, v in weights.items()},
+            str(folder / _MODEL),
+        )
+        write_json_atomic(folder / _CONFIG, dict(config))
+        if trainer is not None:
+            torch.save(dict(trainer), folder / _TRAINER)
+
+
+def resolve_step(
+    path: str | os.PathLike[str], *, prefer: tuple[str, ...] = ("best", "latest")
+) -> Path:
+    """Find the step folder that a path means.
+
+    Args:
+        path: A run folder, a step folder, or the ``model.safetensors`` in one.
+        prefer: Pointers to follow in a run folder, first match.
+
+    Returns:
+        A folder that holds ``model.safetensors`` and ``config.json``.
+
+    Raises:
+        MissingPathError: If there is none.
+    """
+    folder = Path(path)
+    if folder.is_file() and folder.name == _MODEL:
+        folder = folder.parent
+    if (folder / _MODEL).is_file() and (folder / _CONFIG).is_file():
+        return folder
+    if folder.is_dir():
+        run = RunDirectory(folder)
+        for name in prefer:
+            target = run.pointed(name)
+            if target is not None:
+                return target
+        if steps := run.steps():
+            return run.step_path(steps[-1])
+    raise MissingPathError(
+        f"checkpoint must be a run folder or a step folder with {_MODEL}, got {folder}; "
+        "give the folder that training printed at its end"
+    )
+
+
+def load_model_files(
+    path: str | os.PathLike[str], *, prefer: tuple[str, ...] = ("best", "latest")
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Read a saved model's configuration and weights.
+
+    Args:
+        path: A run folder, a step folder, or the ``model.safetensors`` in one.
+        prefer: Pointers to follow in a run folder, first match.
+
+    Returns:
+        ``(config, weights)``, weights on the CPU.
+
+    Raises:
+        MissingPathError: If there is no checkpoint.
+        ArtifactError: If the file is damaged.
+    """
+    folder = resolve_step(path, prefer=prefer)
+    try:
+        return read_json(folder / _CONFIG), load_file(folder / _MODEL)
+    except (SafetensorError, ValueError) as error:
+        raise ArtifactError(
+            f"checkpoint must be readable, got {folder} with {error}; "
+            "use another step of the run or train again"
+        ) from error

@@ -1,0 +1,175 @@
+"""The gin front door: files, overrides, and errors that name the near names.
+
+A command of a stage imports that stage's root, a function named ``train`` or ``evaluate``, and
+calls :func:`run`. Nothing else in the library reads gin.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import gin
+
+from genrec.errors import ConfigError, MissingPathError, did_you_mean, run_command
+
+__all__ = ["Arguments", "configure", "operative_config", "parse_arguments", "run"]
+
+
+@dataclass
+class Arguments:
+    """What a training script is called with.
+
+    Attributes:
+        config: The gin file.
+        split: Shorthand for ``train.dataset_split``, or None.
+        bindings: Overrides, each ``name=value``.
+        resume: Whether to go on from the run's latest checkpoint.
+        debug: Whether to show tracebacks.
+    """
+
+    config: Path
+    split: str | None = None
+    bindings: list[str] = field(default_factory=list)
+    resume: bool = False
+    debug: bool = False
+
+
+def parse_arguments(
+    description: str, *, default_config: Path, argv: Sequence[str] | None = None
+) -> Arguments:
+    """Read the command line of a training script.
+
+    Args:
+        description: Shown by ``--help``.
+        default_config: The file used when none is named.
+        argv: Words of the command line; those of the process when None.
+
+    Returns:
+        The arguments.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument(
+        "config", nargs="?", type=Path, default=default_config, help=f"default: {default_config}"
+    )
+    parser.add_argument("--split", help="data set split, for example beauty, sports or toys")
+    parser.add_argument(
+        "--gin",
+        action="append",
+        default=[],
+        metavar="BINDING",
+        help='an override, for example --gin "train.batch_size=128"; may be repeated',
+    )
+    parser.add_argument("--resume", action="store_true", help="go on from the latest checkpoint")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    found = parser.parse_args(argv)
+    return Arguments(found.config, found.split, found.gin, found.resume, found.debug)
+
+
+def configure(
+    config: str | os.PathLike[str] | None,
+    bindings: Sequence[str] = (),
+    *,
+    root: Callable[..., Any],
+) -> None:
+    """Load a gin file and overrides, and lock the configuration.
+
+    Args:
+        config: The file, or None for overrides alone.
+        bindings: Overrides such as ``train.batch_size=128``; they win over the file.
+        root: The stage's gin root, whose parameter names are offered on a mistake.
+
+    Raises:
+        MissingPathError: If the file, or one that it includes, is not there.
+        ConfigError: If a name is unknown or a value cannot be read.
+    """
+    for binding in bindings:
+        name = binding.partition("=")[0].strip()
+        if name in inspect.signature(root).parameters:  # gin would take it for a macro
+            raise ConfigError(
+                f"override must name its root, got {binding!r}; write {root.__name__}.{binding}"
+            )
+    gin.clear_config()
+    files = []
+    if config is not None:
+        path = Path(config)
+        if not path.is_file():
+            raise MissingPathError(
+                f"config must be an existing gin file, got {path}; see configs/ for those at hand"
+            )
+        gin.add_config_file_search_path(str(path.resolve().parent))
+        files.append(str(path))
+    try:
+        gin.parse_config_files_and_bindings(
+            files, list(bindings), finalize_config=True, skip_unknown=False
+        )
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"import in a gin file must name a module of genrec, got {error.name!r}; for example "
+            "`import genrec.models.rqvae`"
+        ) from error
+    except (ValueError, SyntaxError, TypeError, OSError, AttributeError) as error:
+        raise ConfigError(_explain(error, root)) from error
+
+
+def operative_config() -> str:
+    """Return every setting in effect as gin text; empty where gin is not in use."""
+    return str(gin.operative_config_str())
+
+
+def run(
+    root: Callable[..., Any],
+    arguments: Arguments,
+) -> None:
+    """Configure a stage and call its root; errors in the input become one line and status 2.
+
+    Args:
+        root: The stage's gin root.
+        arguments: From :func:`parse_arguments`.
+    """
+    bindings = list(arguments.bindings)
+    name = root.__name__
+    if arguments.split is not None:
+        bindings.append(f"{name}.dataset_split={arguments.split!r}")
+    if arguments.resume:
+        bindings.append(f"{name}.resume=True")
+
+    def command() -> None:
+        configure(arguments.config, bindings, root=root)
+        try:
+            root()
+        except RuntimeError as error:
+            if "Required bindings" in str(error):
+                raise ConfigError(_explain(error, root)) from error
+            raise
+
+    run_command(command, debug=arguments.debug)
+
+
+def _explain(error: Exception, root: Callable[..., Any]) -> str:
+    """Turn a message of gin into what, got, allowed and fix."""
+    text = str(error).strip()
+    first = text.splitlines()[0] if text else type(error).__name__
+    names = list(inspect.signature(root).parameters)
+    if found := re.search(r"'?(\S+?)'? doesn't have a parameter named '(\w+)'", text):
+        where, name = found.groups()
+        return f"setting must exist, got {where.split('.')[-1]}.{name}; {did_you_mean(name, names)}"
+    if found := re.search(r"No configurable matching (?:reference )?'?@?([\w./]+)", text):
+        name = found.group(1)
+        near = did_you_mean(name, [root.__name__, *names])
+        return f"setting must exist, got {name!r}; {near} Write train.NAME=VALUE"
+    if found := re.search(r"Required bindings for `(\S+)` not provided in config: (.+)", text):
+        missing = found.group(2).splitlines()[0]
+        return f'settings must be given, got none for {missing}; add --gin "train.NAME=VALUE"'
+    if "macro" in text or "Macro" in text:
+        return f"constant must exist, got: {first}; check the enum member and its import line"
+    return (
+        f"configuration must be valid gin, got: {first}; write numbers plainly, "
+        "texts in quotes, and NAME=VALUE for each override"
+    )

@@ -1,0 +1,1 @@
+"""From raw files to prepared arrays, and from arrays to batches."""

@@ -1,0 +1,363 @@
+"""A prepared data set: a folder of arrays that training, evaluation and serving read.
+
+Shape legend: N = items, U = users, M = interactions. Needs numpy only, so that a set can be
+prepared on one machine and used on another.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from genrec.atomic import atomic_directory, read_json, write_json_atomic
+from genrec.errors import ArtifactError, DataError, MissingPathError
+
+__all__ = ["PreparedDataset", "StringArray", "is_prepared", "write_prepared"]
+
+FORMAT = "genrec-dataset"
+FORMAT_VERSION = 1
+
+_ARRAYS = ("item_embeddings", "sequence_items", "sequence_offsets", "train_ends", "valid_ends")
+_STRINGS = ("item_keys", "item_titles", "item_texts", "user_keys")
+
+
+class StringArray(Sequence[str]):
+    """Strings as one array of UTF-8 bytes and one of offsets, so that they can be memory-mapped.
+
+    Args:
+        data: All bytes one after another, shape ``(bytes,)``, uint8.
+        offsets: Where each string begins, and the end, shape ``(count + 1,)``, int64.
+    """
+
+    def __init__(self, data: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64]) -> None:
+        self.data = data
+        self.offsets = offsets
+
+    @classmethod
+    def from_strings(cls, strings: Iterable[str]) -> StringArray:
+        """Pack strings.
+
+        Args:
+            strings: Any number of them.
+
+        Returns:
+            The packed array, in the same order.
+        """
+        encoded = [string.encode("utf-8") for string in strings]
+        offsets = np.zeros(len(encoded) + 1, dtype=np.int64)
+        np.cumsum([len(raw) for raw in encoded], out=offsets[1:])
+        return cls(np.frombuffer(b"".join(encoded), dtype=np.uint8), offsets)
+
+    @classmethod
+    def load(cls, folder: Path, name: str) -> StringArray:
+        """Memory-map an array that :meth:`save` wrote.
+
+        Args:
+            folder: Where its two files lie.
+            name: The name it was saved under.
+
+        Returns:
+            The array.
+        """
+        data = np.load(folder / f"{name}.npy", mmap_mode="r")
+        return cls(data, np.load(folder / f"{name}.offsets.npy", mmap_mode="r"))
+
+    def save(self, folder: Path, name: str) -> None:
+        """Write the two files ``name.npy`` and ``name.offsets.npy``.
+
+        Args:
+            folder: An existing folder.
+            name: What to call them.
+        """
+        # An empty array cannot be memory-mapped, so a lone terminator stands in.
+        data = self.data if len(self.data) else np.zeros(1, dtype=np.uint8)
+        np.save(folder / f"{name}.npy", data)
+        np.save(folder / f"{name}.offsets.npy", self.offsets)
+
+    def digest(self) -> str:
+        """Compute a digest of the strings and their order, 16 hexadecimal digits."""
+        digest = hashlib.sha256(np.ascontiguousarray(self.offsets, dtype="<i8").data)
+        digest.update(np.ascontiguousarray(self.data[: self.offsets[-1]]).data)
+        return digest.hexdigest()[:16]
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        position = int(index)
+        if position < 0:
+            position += len(self)
+        if not 0 <= position < len(self):
+            raise IndexError(f"index must be below {len(self)}, got {index}")
+        start, end = int(self.offsets[position]), int(self.offsets[position + 1])
+        return self.data[start:end].tobytes().decode("utf-8")
+
+    def __iter__(self) -> Iterator[str]:
+        raw = self.data.tobytes()
+        ends = self.offsets.tolist()
+        return (raw[a:b].decode("utf-8") for a, b in itertools.pairwise(ends))
+
+
+@dataclass(frozen=True)
+class PreparedDataset:
+    """The arrays of one data set, memory-mapped.
+
+    Interactions lie user after user, each user's in time order. Every user's run is cut in
+    three: ``[offset, train_end)`` is for training, the items of ``[train_end, valid_end)``
+    are validation targets, those of ``[valid_end, next offset)`` are test targets.
+
+    Attributes:
+        path: The folder.
+        meta: Content of ``meta.json``: name, source, split rule, card, fingerprints.
+        item_embeddings: Text embeddings, shape ``(N, dim)``, float32 or float16.
+        item_keys: The source's own item ids, ``N``.
+        item_titles: What to show a person, ``N``.
+        item_texts: What was embedded, ``N``.
+        user_keys: The source's own user ids, ``U``.
+        sequence_items: Item ids from 0, shape ``(M,)``, int32.
+        sequence_offsets: Where each user's run begins, shape ``(U + 1,)``, int64.
+        train_ends: Shape ``(U,)``, int64, positions in ``sequence_items``.
+        valid_ends: Shape ``(U,)``, int64, positions in ``sequence_items``.
+    """
+
+    path: Path
+    meta: Mapping[str, Any]
+    item_embeddings: npt.NDArray[np.floating[Any]]
+    item_keys: StringArray
+    item_titles: StringArray
+    item_texts: StringArray
+    user_keys: StringArray
+    sequence_items: npt.NDArray[np.int32]
+    sequence_offsets: npt.NDArray[np.int64]
+    train_ends: npt.NDArray[np.int64]
+    valid_ends: npt.NDArray[np.int64]
+
+    @property
+    def num_items(self) -> int:
+        """Number of items ``N``."""
+        return len(self.item_keys)
+
+    @property
+    def num_users(self) -> int:
+        """Number of users ``U``."""
+        return len(self.user_keys)
+
+    @property
+    def num_interactions(self) -> int:
+        """Number of interactions ``M``."""
+        return len(self.sequence_items)
+
+    @property
+    def embedding_dim(self) -> int:
+        """Width of the item embeddings."""
+        return int(self.item_embeddings.shape[1])
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of items, interactions, split and embeddings."""
+        return str(self.meta["fingerprint"])
+
+    @property
+    def items_fingerprint(self) -> str:
+        """Digest of the item keys and their order; what an ID table is checked against."""
+        return str(self.meta["items_fingerprint"])
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> PreparedDataset:
+        """Open a prepared data set without reading it into memory.
+
+        Args:
+            path: The folder that :func:`write_prepared` made.
+
+        Returns:
+            The data set.
+
+        Raises:
+            MissingPathError: If there is no such folder, or it is no prepared data set.
+            ArtifactError: If it was written by a newer version, or a file is missing.
+        """
+        folder = Path(path)
+        if not is_prepared(folder):
+            raise MissingPathError(
+                f"prepared data set must be a folder with meta.json, got {folder}; "
+                "make one with `genrec prepare`"
+            )
+        meta = read_json(folder / "meta.json")
+        if meta.get("format") != FORMAT or meta.get("version") != FORMAT_VERSION:
+            raise ArtifactError(
+                f"prepared data set must have format {FORMAT} version {FORMAT_VERSION}, got "
+                f"{meta.get('format')} version {meta.get('version')} in {folder}; prepare it again"
+            )
+        try:
+            arrays: dict[str, Any] = {
+                name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in _ARRAYS
+            }
+            strings: dict[str, Any] = {name: StringArray.load(folder, name) for name in _STRINGS}
+        except (OSError, ValueError) as error:
+            raise ArtifactError(
+                f"prepared data set must be complete, got {folder} with {error}; prepare it again"
+            ) from error
+        return cls(path=folder, meta=meta, **arrays, **strings)
+
+
+def is_prepared(path: str | os.PathLike[str]) -> bool:
+    """Tell whether a folder is a prepared data set.
+
+    Args:
+        path: Any path.
+
+    Returns:
+        True where :meth:`PreparedDataset.load` would find something to read.
+    """
+    return (Path(path) / "meta.json").is_file() and (Path(path) / "sequence_items.npy").is_file()
+
+
+def write_prepared(
+    path: str | os.PathLike[str],
+    *,
+    name: str,
+    source: str,
+    split_rule: str,
+    encoder: str,
+    item_keys: Iterable[str],
+    item_titles: Iterable[str],
+    item_texts: Iterable[str],
+    item_embeddings: npt.NDArray[np.floating[Any]],
+    user_keys: Iterable[str],
+    sequence_items: npt.NDArray[np.integer[Any]],
+    sequence_offsets: npt.NDArray[np.integer[Any]],
+    train_ends: npt.NDArray[np.integer[Any]],
+    valid_ends: npt.NDArray[np.integer[Any]],
+    card: Mapping[str, Any],
+) -> PreparedDataset:
+    """Write a prepared data set; an older one at the same path is replaced when all is written.
+
+    Args:
+        path: The folder to make.
+        name: Short name, for example ``amazon-beauty``.
+        source: Where the data came from, in words.
+        split_rule: How training, validation and test are cut, in words.
+        encoder: Which text encoder made the embeddings.
+        item_keys: ``N`` ids of the source, unique.
+        item_titles: ``N`` strings to show.
+        item_texts: ``N`` strings that were embedded.
+        item_embeddings: Shape ``(N, dim)``, finite; float16 and float32 are kept.
+        user_keys: ``U`` ids of the source.
+        sequence_items: Shape ``(M,)``, each in ``[0, N)``.
+        sequence_offsets: Shape ``(U + 1,)``, rising from 0 to ``M``.
+        train_ends: Shape ``(U,)``; see :class:`PreparedDataset`.
+        valid_ends: Shape ``(U,)``; see :class:`PreparedDataset`.
+        card: The data card: counts, filters, what was rejected.
+
+    Returns:
+        The data set, opened from the disk.
+
+    Raises:
+        DataError: If the arrays contradict each other.
+    """
+    strings = {
+        "item_keys": _packed(item_keys),
+        "item_titles": _packed(item_titles),
+        "item_texts": _packed(item_texts),
+        "user_keys": _packed(user_keys),
+    }
+    arrays: dict[str, npt.NDArray[Any]] = {
+        "sequence_items": np.ascontiguousarray(sequence_items, dtype=np.int32),
+        "sequence_offsets": np.ascontiguousarray(sequence_offsets, dtype=np.int64),
+        "train_ends": np.ascontiguousarray(train_ends, dtype=np.int64),
+        "valid_ends": np.ascontiguousarray(valid_ends, dtype=np.int64),
+        "item_embeddings": _as_float(item_embeddings),
+    }
+    _check(strings, arrays)
+    digest = hashlib.sha256()
+    for key in _STRINGS:
+        digest.update(strings[key].digest().encode())
+    for key in _ARRAYS:
+        array = arrays[key]
+        digest.update(f"{key}{array.dtype.str}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    meta = {
+        "format": FORMAT,
+        "version": FORMAT_VERSION,
+        "name": name,
+        "source": source,
+        "split_rule": split_rule,
+        "encoder": encoder,
+        "num_items": len(strings["item_keys"]),
+        "num_users": len(strings["user_keys"]),
+        "num_interactions": len(arrays["sequence_items"]),
+        "embedding_dim": int(arrays["item_embeddings"].shape[1]),
+        "fingerprint": digest.hexdigest()[:16],
+        "items_fingerprint": strings["item_keys"].digest(),
+        "card": dict(card),
+    }
+    with atomic_directory(path) as folder:
+        for key, value in arrays.items():
+            np.save(folder / f"{key}.npy", value)
+        for key, packed in strings.items():
+            packed.save(folder, key)
+        write_json_atomic(folder / "meta.json", meta)
+    return PreparedDataset.load(path)
+
+
+def _packed(strings: Iterable[str]) -> StringArray:
+    return strings if isinstance(strings, StringArray) else StringArray.from_strings(strings)
+
+
+def _as_float(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    if array.dtype in (np.float16, np.float32):
+        return array
+    return np.ascontiguousarray(array, dtype=np.float32)
+
+
+def _check(strings: Mapping[str, StringArray], arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+    num_items, num_users = len(strings["item_keys"]), len(strings["user_keys"])
+    for key in ("item_titles", "item_texts"):
+        if len(strings[key]) != num_items:
+            raise DataError(
+                f"{key} must have one entry an item, {num_items}, got {len(strings[key])}; "
+                "build both from the same table"
+            )
+    embeddings = arrays["item_embeddings"]
+    if embeddings.ndim != 2 or len(embeddings) != num_items:
+        raise DataError(
+            f"item_embeddings must have shape ({num_items}, dim), got {embeddings.shape}; "
+            "give one row an item, in the order of the items"
+        )
+    items, offsets = arrays["sequence_items"], arrays["sequence_offsets"]
+    if len(offsets) != num_users + 1 or offsets[0] != 0 or offsets[-1] != len(items):
+        raise DataError(
+            f"sequence_offsets must rise from 0 to {len(items)} in {num_users + 1} steps, got "
+            f"{len(offsets)} from {offsets[:1]} to {offsets[-1:]}; build both from the same table"
+        )
+    if len(items) and (items.min() < 0 or items.max() >= num_items):
+        raise DataError(
+            f"sequence_items must lie in [0, {num_items}), got {items.min()} to {items.max()}; "
+            "number the items from 0"
+        )
+    train, valid = arrays["train_ends"], arrays["valid_ends"]
+    ordered = (
+        len(train) == len(valid) == num_users
+        and bool(np.all(offsets[:-1] <= train))
+        and bool(np.all(train <= valid))
+        and bool(np.all(valid <= offsets[1:]))
+    )
+    if not ordered:
+        raise DataError(
+            "train_ends and valid_ends must lie in order inside each user's run, got ends that "
+            "do not; make them with genrec.data.splits"
+        )

@@ -1,0 +1,1 @@
+"""Prefix index and constrained beam search."""

@@ -1,0 +1,86 @@
+"""Errors that a user can act on, and the one way in which commands report them."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Callable, Iterable
+
+__all__ = [
+    "ArtifactError",
+    "ConfigError",
+    "DataError",
+    "GenRecError",
+    "MissingPathError",
+    "TrainingError",
+    "did_you_mean",
+    "run_command",
+]
+
+
+class GenRecError(Exception):
+    """Base of every error caused by input; its message says what, got, allowed and fix."""
+
+
+class ConfigError(GenRecError, ValueError):
+    """A setting is unknown or out of range."""
+
+
+class DataError(GenRecError, ValueError):
+    """A file was found but does not hold what it should."""
+
+
+class ArtifactError(GenRecError, ValueError):
+    """A checkpoint, ID table or prepared data set does not fit the request."""
+
+
+class MissingPathError(GenRecError, FileNotFoundError):
+    """A file or folder that was asked for is not there."""
+
+
+class TrainingError(GenRecError, RuntimeError):
+    """Training cannot go on, for example because the loss is not finite."""
+
+
+def did_you_mean(name: str, choices: Iterable[str], *, limit: int = 3) -> str:
+    """Phrase the names nearest to a mistyped one.
+
+    Args:
+        name: What the user wrote.
+        choices: Names that exist.
+        limit: Most names to offer.
+
+    Returns:
+        ``"did you mean a, b?"``, or ``"allowed: a, b, c"`` when nothing is near.
+    """
+    known = sorted(set(choices))
+    near = difflib.get_close_matches(name, known, n=limit, cutoff=0.5)
+    if near:
+        return f"did you mean {', '.join(near)}?"
+    return f"allowed: {', '.join(known)}"
+
+
+def run_command(command: Callable[[], object], *, debug: bool = False) -> None:
+    """Run a command; turn an error in the input into one line and exit status 2.
+
+    Args:
+        command: The work, without arguments.
+        debug: Let the traceback through.
+
+    Raises:
+        SystemExit: Status 2 for a user's error, 130 for Ctrl-C.
+    """
+    try:
+        command()
+    except GenRecError as error:
+        if debug:
+            raise
+        # gin appends where the failing configurable was called; that is no help to a user.
+        message = str(error).split("\n  In call to configurable")[0]
+        print(f"error: {' '.join(message.split())}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        print("interrupted; what was saved is complete", file=sys.stderr)
+        raise SystemExit(130) from None

@@ -1,0 +1,1 @@
+"""The RQ-VAE, the retrieval model and the baseline."""

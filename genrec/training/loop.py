@@ -1,0 +1,447 @@
+"""The training loop of both stages.
+
+A step is: batches, loss, backward, clip, finite check, optimiser, schedule; then log, evaluate
+and save. Randomness inside a step depends on (seed, step, process) alone, and batches on
+(epoch, position), so that a resumed run repeats what an unbroken one would have done.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
+from tqdm import tqdm
+
+from genrec.checkpoint import RunDirectory
+from genrec.errors import ArtifactError, ConfigError, TrainingError
+from genrec.training.seeding import mix_seed
+from genrec.training.tracking import Tracker
+
+__all__ = ["BestRule", "EpochLoader", "FitResult", "fit"]
+
+LossStep = Callable[[nn.Module, Any, int], tuple[Tensor, Mapping[str, Tensor]]]
+Evaluate = Callable[[nn.Module, int], Mapping[str, float]]
+
+
+class EpochLoader(Protocol):
+    """Batches as a function of the epoch: on the device, and this process's share only."""
+
+    def __len__(self) -> int:
+        """Number of batches in an epoch."""
+
+    def batches(self, epoch: int, start: int = 0) -> Iterator[Any]:
+        """Yield the batches of an epoch, leaving out the first ``start``."""
+
+
+@dataclass(frozen=True)
+class BestRule:
+    """Which step a pointer such as ``best`` names.
+
+    Attributes:
+        name: The pointer.
+        metric: A key of what ``evaluate`` returns.
+        mode: ``max`` or ``min``.
+    """
+
+    name: str
+    metric: str
+    mode: str = "max"
+
+    def improves(self, value: float, best: float | None) -> bool:
+        """Tell whether a value beats the best so far; NaN never does."""
+        if value != value:
+            return False
+        return best is None or (value > best if self.mode == "max" else value < best)
+
+
+@dataclass
+class FitResult:
+    """What a run came to.
+
+    Attributes:
+        step: Optimiser steps done, over all sessions of the run.
+        seconds: Wall time of the training steps of this session, evaluation left out.
+        metrics: Last evaluation.
+        best: Pointer name to ``(step, value)``.
+        history: Every evaluation as ``(step, metrics)``.
+        stopped_early: Whether patience ran out.
+        interrupted: Whether Ctrl-C ended it; the run is saved.
+    """
+
+    step: int = 0
+    seconds: float = 0.0
+    metrics: dict[str, float] = field(default_factory=dict)
+    best: dict[str, tuple[int, float]] = field(default_factory=dict)
+    history: list[tuple[int, dict[str, float]]] = field(default_factory=list)
+    stopped_early: bool = False
+    interrupted: bool = False
+
+
+def fit(
+    *,
+    accelerator: Accelerator,
+    model: nn.Module,
+    optimizer: Any,
+    schedule: LRScheduler,
+    train_loader: EpochLoader,
+    loss_step: LossStep,
+    num_steps: int,
+    run_dir: RunDirectory,
+    model_config: Mapping[str, Any],
+    evaluate: Evaluate | None = None,
+    eval_every: int = 0,
+    save_every: int = 0,
+    log_every: int = 50,
+    max_grad_norm: float | None = None,
+    accumulate: int = 1,
+    seed: int = 0,
+    best: Sequence[BestRule] = (),
+    patience: int | None = None,
+    resume: str | Path | None = None,
+    on_epoch_start: Callable[[int], None] | None = None,
+    tracker: Tracker | None = None,
+    label: str = "train",
+) -> FitResult:
+    """Train a model.
+
+    Args:
+        accelerator: Its mixed precision and processes are used.
+        model: Prepared by ``accelerator``.
+        optimizer: Prepared by ``accelerator``.
+        schedule: Not prepared; stepped once an optimiser step.
+        train_loader: Source of batches, endless over epochs.
+        loss_step: ``(model, batch, step) -> (loss, logs)``; everything stays on the device.
+        num_steps: Optimiser steps of the whole run.
+        run_dir: Where checkpoints go.
+        model_config: Saved beside the weights, enough to build the model again.
+        evaluate: ``(unwrapped model in eval mode, step) -> metrics``, on every process.
+        eval_every: Steps between evaluations; 0 for only at the end.
+        save_every: Steps between checkpoints; 0 for only with evaluations and at the end.
+        log_every: Steps between reads of the losses from the device.
+        max_grad_norm: Clip the global gradient norm at this, or None.
+        accumulate: Batches a step, >= 1.
+        seed: Of the randomness inside steps.
+        best: Pointers to keep at the best evaluations; the first one drives ``patience``.
+        patience: Evaluations without improvement before stopping, or None.
+        resume: A step folder to go on from, or None.
+        on_epoch_start: Called with the epoch number before its first batch.
+        tracker: Where metrics go.
+        label: Shown before the progress bar.
+
+    Returns:
+        The result, on every process.
+
+    Raises:
+        TrainingError: If the loss or the gradient norm is not finite, before the update.
+        ConfigError: If ``accumulate`` or ``num_steps`` is below 1.
+    """
+    if num_steps < 1 or accumulate < 1:
+        raise ConfigError(
+            f"iterations and gradient_accumulate_every must be >= 1, got {num_steps} and "
+            f"{accumulate}; set train.iterations and train.gradient_accumulate_every"
+        )
+    state = _State(accelerator, model, optimizer, schedule, run_dir, model_config, best, seed)
+    result = state.result
+    if resume is not None:
+        state.load(Path(resume))
+        if tracker is not None:
+            tracker.truncate(result.step)
+    guard = _FiniteGuard(accelerator, optimizer)
+    batches = _stream(train_loader, state, on_epoch_start)
+    bar = tqdm(
+        total=num_steps,
+        initial=result.step,
+        desc=label,
+        unit="step",
+        disable=not (accelerator.is_main_process and sys.stderr.isatty()),
+        dynamic_ncols=True,
+    )
+    since_log: list[Mapping[str, Tensor]] = []
+    clock = logged_at = time.perf_counter()
+    logged_step = result.step
+    model.train()
+    with bar, _stop_on_signal(accelerator) as stopping:
+        while result.step < num_steps and not result.stopped_early and not stopping.is_set():
+            step = result.step
+            torch.manual_seed(mix_seed(seed, step, accelerator.process_index))
+            logs: Mapping[str, Tensor] = {}
+            for micro in range(accumulate):
+                batch = next(batches)
+                last = micro == accumulate - 1
+                with nullcontext() if last else accelerator.no_sync(model):
+                    loss, logs = loss_step(model, batch, step)
+                    guard.watch(loss)
+                    accelerator.backward(loss / accumulate)
+            norm = None
+            if max_grad_norm is not None:
+                norm = accelerator.clip_grad_norm_(model.parameters(), max_grad_norm)
+                logs = {**logs, "grad_norm": norm.detach()}
+            guard.before_update(step, norm)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            schedule.step()
+            since_log.append(logs)
+            result.step += 1
+            bar.update()
+
+            done = result.step == num_steps
+            evaluating = evaluate is not None and (
+                done or bool(eval_every and result.step % eval_every == 0)
+            )
+            saving = done or evaluating or bool(save_every and result.step % save_every == 0)
+            if saving or result.step % log_every == 0:
+                guard.check()
+                means = _mean_logs(accelerator, since_log)
+                now = time.perf_counter()
+                rate = (result.step - logged_step) / max(now - logged_at, 1e-9)
+                since_log, logged_at, logged_step = [], now, result.step
+                bar.set_postfix({"loss": f"{means.get('loss', float('nan')):.4f}"})
+                if tracker is not None:
+                    extra = {"lr": float(schedule.get_last_lr()[0]), "steps_per_s": rate}
+                    tracker.log(
+                        result.step, {f"train/{k}": v for k, v in {**means, **extra}.items()}
+                    )
+            if saving:
+                result.seconds += time.perf_counter() - clock
+                pointers = ["latest"]
+                if evaluating and evaluate is not None:
+                    model.eval()
+                    with torch.no_grad():
+                        metrics = dict(evaluate(accelerator.unwrap_model(model), result.step))
+                    model.train()
+                    pointers += state.judge(metrics, patience)
+                    if tracker is not None:
+                        tracker.log(result.step, metrics)
+                state.save(tuple(pointers))
+                clock = logged_at = time.perf_counter()
+        result.seconds += time.perf_counter() - clock
+        if stopping.is_set() and result.step < num_steps:
+            guard.check()
+            result.interrupted = True
+            state.save(("latest",))
+    return result
+
+
+class _State:
+    """What a checkpoint holds, and how it is written and read."""
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        model: nn.Module,
+        optimizer: Any,
+        schedule: LRScheduler,
+        run_dir: RunDirectory,
+        model_config: Mapping[str, Any],
+        best: Sequence[BestRule],
+        seed: int,
+    ) -> None:
+        self.accelerator, self.model = accelerator, model
+        self.optimizer, self.schedule = optimizer, schedule
+        self.run_dir, self.model_config = run_dir, model_config
+        self.best, self.seed = best, seed
+        self.epoch = self.batch = 0
+        self.without_improvement = 0
+        self.result = FitResult()
+
+    def judge(self, metrics: dict[str, float], patience: int | None) -> list[str]:
+        """Take in an evaluation; return the pointers that move to this step."""
+        result = self.result
+        result.metrics = metrics
+        result.history.append((result.step, metrics))
+        moved = []
+        for index, rule in enumerate(self.best):
+            if rule.metric not in metrics:
+                raise ConfigError(
+                    f"the metric that chooses {rule.name!r} must be evaluated, got "
+                    f"{rule.metric!r}; one of {', '.join(sorted(metrics))}"
+                )
+            known = result.best.get(rule.name)
+            if rule.improves(metrics[rule.metric], known[1] if known else None):
+                result.best[rule.name] = (result.step, metrics[rule.metric])
+                moved.append(rule.name)
+                if index == 0:
+                    self.without_improvement = 0
+            elif index == 0:
+                self.without_improvement += 1
+        result.stopped_early = patience is not None and self.without_improvement >= patience
+        return moved
+
+    def save(self, pointers: tuple[str, ...]) -> None:
+        """Write a checkpoint on the main process; the others wait."""
+        if self.accelerator.is_main_process:
+            scaler = self.accelerator.scaler
+            self.run_dir.save(
+                self.result.step,
+                weights=self.accelerator.unwrap_model(self.model).state_dict(),
+                config=self.model_config,
+                trainer={
+                    "step": self.result.step,
+                    "epoch": self.epoch,
+                    "batch": self.batch,
+                    "seed": self.seed,
+                    "num_processes": self.accelerator.num_processes,
+                    "without_improvement": self.without_improvement,
+                    "best": {k: list(v) for k, v in self.result.best.items()},
+                    "history": [[s, dict(m)] for s, m in self.result.history],
+                    "optimizer": self.optimizer.state_dict(),
+                    "schedule": {"last_epoch": self.schedule.last_epoch},
+                    "scaler": scaler.state_dict() if scaler is not None else None,
+                },
+                pointers=pointers,
+            )
+        self.accelerator.wait_for_everyone()
+
+    def load(self, step_path: Path) -> None:
+        """Go on from a checkpoint."""
+        from genrec.checkpoint import load_model_files
+
+        _, weights = load_model_files(step_path)
+        try:
+            self.accelerator.unwrap_model(self.model).load_state_dict(weights)
+        except RuntimeError as error:
+            raise ArtifactError(
+                f"resume needs the model that the run was started with, got {step_path} with "
+                f"{str(error).splitlines()[-1].strip()}; use the same settings"
+            ) from error
+        trainer = self.run_dir.load_trainer(step_path)
+        if trainer["seed"] != self.seed:
+            raise ConfigError(
+                f"resume needs the run's seed {trainer['seed']}, got {self.seed}; "
+                f"set train.seed={trainer['seed']}"
+            )
+        self.optimizer.load_state_dict(trainer["optimizer"])
+        self.schedule.last_epoch = trainer["schedule"]["last_epoch"]
+        for group, rate in zip(self.optimizer.param_groups, _rates(self.schedule), strict=True):
+            group["lr"] = rate
+        if self.accelerator.scaler is not None and trainer["scaler"] is not None:
+            self.accelerator.scaler.load_state_dict(trainer["scaler"])
+        self.epoch, self.batch = trainer["epoch"], trainer["batch"]
+        self.without_improvement = trainer["without_improvement"]
+        self.result.step = trainer["step"]
+        self.result.best = {k: (int(v[0]), float(v[1])) for k, v in trainer["best"].items()}
+        self.result.history = [(int(s), dict(m)) for s, m in trainer["history"]]
+        if self.result.history:
+            self.result.metrics = self.result.history[-1][1]
+
+
+def _rates(schedule: LRScheduler) -> list[float]:
+    """Compute the rates that a schedule gives at its present position."""
+    rates = [float(rate) for rate in schedule.get_lr()]
+    schedule._last_lr = list(rates)
+    return rates
+
+
+class _FiniteGuard:
+    """Stops before an update that a loss or gradient that is not finite would spoil.
+
+    Reading a flag every step would make the host wait for the device. A fused optimiser on an
+    accelerator takes the flag as a tensor and skips the update there; the host reads it when it
+    logs. Everywhere else the flag is read at once, which costs nothing on a CPU.
+    """
+
+    def __init__(self, accelerator: Accelerator, optimizer: Any) -> None:
+        self.raw = getattr(optimizer, "optimizer", optimizer)
+        fused = bool(self.raw.defaults.get("fused"))
+        self.on_device = fused and accelerator.device.type != "cpu" and accelerator.scaler is None
+        self.scaled = accelerator.scaler is not None
+        self.losses: list[Tensor] = []
+        self.first_bad: Tensor | None = None
+
+    def watch(self, loss: Tensor) -> None:
+        """Remember a loss of the present step."""
+        self.losses.append(loss.detach())
+
+    def before_update(self, step: int, norm: Tensor | None) -> None:
+        """Refuse, or make the device refuse, an update with a value that is not finite."""
+        watched, self.losses = self.losses, []
+        if norm is not None and not self.scaled:  # a scaler skips steps that overflow by itself
+            watched = [*watched, norm.detach()]
+        bad = ~torch.isfinite(torch.stack([value.float().reshape(()) for value in watched])).all()
+        if self.on_device:
+            if self.first_bad is None:
+                self.first_bad = torch.full_like(bad, -1, dtype=torch.long)
+            self.first_bad = torch.where(bad & (self.first_bad < 0), step, self.first_bad)
+            self.raw.grad_scale = None
+            self.raw.found_inf = bad.float()
+        elif bool(bad):
+            self._fail(step)
+
+    def check(self) -> None:
+        """Read the flag from the device."""
+        if self.first_bad is not None and (step := int(self.first_bad)) >= 0:
+            self._fail(step)
+
+    def _fail(self, step: int) -> None:
+        raise TrainingError(
+            f"loss and gradient norm must be finite, got NaN or Inf at step {step + 1}; the update "
+            "was not made. Lower train.learning_rate, set train.max_grad_norm=1.0, or use "
+            "train.mixed_precision_type='bf16'"
+        )
+
+
+def _stream(
+    loader: EpochLoader, state: _State, on_epoch_start: Callable[[int], None] | None
+) -> Iterator[Any]:
+    """Yield batches for ever, keeping the position in ``state``."""
+    if len(loader) < 1:
+        raise ConfigError(
+            "training needs at least one batch an epoch, got an empty loader; lower "
+            "train.batch_size or use more data"
+        )
+    while True:
+        if state.batch == 0 and on_epoch_start is not None:
+            on_epoch_start(state.epoch)
+        for batch in loader.batches(state.epoch, state.batch):
+            state.batch += 1
+            yield batch
+        state.epoch, state.batch = state.epoch + 1, 0
+
+
+def _mean_logs(accelerator: Accelerator, rows: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:
+    """Average the logs of some steps over steps and processes, reading the device once."""
+    if not rows:
+        return {}
+    names = sorted(rows[-1])
+    table = torch.stack([torch.stack([row[n].detach().float() for n in names]) for row in rows])
+    means = accelerator.reduce(table.mean(dim=0), reduction="mean").tolist()
+    return dict(zip(names, means, strict=True))
+
+
+@contextmanager
+def _stop_on_signal(accelerator: Accelerator) -> Iterator[threading.Event]:
+    """Let the first Ctrl-C or SIGTERM end the run after the step; the second ends it at once.
+
+    With several processes the signals reach them at different steps, so there the default
+    behaviour stays, and the last checkpoint is what remains.
+    """
+    stopping = threading.Event()
+    main_thread = threading.current_thread() is threading.main_thread()
+    if accelerator.num_processes > 1 or not main_thread:
+        yield stopping
+        return
+
+    def request(number: int, frame: FrameType | None) -> None:
+        if stopping.is_set():
+            raise KeyboardInterrupt
+        stopping.set()
+        print("\nstopping after this step; press Ctrl-C again to stop at once", file=sys.stderr)
+
+    before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stopping
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,104 @@
+"""Where metrics go: ``metrics.jsonl`` always, TensorBoard and Weights & Biases when asked."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from genrec.atomic import atomic_file
+from genrec.errors import ConfigError
+
+__all__ = ["Tracker"]
+
+_EXTERNAL = ("tensorboard", "wandb")
+
+
+class Tracker:
+    """Writes one JSON object a line on the main process, and forwards to Accelerate's trackers.
+
+    Args:
+        accelerator: Made with ``log_with`` where external trackers are wanted.
+        run_dir: The run's folder; its ``metrics.jsonl`` is appended to.
+        project: Name of the project in external trackers.
+        settings: Flat settings shown there.
+    """
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        run_dir: str | os.PathLike[str],
+        *,
+        project: str = "genrec",
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.accelerator = accelerator
+        self.path = Path(run_dir) / "metrics.jsonl"
+        self._external = bool(accelerator.log_with)
+        if self._external:
+            flat = {k: v for k, v in (settings or {}).items() if isinstance(v, int | float | str)}
+            accelerator.init_trackers(project, config=flat)
+
+    @staticmethod
+    def check(names: list[str]) -> list[str]:
+        """Check names of external trackers.
+
+        Args:
+            names: For example ``["wandb"]``.
+
+        Returns:
+            The same names.
+
+        Raises:
+            ConfigError: If one is unknown or its package is not installed.
+        """
+        import importlib.util
+
+        for name in names:
+            if name not in _EXTERNAL:
+                raise ConfigError(f"tracker must be one of {', '.join(_EXTERNAL)}, got {name!r}")
+            if importlib.util.find_spec(name) is None:
+                raise ConfigError(
+                    f"tracker {name} must be installed, got no such package; "
+                    "pip install 'genrec[track]'"
+                )
+        return names
+
+    def truncate(self, step: int) -> None:
+        """Drop what a run wrote after the step from which it is resumed.
+
+        Args:
+            step: Last step to keep.
+        """
+        if not self.accelerator.is_main_process or not self.path.is_file():
+            return
+        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
+        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+        with atomic_file(self.path) as temporary:
+            temporary.write_text("".join(kept), encoding="utf-8")
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Record values; a value that is not finite is written as null.
+
+        Args:
+            step: Optimiser steps done.
+            values: Names like ``train/loss`` to numbers.
+        """
+        if not self.accelerator.is_main_process:
+            return
+        row = {"step": step} | {k: v if math.isfinite(v) else None for k, v in values.items()}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        if self._external:
+            self.accelerator.log(dict(values), step=step)
+
+    def close(self) -> None:
+        """Finish the external trackers."""
+        if self._external:
+            self.accelerator.end_training()
