@@ -107,8 +107,9 @@ def kmeans(
     centroids = _seed_centroids(x, num_clusters, generator)  # (K, D)
     prices = x.new_zeros(num_clusters)
     inertia = math.inf
-    iteration = 0
-    for iteration in range(1, num_iters + 1):
+    num_done = 0
+    for _ in range(num_iters):
+        num_done += 1
         assignments, distances, prices = _assign(x, centroids, prices, balanced)
         previous, inertia = inertia, float(distances.sum(dtype=torch.float64))
         centroids, num_reseeded = _update(x, centroids, assignments, distances)
@@ -120,7 +121,7 @@ def kmeans(
         centroids=centroids + mean,
         assignments=assignments,
         inertia=float(distances.sum(dtype=torch.float64)),
-        num_iters=iteration,
+        num_iters=num_done,
         prices=prices,
     )
 
