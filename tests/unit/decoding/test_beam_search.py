@@ -1,0 +1,238 @@
+"""Beam search against brute force over the whole catalogue.
+
+Scores come from tables, so that both sides add the same floats and ties are real ties.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from genrec.decoding.beam_search import constrained_beam_search
+from genrec.decoding.trie import PrefixIndex
+from genrec.errors import ConfigError
+
+
+class TableModel:
+    """A model whose log-probabilities depend on the whole prefix through a hash.
+
+    With ``ties`` only three values occur, so that whole groups of IDs score the same.
+    """
+
+    def __init__(self, sizes: tuple[int, ...], batch_size: int, seed: int, ties: bool) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self.sizes, self.batch_size = sizes, batch_size
+        self.tables = []
+        for size in sizes:
+            logits = torch.randn(batch_size, 97, size, generator=generator)
+            if ties:
+                self.tables.append(-(logits.round().clamp(0, 2) + 1.0))
+            else:
+                self.tables.append(logits.log_softmax(-1))
+        self.prefix = torch.zeros(batch_size, 1, dtype=torch.long)
+
+    def log_probs(self, user: int, prefix: tuple[int, ...]) -> Tensor:
+        row = 0
+        for code in prefix:
+            row = (row * 31 + code + 1) % 97
+        return self.tables[len(prefix)][user, row]
+
+    def step(self, level: int, codes: Tensor | None, parents: Tensor | None) -> Tensor:
+        if codes is None or parents is None:
+            self.prefix = torch.zeros(self.batch_size, 1, dtype=torch.long)
+        else:
+            self.prefix = (self.prefix.gather(1, parents) * 31 + codes + 1) % 97
+        table = self.tables[level]
+        return table.gather(1, self.prefix.unsqueeze(-1).expand(-1, -1, table.shape[-1]))
+
+    def rank_all(self, user: int, ids: np.ndarray) -> list[tuple[float, tuple[int, ...]]]:
+        """Score every distinct ID with plain Python; ties in lexicographic order."""
+        scored = []
+        for row in sorted({tuple(int(c) for c in r) for r in ids}):
+            score = torch.zeros((), dtype=torch.float32)
+            for level, code in enumerate(row):
+                score = score + self.log_probs(user, row[:level])[code]
+            scored.append((float(score), row))
+        return sorted(scored, key=lambda pair: (-pair[0], pair[1]))
+
+
+@st.composite
+def catalogues(draw: st.DrawFn) -> tuple[np.ndarray, tuple[int, ...]]:
+    num_levels = draw(st.integers(1, 4))
+    sizes = tuple(draw(st.integers(1, 6)) for _ in range(num_levels))
+    num_items = draw(st.integers(1, 40))
+    rows = draw(
+        st.lists(
+            st.tuples(*[st.integers(0, size - 1) for size in sizes]),
+            min_size=num_items,
+            max_size=num_items,
+        )
+    )
+    return np.array(rows, dtype=np.int32), sizes
+
+
+@settings(max_examples=150, deadline=None)
+@given(catalogues(), st.integers(0, 2**16), st.booleans(), st.integers(1, 3))
+def test_all_beams_equal_brute_force(
+    catalogue: tuple[np.ndarray, tuple[int, ...]], seed: int, ties: bool, batch_size: int
+) -> None:
+    ids, sizes = catalogue
+    index = PrefixIndex.from_ids(ids, sizes)
+    model = TableModel(sizes, batch_size, seed, ties)
+    result = constrained_beam_search(
+        model.step, index, batch_size=batch_size, num_beams=len(ids), num_results=len(ids)
+    )
+    for user in range(batch_size):
+        expected = model.rank_all(user, ids)
+        found = [
+            (float(s), tuple(c))
+            for s, c in zip(result.scores[user], result.codes[user].tolist(), strict=True)
+            if s > -torch.inf
+        ]
+        assert found == expected
+        items = [
+            item
+            for _, row in expected
+            for item in np.flatnonzero((ids == np.array(row)).all(axis=1)).tolist()
+        ]
+        assert result.items[user].tolist() == items
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    catalogues(),
+    st.integers(0, 2**16),
+    st.booleans(),
+    st.sampled_from(["allow", "allow_per_user", "exclude_per_user", "both"]),
+)
+def test_restrictions_equal_brute_force(
+    catalogue: tuple[np.ndarray, tuple[int, ...]], seed: int, ties: bool, kind: str
+) -> None:
+    ids, sizes = catalogue
+    batch_size, num_items = 2, len(ids)
+    index = PrefixIndex.from_ids(ids, sizes)
+    model = TableModel(sizes, batch_size, seed, ties)
+    rng = np.random.default_rng(seed)
+    mask = rng.random((batch_size, num_items)) < 0.5
+    if kind == "allow":
+        mask[:] = mask[0]
+        legal = index.allow(torch.from_numpy(mask[0]))
+    elif kind == "both":
+        shared = rng.random(num_items) < 0.5
+        legal = index.allow(torch.from_numpy(shared)) & index.exclude_per_user(_listed(~mask))
+        mask &= shared
+    elif kind == "allow_per_user":
+        legal = index.allow_per_user(_listed(mask))
+    else:
+        legal = index.exclude_per_user(_listed(~mask))
+    result = constrained_beam_search(
+        model.step,
+        index,
+        batch_size=batch_size,
+        num_beams=num_items,
+        num_results=num_items,
+        legal=legal,
+    )
+    for user in range(batch_size):
+        expected = [
+            item
+            for _, row in model.rank_all(user, ids)
+            for item in np.flatnonzero((ids == np.array(row)).all(axis=1)).tolist()
+            if mask[user, item]
+        ]
+        padded = expected + [-1] * (num_items - len(expected))
+        assert result.items[user].tolist() == padded
+
+
+def _listed(mask: np.ndarray) -> Tensor:
+    """Turn a mask (B, N) into item ids (B, N), padded with -1, in a shuffled order."""
+    items = np.where(mask, np.arange(mask.shape[1]), -1)
+    return torch.from_numpy(np.random.default_rng(0).permuted(items, axis=1))
+
+
+@settings(max_examples=60, deadline=None)
+@given(catalogues(), st.integers(0, 2**16), st.integers(1, 5))
+def test_few_beams_are_valid_distinct_and_sorted(
+    catalogue: tuple[np.ndarray, tuple[int, ...]], seed: int, num_beams: int
+) -> None:
+    ids, sizes = catalogue
+    index = PrefixIndex.from_ids(ids, sizes)
+    model = TableModel(sizes, 2, seed, ties=False)
+    result = constrained_beam_search(model.step, index, batch_size=2, num_beams=num_beams)
+    known = {tuple(row) for row in ids.tolist()}
+    for user in range(2):
+        rows = [tuple(r) for r in result.codes[user].tolist() if r[0] >= 0]
+        assert rows
+        assert set(rows) <= known
+        assert len(set(rows)) == len(rows)
+        assert result.scores[user].tolist() == sorted(result.scores[user].tolist(), reverse=True)
+        for row, score in zip(rows, result.scores[user].tolist(), strict=False):
+            total = sum(float(model.log_probs(user, row[:i])[c]) for i, c in enumerate(row))
+            assert score == pytest.approx(total, abs=1e-4)
+
+
+def test_a_batch_equals_its_users() -> None:
+    ids = np.random.default_rng(0).integers(0, 5, (60, 3))
+    index = PrefixIndex.from_ids(ids, (5, 5, 5))
+    together = TableModel((5, 5, 5), 4, 1, ties=True)
+    batch = constrained_beam_search(together.step, index, batch_size=4, num_beams=7)
+    for user in range(4):
+        alone = TableModel((5, 5, 5), 4, 1, ties=True)
+        alone.tables = [table[user : user + 1] for table in alone.tables]
+        alone.batch_size = 1
+        single = constrained_beam_search(alone.step, index, batch_size=1, num_beams=7)
+        assert torch.equal(single.items[0], batch.items[user])
+        assert torch.equal(single.scores[0], batch.scores[user])
+
+
+def test_probabilities_are_not_renormalised_unless_asked() -> None:
+    index = PrefixIndex.from_ids([[0], [1]], (4,))
+    log_probs = torch.tensor([[[0.1, 0.2, 0.3, 0.4]]]).log()
+    plain = constrained_beam_search(lambda *_: log_probs, index, batch_size=1, num_beams=2)
+    assert plain.scores.exp()[0].tolist() == pytest.approx([0.2, 0.1])
+    scaled = constrained_beam_search(
+        lambda *_: log_probs, index, batch_size=1, num_beams=2, renormalize=True
+    )
+    assert scaled.scores.exp()[0].tolist() == pytest.approx([2 / 3, 1 / 3])
+
+
+def test_a_legal_code_of_probability_zero_still_ranks_last() -> None:
+    index = PrefixIndex.from_ids([[0], [2]], (3,))
+    log_probs = torch.tensor([[[-torch.inf, 0.0, -1.0]]])
+    result = constrained_beam_search(lambda *_: log_probs, index, batch_size=1, num_beams=3)
+    assert result.items.tolist() == [[1, 0, -1]]
+
+
+def test_sampling_follows_the_model() -> None:
+    ids = [[0, 0], [0, 1], [1, 0]]
+    index = PrefixIndex.from_ids(ids, (2, 2))
+    first = torch.tensor([0.7, 0.3]).log()
+    second = torch.tensor([[0.5, 0.5], [1.0, 0.0]]).log()
+
+    def step(level: int, codes: Tensor | None, parents: Tensor | None) -> Tensor:
+        if codes is None:
+            return first.expand(batch, 1, 2)
+        return second[codes]
+
+    batch = 20_000
+    generator = torch.Generator().manual_seed(0)
+    result = constrained_beam_search(
+        step, index, batch_size=batch, num_beams=1, sample=True, generator=generator
+    )
+    share = result.items[:, 0].bincount(minlength=3) / batch
+    assert share.tolist() == pytest.approx([0.35, 0.35, 0.3], abs=0.015)
+
+
+def test_bad_numbers_are_refused() -> None:
+    index = PrefixIndex.from_ids([[0]], (1,))
+    log_probs = torch.zeros(1, 1, 1)
+    with pytest.raises(ConfigError, match="num_beams and num_results must be >= 1, got 0"):
+        constrained_beam_search(lambda *_: log_probs, index, batch_size=1, num_beams=0)
+    with pytest.raises(ConfigError, match="temperature must be > 0, got 0"):
+        constrained_beam_search(
+            lambda *_: log_probs, index, batch_size=1, num_beams=1, temperature=0
+        )
