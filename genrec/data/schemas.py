@@ -1,0 +1,52 @@
+"""What passes between the layers: batches with their shapes.
+
+Shape legend: B = rows of a batch, S = history items, G = targets of a row, L = levels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+__all__ = ["SequenceBatch", "TokenizedBatch"]
+
+
+@dataclass(frozen=True)
+class SequenceBatch:
+    """Histories and targets as item ids; knows no semantic IDs.
+
+    Attributes:
+        history: Items, oldest first, shape ``(B, S)``, int64; -1 for padding, at the end.
+        targets: Shape ``(B, G)``, int64; -1 for none. With ``packed`` target ``g`` follows item
+            ``g`` of the history and ``G = S``; otherwise ``G = 1`` and it follows the whole.
+        user_ids: Row of each user in the data set, shape ``(B,)``, int64.
+        packed: Whether every item of the row has its own target.
+        padded: Whether ``history`` has padding; known on the host, so that no mask is made and
+            nothing is read from the device where there is none.
+    """
+
+    history: Tensor
+    targets: Tensor
+    user_ids: Tensor
+    packed: bool = False
+    padded: bool = True
+
+
+@dataclass(frozen=True)
+class TokenizedBatch:
+    """Histories and targets as semantic IDs.
+
+    Attributes:
+        history: Codes, shape ``(B, S, L)``, int64; -1 for padding, at the end.
+        targets: Codes, shape ``(B, G, L)``, int64; -1 for none.
+        user_ids: Hashed users, shape ``(B,)``, int64.
+        packed: As in :class:`SequenceBatch`.
+        padded: As in :class:`SequenceBatch`.
+    """
+
+    history: Tensor
+    targets: Tensor
+    user_ids: Tensor
+    packed: bool = False
+    padded: bool = True

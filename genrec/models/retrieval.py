@@ -1,0 +1,402 @@
+"""The retrieval model: generates the semantic ID of the next item.
+
+Shape legend: B = users, S = history items, L = levels, T = encoder tokens, G = targets of a
+row, W = beams, K = codes of a level, D = model width.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from genrec.checkpoint import load_model_files, write_model_files
+from genrec.data.schemas import TokenizedBatch
+from genrec.decoding.beam_search import BeamResult, constrained_beam_search
+from genrec.decoding.legal import LegalSet
+from genrec.decoding.trie import PrefixIndex
+from genrec.errors import ArtifactError, ConfigError
+from genrec.models.token_layout import PAD_TOKEN, TokenLayout
+from genrec.modules.transformer import Decoder, Encoder, StackSettings
+
+__all__ = ["EncoderDecoderRetrievalModel", "RetrievalOutput"]
+
+ENCODER_MASKS = ("full", "item_causal")
+
+
+@dataclass(frozen=True)
+class RetrievalOutput:
+    """Result of a training pass.
+
+    Attributes:
+        loss: Mean over targets and levels, scalar.
+        level_losses: Mean over targets for each level, shape ``(L,)``, detached.
+    """
+
+    loss: Tensor
+    level_losses: Tensor
+
+
+class EncoderDecoderRetrievalModel(nn.Module):
+    """T5-style encoder-decoder over semantic IDs.
+
+    The encoder reads the codes of the history, the decoder writes the codes of the next item.
+    Each level has its own slice of the vocabulary, so a code's embedding says its level.
+
+    Args:
+        embedding_dim: Model width ``D``.
+        attn_dim: Width of all attention heads together, a multiple of ``num_heads``.
+        dropout: In ``[0, 1)``.
+        num_heads: Attention heads.
+        n_layers: Layers of encoder and decoder together, half each; or a pair.
+        num_embeddings: Codes of a level, one number for all levels or one each.
+        sem_id_dim: Levels ``L``, the dedup digit included.
+        ff_dim: Width of the feed-forward layers.
+        num_users: User tokens, 0 for none; users are hashed to them.
+        separator: Whether a separator follows each history item.
+        encoder_mask: ``full``: every token sees every token. ``item_causal``: a token sees its
+            own item and earlier ones, so that one pass over a sequence serves all its targets.
+        full_vocabulary: Normalise probabilities over the whole vocabulary, as T5 does, instead
+            of over the codes of the level.
+
+    Attributes:
+        layout: Meaning of the rows of the embedding table.
+        config: Arguments of the constructor, JSON.
+
+    Raises:
+        ConfigError: If the sizes do not fit together.
+
+    Source:
+        TIGER, https://arxiv.org/abs/2305.05065, on T5, https://arxiv.org/abs/1910.10683. Equal
+        to T5 v1.0 without tied embeddings, which a test shows, except that probabilities are
+        over a level's codes unless ``full_vocabulary``.
+
+    Example:
+        >>> model = EncoderDecoderRetrievalModel(32, 64, 0.0, 2, 2, num_embeddings=8, sem_id_dim=3)
+        >>> index = PrefixIndex.from_ids([[0, 1, 2], [3, 4, 5]], (8, 8, 8))
+        >>> history = torch.tensor([[[0, 1, 2]]])  # one user, one item
+        >>> sorted(model.generate(history, index, num_beams=2).items[0].tolist())
+        [0, 1]
+    """
+
+    def __init__(
+        self,
+        embedding_dim: int = 128,
+        attn_dim: int = 384,
+        dropout: float = 0.1,
+        num_heads: int = 6,
+        n_layers: int | tuple[int, int] = 8,
+        num_embeddings: int | Sequence[int] = 256,
+        sem_id_dim: int = 4,
+        *,
+        ff_dim: int = 1024,
+        num_users: int = 0,
+        separator: bool = False,
+        encoder_mask: str = "full",
+        full_vocabulary: bool = False,
+    ) -> None:
+        super().__init__()
+        sizes = TokenLayout.sizes(num_embeddings, sem_id_dim)
+        _check(embedding_dim, attn_dim, dropout, num_heads, sizes, sem_id_dim, encoder_mask)
+        layers = (
+            (n_layers // 2, n_layers - n_layers // 2) if isinstance(n_layers, int) else n_layers
+        )
+        self.layout = TokenLayout(sizes, separator, num_users)
+        self.encoder_mask = encoder_mask
+        self.full_vocabulary = full_vocabulary
+        self.config: dict[str, Any] = {
+            "embedding_dim": embedding_dim,
+            "attn_dim": attn_dim,
+            "dropout": dropout,
+            "num_heads": num_heads,
+            "n_layers": list(layers),
+            "num_embeddings": list(sizes),
+            "sem_id_dim": len(sizes),
+            "ff_dim": ff_dim,
+            "num_users": num_users,
+            "separator": separator,
+            "encoder_mask": encoder_mask,
+            "full_vocabulary": full_vocabulary,
+        }
+        encoder, decoder = (
+            StackSettings(count, embedding_dim, attn_dim, num_heads, ff_dim, dropout)
+            for count in layers
+        )
+        self.embedding = nn.Embedding(self.layout.size, embedding_dim)
+        self.encoder = Encoder(encoder)
+        self.decoder = Decoder(decoder)
+        self.head = nn.Linear(embedding_dim, self.layout.size, bias=False)
+        self._init_weights()
+
+    def _init_weights(self) -> None:
+        """Keep the variance of activations at one, as T5 does, with small embeddings.
+
+        T5's unit-variance embeddings suit its relative-step optimiser; under AdamW they take
+        thousands of steps to move.
+        """
+        for name, parameter in self.named_parameters():
+            if parameter.ndim < 2:
+                continue
+            if name.startswith("embedding"):
+                nn.init.normal_(parameter, std=0.05)
+            elif name.endswith("position_bias.weight"):
+                nn.init.zeros_(parameter)
+            else:
+                nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5)
+        width = self.config["embedding_dim"]
+        head_width = self.config["attn_dim"] // self.config["num_heads"]
+        with torch.no_grad():  # scores are not divided by sqrt(E), so queries start smaller
+            for module in self.modules():
+                qkv = getattr(module, "qkv", None)
+                if isinstance(qkv, nn.Linear):
+                    qkv.weight[: self.config["attn_dim"]].mul_(head_width**-0.5)
+                query = getattr(module, "query", None)
+                if isinstance(query, nn.Linear):
+                    query.weight.mul_(head_width**-0.5)
+            self.head.weight.normal_(std=width**-0.5)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights live."""
+        return self.head.weight.device
+
+    def forward(
+        self,
+        batch: TokenizedBatch,
+        *,
+        label_smoothing: float = 0.0,
+        level_weights: Sequence[float] | None = None,
+    ) -> RetrievalOutput:
+        """Compute the training loss.
+
+        Args:
+            batch: Histories and targets.
+            label_smoothing: Share of the probability spread over all codes, in ``[0, 1)``.
+            level_weights: Weight of each level, all 1 when None.
+
+        Returns:
+            The loss, and that of each level.
+        """
+        logits = self.logits(batch)
+        losses = []
+        for level, scores in enumerate(logits):
+            target = batch.targets[..., level]
+            if self.full_vocabulary:
+                target = torch.where(target >= 0, target + self.layout.level_offsets[level], -1)
+            losses.append(
+                F.cross_entropy(
+                    scores.flatten(0, 1).float(),
+                    target.flatten(),
+                    ignore_index=-1,
+                    label_smoothing=label_smoothing,
+                )
+            )
+        stacked = torch.stack(losses)
+        if level_weights is None:
+            return RetrievalOutput(stacked.mean(), stacked.detach())
+        weights = torch.tensor(level_weights, dtype=stacked.dtype, device=stacked.device)
+        return RetrievalOutput((stacked * weights).sum() / weights.sum(), stacked.detach())
+
+    def logits(self, batch: TokenizedBatch) -> list[Tensor]:
+        """Score the codes of each level, each given the target's earlier codes.
+
+        Args:
+            batch: Histories and targets.
+
+        Returns:
+            For each level a tensor of shape ``(B, G, K)``, or ``(B, G, V)`` over the whole
+            vocabulary with ``full_vocabulary``.
+        """
+        if batch.packed and self.encoder_mask != "item_causal":
+            raise ConfigError(
+                "packed training needs encoder_mask='item_causal', got 'full', with which an "
+                "item would see its own targets; set train.encoder_mask='item_causal'"
+            )
+        memory, cross_bias = self.encode(batch.history, batch.user_ids, padded=batch.padded)
+        levels = self.layout.num_levels
+        if batch.packed:  # target g sees items up to g
+            items = self.layout.history_positions(batch.history.shape[1], memory.device)
+            targets = torch.arange(batch.targets.shape[1], device=memory.device)
+            hidden = items > targets.repeat_interleave(levels).unsqueeze(1)  # (G * L, T)
+            cross_bias = memory.new_zeros(hidden.shape).masked_fill(hidden, -torch.inf)[None, None]
+        tokens = self.layout.item_tokens(batch.targets)  # (B, G, L)
+        shifted = F.pad(tokens[..., :-1], (1, 0), value=PAD_TOKEN)
+        states = self.decoder(self.embedding(shifted), memory, cross_bias)  # (B, G, L, D)
+        return [F.linear(states[:, :, level], self._head(level)) for level in range(levels)]
+
+    def encode(
+        self, history: Tensor, user_ids: Tensor | None = None, *, padded: bool = True
+    ) -> tuple[Tensor, Tensor | None]:
+        """Encode histories.
+
+        Args:
+            history: Codes, oldest first, shape ``(B, S, L)``, integer; -1 for padding at the end.
+            user_ids: Hashed users, shape ``(B,)``; needed where there are user tokens.
+            padded: Whether there is padding; False saves the masks.
+
+        Returns:
+            Memory of shape ``(B, T, D)`` and the bias that hides its padding from the decoder,
+            ``(B, 1, 1, T)``, or None where there is none.
+        """
+        tokens = self.layout.history_tokens(history, user_ids)
+        hidden: Tensor | None = None
+        pad = tokens == PAD_TOKEN if padded else None
+        if self.encoder_mask == "item_causal":
+            items = self.layout.history_positions(history.shape[1], tokens.device)
+            hidden = (items > items.unsqueeze(1))[None, None]  # (1, 1, T, T)
+        elif pad is not None:
+            hidden = pad[:, None, None, :]
+        memory = self.encoder(self.embedding(tokens), hidden)
+        if pad is None:
+            return memory, None
+        bias = torch.zeros(pad.shape, dtype=memory.dtype, device=memory.device)
+        return memory, bias.masked_fill(pad, -torch.inf)[:, None, None, :]
+
+    @torch.no_grad()
+    def generate(
+        self,
+        history: Tensor,
+        index: PrefixIndex,
+        *,
+        num_beams: int,
+        num_results: int | None = None,
+        user_ids: Tensor | None = None,
+        padded: bool = True,
+        legal: LegalSet | None = None,
+        temperature: float = 1.0,
+        sample: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> BeamResult:
+        """Find the next items by constrained beam search.
+
+        Args:
+            history: Codes, oldest first, shape ``(B, S, L)``, integer; -1 for padding at the end.
+            index: Prefix index of the catalogue, on the model's device.
+            num_beams: Beams ``W``.
+            num_results: Items for each user; ``num_beams`` when None.
+            user_ids: Hashed users, shape ``(B,)``; needed where there are user tokens.
+            padded: Whether there is padding.
+            legal: Restriction on items, from the methods of ``index``.
+            temperature: See :func:`~genrec.decoding.beam_search.constrained_beam_search`.
+            sample: Likewise.
+            generator: Likewise.
+
+        Returns:
+            Beams and items, best first.
+
+        Raises:
+            ArtifactError: If the index has other level sizes than the model.
+        """
+        if index.level_sizes != self.layout.level_sizes:
+            raise ArtifactError(
+                f"index must have the model's level sizes {self.layout.level_sizes}, got "
+                f"{index.level_sizes}; use the ID table that the model was trained with"
+            )
+        memory, cross_bias = self.encode(history, user_ids, padded=padded)
+        cache = self.decoder.start(memory, cross_bias)
+        offsets = self.layout.level_offsets
+
+        def step(level: int, codes: Tensor | None, parents: Tensor | None) -> Tensor:
+            if codes is None or parents is None:
+                tokens = torch.full((len(history), 1), PAD_TOKEN, device=memory.device)
+            else:
+                cache.reorder(parents)
+                tokens = codes + offsets[level - 1]
+            states = self.decoder.step(self.embedding(tokens), level, cache)  # (B, W, D)
+            scores = F.linear(states, self._head(level)).float().log_softmax(dim=-1)
+            if self.full_vocabulary:
+                scores = scores[..., offsets[level] : offsets[level] + index.level_sizes[level]]
+            return scores
+
+        return constrained_beam_search(
+            step,
+            index,
+            batch_size=len(history),
+            num_beams=num_beams,
+            num_results=num_results,
+            legal=legal,
+            temperature=temperature,
+            sample=sample,
+            generator=generator,
+        )
+
+    def save_pretrained(self, path: str | os.PathLike[str]) -> None:
+        """Write the model as a folder that explains itself.
+
+        Args:
+            path: The folder to make or replace.
+        """
+        write_model_files(path, weights=self.state_dict(), config=self.saved_config())
+
+    def saved_config(self) -> dict[str, Any]:
+        """Return what a checkpoint stores beside the weights."""
+        return {"model": type(self).__name__, **self.config}
+
+    @classmethod
+    def load_pretrained(
+        cls, path: str | os.PathLike[str], *, device: torch.device | str = "cpu"
+    ) -> EncoderDecoderRetrievalModel:
+        """Load a model, in evaluation mode.
+
+        Args:
+            path: A run folder (its best step), a step folder, or what
+                :meth:`save_pretrained` wrote.
+            device: Where it shall live.
+
+        Returns:
+            The model.
+
+        Raises:
+            MissingPathError: If there is no checkpoint.
+            ArtifactError: If it holds another model.
+        """
+        config, weights = load_model_files(path)
+        if config.pop("model", None) != cls.__name__:
+            raise ArtifactError(
+                f"checkpoint must hold an {cls.__name__}, got another model in {path}; give the "
+                "run folder of scripts/train_decoder.py"
+            )
+        config["n_layers"] = tuple(config["n_layers"])
+        model = cls(**config)
+        model.load_state_dict(weights)
+        return model.to(device).eval()
+
+    def _head(self, level: int) -> Tensor:
+        """Return the rows of the output matrix that score a level."""
+        if self.full_vocabulary:
+            return self.head.weight
+        start = self.layout.level_offsets[level]
+        return self.head.weight[start : start + self.layout.level_sizes[level]]
+
+
+def _check(
+    embedding_dim: int,
+    attn_dim: int,
+    dropout: float,
+    num_heads: int,
+    sizes: tuple[int, ...],
+    sem_id_dim: int,
+    encoder_mask: str,
+) -> None:
+    if attn_dim % num_heads or min(embedding_dim, attn_dim, num_heads) < 1:
+        raise ConfigError(
+            f"attn_dim must be a multiple of num_heads, got {attn_dim} and {num_heads}; for "
+            f"example train.attn_embed_dim={64 * num_heads}"
+        )
+    if len(sizes) != sem_id_dim or min(sizes) < 1:
+        raise ConfigError(
+            f"num_embeddings must give {sem_id_dim} sizes >= 1, got {sizes}; "
+            "take level_sizes of the tokenizer"
+        )
+    if not 0 <= dropout < 1:
+        raise ConfigError(f"dropout must lie in [0, 1), got {dropout}; the usual value is 0.1")
+    if encoder_mask not in ENCODER_MASKS:
+        raise ConfigError(
+            f"encoder_mask must be one of {', '.join(ENCODER_MASKS)}, got {encoder_mask!r}; "
+            "item_causal allows packed training"
+        )

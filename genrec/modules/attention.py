@@ -1,0 +1,199 @@
+"""Multi-head attention with T5's relative position bias.
+
+Shape legend: B = sequences, T = queries, S = keys, D = model width, H = heads, E = head width.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+__all__ = ["CrossAttention", "RelativePositionBias", "SelfAttention"]
+
+
+class RelativePositionBias(nn.Module):
+    """A learned bias for each head and bucket of distance, shared by the layers of a stack.
+
+    Distances below half the buckets have a bucket each, longer ones share logarithmically.
+
+    Args:
+        num_heads: Number of heads ``H``.
+        bidirectional: Whether keys may lie after the query, as in an encoder.
+        num_buckets: Number of buckets, even.
+        max_distance: Distances from here on share the last bucket.
+
+    Source:
+        T5, https://arxiv.org/abs/1910.10683, section 2.1, with the buckets of its reference
+        implementation.
+    """
+
+    def __init__(
+        self,
+        num_heads: int,
+        *,
+        bidirectional: bool,
+        num_buckets: int = 32,
+        max_distance: int = 128,
+    ) -> None:
+        super().__init__()
+        self.bidirectional = bidirectional
+        self.num_buckets = num_buckets
+        self.max_distance = max_distance
+        self.weight = nn.Parameter(torch.zeros(num_buckets, num_heads))
+
+    def buckets(self, distance: Tensor) -> Tensor:
+        """Sort distances into buckets.
+
+        Args:
+            distance: Key position minus query position, any shape, int64.
+
+        Returns:
+            Bucket of each, the same shape, int64.
+        """
+        count = self.num_buckets
+        first = torch.zeros_like(distance)
+        if self.bidirectional:
+            count //= 2
+            first = (distance > 0).long() * count
+            distance = distance.abs()
+        else:
+            distance = (-distance).clamp(min=0)
+        exact = count // 2
+        far = torch.log(distance.clamp(min=1).float() / exact) / math.log(self.max_distance / exact)
+        shared = (exact + (far * (count - exact)).long()).clamp(max=count - 1)
+        return first + torch.where(distance < exact, distance, shared)
+
+    def forward(self, num_queries: int, num_keys: int, offset: int = 0) -> Tensor:
+        """Compute the bias.
+
+        Args:
+            num_queries: Number of queries ``T``.
+            num_keys: Number of keys ``S``.
+            offset: Position of the first query among the keys.
+
+        Returns:
+            Shape ``(1, H, T, S)``.
+        """
+        device = self.weight.device
+        queries = torch.arange(offset, offset + num_queries, device=device)
+        keys = torch.arange(num_keys, device=device)
+        buckets = self.buckets(keys - queries.unsqueeze(1))  # (T, S)
+        bias = F.embedding(buckets, self.weight)  # (T, S, H)
+        return bias.permute(2, 0, 1).unsqueeze(0)
+
+
+class SelfAttention(nn.Module):
+    """Attention of a sequence to itself, projections in one matrix, T5's unscaled scores.
+
+    Args:
+        width: Model width ``D``.
+        inner_width: Width of all heads, ``H * E``.
+        num_heads: Number of heads ``H``.
+        dropout: On the attention weights.
+    """
+
+    def __init__(self, width: int, inner_width: int, num_heads: int, dropout: float) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.dropout = dropout
+        self.qkv = nn.Linear(width, 3 * inner_width, bias=False)
+        self.out = nn.Linear(inner_width, width, bias=False)
+
+    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+        """Attend.
+
+        Args:
+            x: Shape ``(B, T, D)``.
+            bias: Added to the scores, broadcastable to ``(B, H, T, T)``; ``-inf`` where a query
+                must not see a key.
+
+        Returns:
+            Shape ``(B, T, D)``.
+        """
+        batch, length, _ = x.shape
+        qkv = self.qkv(x).view(batch, length, 3, self.num_heads, -1)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, T, E)
+        return self.out(_attend(q, k, v, bias, self.dropout if self.training else 0.0))
+
+    def step(self, x: Tensor, past: Tensor | None, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """Attend from one new position to itself and the ones before it.
+
+        Args:
+            x: The new position of many short sequences, shape ``(M, D)``.
+            past: Keys and values so far, shape ``(M, T - 1, 2, H * E)``, or None at first.
+            bias: Shape ``(1, H, 1, T)``.
+
+        Returns:
+            ``(output, keys and values)`` of shapes ``(M, D)`` and ``(M, T, 2, H * E)``.
+        """
+        count = len(x)
+        q, kv = self.qkv(x).split([self.out.in_features, 2 * self.out.in_features], dim=-1)
+        kv = kv.reshape(count, 1, 2, -1)
+        cache = kv if past is None else torch.cat([past, kv], dim=1)
+        keys, values = cache.view(
+            count, -1, 2, self.num_heads, q.shape[-1] // self.num_heads
+        ).unbind(2)
+        # Up to five keys a query: products and sums beat a batch of tiny matrix products.
+        scores = (keys * q.view(count, 1, self.num_heads, -1)).sum(-1)  # (M, T, H)
+        weights = (scores + bias[0, :, 0].t()).softmax(dim=1)
+        mixed = (values * weights.unsqueeze(-1)).sum(dim=1).flatten(1)  # (M, H * E)
+        return self.out(mixed), cache
+
+
+class CrossAttention(nn.Module):
+    """Attention of the decoder to the encoder; keys and values are computed once a user.
+
+    Args:
+        width: Model width ``D``.
+        inner_width: Width of all heads, ``H * E``.
+        num_heads: Number of heads ``H``.
+        dropout: On the attention weights.
+    """
+
+    def __init__(self, width: int, inner_width: int, num_heads: int, dropout: float) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.dropout = dropout
+        self.query = nn.Linear(width, inner_width, bias=False)
+        self.kv = nn.Linear(width, 2 * inner_width, bias=False)
+        self.out = nn.Linear(inner_width, width, bias=False)
+
+    def keys_values(self, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """Project the encoder's output.
+
+        Args:
+            memory: Shape ``(B, S, D)``.
+
+        Returns:
+            Keys and values, each ``(B, H, S, E)``.
+        """
+        batch, length, _ = memory.shape
+        kv = self.kv(memory).view(batch, length, 2, self.num_heads, -1)
+        keys, values = kv.permute(2, 0, 3, 1, 4)
+        return keys, values
+
+    def forward(self, x: Tensor, kv: tuple[Tensor, Tensor], bias: Tensor | None) -> Tensor:
+        """Attend.
+
+        Args:
+            x: Shape ``(B, T, D)``; all beams or targets of a user lie in one row of ``B``.
+            kv: From :meth:`keys_values`.
+            bias: Broadcastable to ``(B, H, T, S)``, or None where all is visible.
+
+        Returns:
+            Shape ``(B, T, D)``.
+        """
+        batch, length, _ = x.shape
+        q = self.query(x).view(batch, length, self.num_heads, -1).transpose(1, 2)
+        return self.out(_attend(q, *kv, bias, self.dropout if self.training else 0.0))
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, dropout: float) -> Tensor:
+    """Mix values by unscaled attention; return shape ``(B, T, H * E)``."""
+    if bias is not None:
+        bias = bias.to(q.dtype)
+    mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout, scale=1.0)
+    return mixed.transpose(1, 2).flatten(2)

@@ -1,0 +1,266 @@
+"""The blocks and stacks of a T5-style encoder-decoder.
+
+Shape legend: B = users, T = encoder tokens, G = targets or beams of a user, L = code positions,
+D = model width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from genrec.modules.attention import CrossAttention, RelativePositionBias, SelfAttention
+
+__all__ = ["Decoder", "DecoderCache", "Encoder", "StackSettings"]
+
+
+@dataclass(frozen=True)
+class StackSettings:
+    """Shape of one stack.
+
+    Attributes:
+        num_layers: Number of layers.
+        width: Model width ``D``.
+        inner_width: Width of all attention heads together.
+        num_heads: Number of heads.
+        ff_width: Width of the feed-forward layer.
+        dropout: Everywhere that T5 has it.
+        num_buckets: Of the relative position bias.
+        max_distance: Of the relative position bias.
+    """
+
+    num_layers: int
+    width: int
+    inner_width: int
+    num_heads: int
+    ff_width: int
+    dropout: float
+    num_buckets: int = 32
+    max_distance: int = 128
+
+
+class FeedForward(nn.Module):
+    """Two matrices with a ReLU between them."""
+
+    def __init__(self, width: int, ff_width: int, dropout: float) -> None:
+        super().__init__()
+        self.up = nn.Linear(width, ff_width, bias=False)
+        self.down = nn.Linear(ff_width, width, bias=False)
+        self.dropout = dropout
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(..., D)`` to ``(..., D)``."""
+        hidden = F.relu_(self.up(x))
+        return self.down(F.dropout(hidden, self.dropout, self.training))
+
+
+def _norm(width: int) -> nn.RMSNorm:
+    return nn.RMSNorm(width, eps=1e-6)
+
+
+class EncoderLayer(nn.Module):
+    """Self-attention and feed-forward, normalised before, added after."""
+
+    def __init__(self, s: StackSettings) -> None:
+        super().__init__()
+        self.attention_norm = _norm(s.width)
+        self.attention = SelfAttention(s.width, s.inner_width, s.num_heads, s.dropout)
+        self.ff_norm = _norm(s.width)
+        self.ff = FeedForward(s.width, s.ff_width, s.dropout)
+        self.dropout = s.dropout
+
+    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+        """Map ``(B, T, D)`` to ``(B, T, D)``."""
+        x = x + self._drop(self.attention(self.attention_norm(x), bias))
+        return x + self._drop(self.ff(self.ff_norm(x)))
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.dropout, self.training)
+
+
+class Encoder(nn.Module):
+    """A stack of encoder layers.
+
+    Args:
+        settings: Its shape.
+    """
+
+    def __init__(self, settings: StackSettings) -> None:
+        super().__init__()
+        self.position_bias = RelativePositionBias(
+            settings.num_heads,
+            bidirectional=True,
+            num_buckets=settings.num_buckets,
+            max_distance=settings.max_distance,
+        )
+        self.layers = nn.ModuleList(EncoderLayer(settings) for _ in range(settings.num_layers))
+        self.norm = _norm(settings.width)
+        self.dropout = settings.dropout
+
+    def forward(self, x: Tensor, hidden: Tensor | None) -> Tensor:
+        """Encode.
+
+        Args:
+            x: Embedded tokens, shape ``(B, T, D)``.
+            hidden: Which keys a query must not see, broadcastable to ``(B, 1, T, T)``, bool, or
+                None where all is visible.
+
+        Returns:
+            Shape ``(B, T, D)``.
+        """
+        bias = self.position_bias(x.shape[1], x.shape[1])
+        if hidden is not None:
+            bias = bias.masked_fill(hidden, -torch.inf)
+        x = F.dropout(x, self.dropout, self.training)
+        for layer in self.layers:
+            x = layer(x, bias)
+        return F.dropout(self.norm(x), self.dropout, self.training)
+
+
+class DecoderLayer(nn.Module):
+    """Self-attention, cross-attention and feed-forward."""
+
+    def __init__(self, s: StackSettings) -> None:
+        super().__init__()
+        self.attention_norm = _norm(s.width)
+        self.attention = SelfAttention(s.width, s.inner_width, s.num_heads, s.dropout)
+        self.cross_norm = _norm(s.width)
+        self.cross = CrossAttention(s.width, s.inner_width, s.num_heads, s.dropout)
+        self.ff_norm = _norm(s.width)
+        self.ff = FeedForward(s.width, s.ff_width, s.dropout)
+        self.dropout = s.dropout
+
+    def forward(
+        self, x: Tensor, bias: Tensor, kv: tuple[Tensor, Tensor], cross_bias: Tensor | None
+    ) -> Tensor:
+        """Map ``(B, G, L, D)`` to the same: positions attend inside their own target."""
+        batch, groups, length, width = x.shape
+        own = self.attention(self.attention_norm(x).flatten(0, 1), bias)
+        x = x + self._drop(own.view_as(x))
+        rows = self.cross_norm(x).view(batch, groups * length, width)
+        x = x + self._drop(self.cross(rows, kv, cross_bias).view_as(x))
+        return x + self._drop(self.ff(self.ff_norm(x)))
+
+    def step(
+        self,
+        x: Tensor,
+        past: Tensor | None,
+        bias: Tensor,
+        kv: tuple[Tensor, Tensor],
+        cross_bias: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Map one new position of every beam, ``(B, W, D)``; return it and the new cache."""
+        batch, beams, width = x.shape
+        own, cache = self.attention.step(self.attention_norm(x).flatten(0, 1), past, bias)
+        x = x + own.view(batch, beams, width)
+        x = x + self.cross(self.cross_norm(x), kv, cross_bias)
+        return x + self.ff(self.ff_norm(x)), cache
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.dropout, self.training)
+
+
+@dataclass
+class DecoderCache:
+    """What decoding remembers between codes.
+
+    Attributes:
+        cross: Keys and values of the encoder's output for each layer, ``(B, H, T, E)`` each;
+            once a user, whatever the number of beams.
+        cross_bias: ``(B, 1, 1, T)``, ``-inf`` at padding, or None where there is none.
+        own: Keys and values of the codes so far for each layer, ``(B * W, l, 2, H * E)``.
+        num_beams: Beams ``W`` that ``own`` holds.
+    """
+
+    cross: list[tuple[Tensor, Tensor]]
+    cross_bias: Tensor | None
+    own: list[Tensor | None]
+    num_beams: int = 1
+
+    def reorder(self, parents: Tensor) -> None:
+        """Let each beam go on from a beam of the step before.
+
+        Args:
+            parents: Columns of the beams that are continued, shape ``(B, W)``, int64.
+        """
+        batch, beams = parents.shape
+        rows = torch.arange(batch, device=parents.device).unsqueeze(1) * self.num_beams + parents
+        flat = rows.flatten()
+        self.own = [None if past is None else past.index_select(0, flat) for past in self.own]
+        self.num_beams = beams
+
+
+class Decoder(nn.Module):
+    """A stack of decoder layers.
+
+    Args:
+        settings: Its shape.
+    """
+
+    def __init__(self, settings: StackSettings) -> None:
+        super().__init__()
+        self.position_bias = RelativePositionBias(
+            settings.num_heads,
+            bidirectional=False,
+            num_buckets=settings.num_buckets,
+            max_distance=settings.max_distance,
+        )
+        self.layers = nn.ModuleList(DecoderLayer(settings) for _ in range(settings.num_layers))
+        self.norm = _norm(settings.width)
+        self.dropout = settings.dropout
+
+    def forward(self, x: Tensor, memory: Tensor, cross_bias: Tensor | None) -> Tensor:
+        """Decode all positions of all targets at once, each position seeing those before it.
+
+        Args:
+            x: Embedded codes, shifted right, shape ``(B, G, L, D)``.
+            memory: Encoder output, shape ``(B, T, D)``.
+            cross_bias: Broadcastable to ``(B, 1, G * L, T)``, or None where all is visible.
+
+        Returns:
+            Shape ``(B, G, L, D)``.
+        """
+        length = x.shape[2]
+        later = torch.ones(length, length, dtype=torch.bool, device=x.device).triu(1)
+        bias = self.position_bias(length, length).masked_fill(later, -torch.inf)
+        x = F.dropout(x, self.dropout, self.training)
+        for layer in self._layers():
+            x = layer(x, bias, layer.cross.keys_values(memory), cross_bias)
+        return F.dropout(self.norm(x), self.dropout, self.training)
+
+    def start(self, memory: Tensor, cross_bias: Tensor | None) -> DecoderCache:
+        """Prepare decoding code by code.
+
+        Args:
+            memory: Encoder output, shape ``(B, T, D)``.
+            cross_bias: ``(B, 1, 1, T)``, or None.
+
+        Returns:
+            A cache for one beam a user.
+        """
+        cross = [layer.cross.keys_values(memory) for layer in self._layers()]
+        return DecoderCache(cross=cross, cross_bias=cross_bias, own=[None] * len(cross))
+
+    def _layers(self) -> list[DecoderLayer]:
+        return list(self.layers)  # type: ignore[arg-type]
+
+    def step(self, x: Tensor, position: int, cache: DecoderCache) -> Tensor:
+        """Decode one more position of every beam.
+
+        Args:
+            x: Embedded codes, shape ``(B, W, D)``.
+            position: How many positions came before.
+            cache: From :meth:`start`; updated.
+
+        Returns:
+            Shape ``(B, W, D)``.
+        """
+        bias = self.position_bias(1, position + 1, offset=position)
+        for number, layer in enumerate(self._layers()):
+            x, cache.own[number] = layer.step(
+                x, cache.own[number], bias, cache.cross[number], cache.cross_bias
+            )
+        return self.norm(x)
