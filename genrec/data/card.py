@@ -1,0 +1,195 @@
+"""The data card: what came in, what each filter took, what came out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["DataCard", "RejectedRows", "format_card", "history_quantiles", "time_span"]
+
+_EXAMPLES_PER_REASON = 5
+
+
+class RejectedRows:
+    """Count the rows that could not be used, and remember where the first ones stand."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[tuple[str, str]] = Counter()
+        self._lines: dict[tuple[str, str], list[int]] = {}
+
+    @property
+    def total(self) -> int:
+        """Rows rejected so far."""
+        return sum(self._counts.values())
+
+    def add(self, file: str, reason: str, *, line: int | None = None, count: int = 1) -> None:
+        """Note rows.
+
+        Args:
+            file: Name of the file.
+            reason: What is wrong with them.
+            line: Line of the first of them, from 1, where it is known.
+            count: How many.
+        """
+        if count == 0:
+            return
+        self._counts[file, reason] += count
+        lines = self._lines.setdefault((file, reason), [])
+        if line is not None and len(lines) < _EXAMPLES_PER_REASON:
+            lines.append(line)
+
+    def add_lines(self, file: str, reason: str, lines: npt.NDArray[np.integer[Any]]) -> None:
+        """Note one row a line.
+
+        Args:
+            file: Name of the file.
+            reason: What is wrong with them.
+            lines: Their lines, from 1.
+        """
+        for line in lines[:_EXAMPLES_PER_REASON].tolist():
+            self.add(file, reason, line=line)
+        self.add(file, reason, count=max(0, len(lines) - _EXAMPLES_PER_REASON))
+
+    def as_list(self) -> list[dict[str, Any]]:
+        """Describe them for the card, in the order of their first appearance."""
+        return [
+            {
+                "file": file,
+                "reason": reason,
+                "rows": count,
+                "first_lines": self._lines[file, reason],
+            }
+            for (file, reason), count in self._counts.items()
+        ]
+
+
+class DataCard:
+    """Collect what happens to a data set on its way from files to arrays.
+
+    Args:
+        name: Short name of the data set.
+        source: Where it came from.
+    """
+
+    def __init__(self, name: str, source: str) -> None:
+        self._facts: dict[str, Any] = {"name": name, "source": source}
+        self._steps: list[dict[str, Any]] = []
+
+    def step(self, name: str, *, interactions: int, users: int, items: int) -> None:
+        """Note the counts after a step.
+
+        Args:
+            name: What the step did.
+            interactions: Interactions left.
+            users: Users left.
+            items: Items left that have an interaction.
+        """
+        before = self._steps[-1]["interactions"] if self._steps else interactions
+        self._steps.append(
+            {
+                "step": name,
+                "interactions": interactions,
+                "users": users,
+                "items": items,
+                "dropped": before - interactions,
+            }
+        )
+
+    def note(self, **facts: Any) -> None:
+        """Note facts by name; a later value replaces an earlier one.
+
+        Args:
+            facts: Values that ``json`` can write.
+        """
+        self._facts.update(facts)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give the whole card, ready for ``json``."""
+        return {**self._facts, "steps": list(self._steps)}
+
+
+def history_quantiles(lengths: npt.NDArray[np.integer[Any]]) -> dict[str, float]:
+    """Describe how long the histories are.
+
+    Args:
+        lengths: Interactions of each user.
+
+    Returns:
+        Minimum, quartiles, 90 %, 99 %, maximum and mean; empty for no user.
+    """
+    if len(lengths) == 0:
+        return {}
+    marks = {"min": 0, "25%": 25, "median": 50, "75%": 75, "90%": 90, "99%": 99, "max": 100}
+    values = np.percentile(lengths, list(marks.values()))
+    result = {mark: float(value) for mark, value in zip(marks, values, strict=True)}
+    return {**result, "mean": round(float(lengths.mean()), 3)}
+
+
+def time_span(first: int, last: int, ticks_per_s: int) -> list[str]:
+    """Write the span of time in words.
+
+    Args:
+        first: Earliest time, since 1970, UTC.
+        last: Latest time.
+        ticks_per_s: 1 for seconds, 1,000 for milliseconds.
+
+    Returns:
+        Two ISO dates, or the raw numbers where they are no dates of this calendar.
+    """
+    result = []
+    for ticks in (first, last):
+        try:
+            moment = datetime.fromtimestamp(ticks / ticks_per_s, tz=timezone.utc)
+            result.append(moment.strftime("%Y-%m-%d %H:%M:%S UTC"))
+        except (OverflowError, ValueError, OSError):
+            result.append(str(ticks))
+    return result
+
+
+def format_card(card: Mapping[str, Any]) -> str:
+    """Lay a card out for a terminal.
+
+    Args:
+        card: What :meth:`DataCard.as_dict` gave, or the ``card`` of a prepared data set.
+
+    Returns:
+        Lines of text.
+    """
+    lines = [f"{card['name']}: {card['source']}", ""]
+    lines.append(f"{'':44} {'interactions':>13} {'users':>10} {'items':>10} {'dropped':>11}")
+    for step in card["steps"]:
+        lines.append(
+            f"{step['step'][:44]:44} {step['interactions']:>13,} {step['users']:>10,} "
+            f"{step['items']:>10,} {step['dropped']:>11,}"
+        )
+    lines.append("")
+    for key, value in card.items():
+        if key in ("name", "source", "steps", "rejected"):
+            continue
+        label = key.replace("_", " ")
+        if isinstance(value, Mapping):
+            value = ", ".join(f"{name} {_plain(part)}" for name, part in value.items())
+        elif isinstance(value, list):
+            value = (
+                " to ".join(map(str, value)) if key == "time_span" else "; ".join(map(str, value))
+            )
+        lines.append(f"{label}: {_plain(value)}")
+    rejected = card.get("rejected", [])
+    lines.append(f"rejected rows: {sum(entry['rows'] for entry in rejected):,}")
+    for entry in rejected:
+        where = ", ".join(map(str, entry["first_lines"]))
+        more = ", ..." if entry["rows"] > len(entry["first_lines"]) else ""
+        at = f" (line {where}{more})" if where else ""
+        lines.append(f"  {entry['rows']:,} of {entry['file']}: {entry['reason']}{at}")
+    return "\n".join(lines)
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

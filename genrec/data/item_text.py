@@ -1,0 +1,126 @@
+"""From the fields of an item to the one line of text that is embedded."""
+
+from __future__ import annotations
+
+import html
+import re
+import string
+from collections.abc import Mapping, Sequence
+
+from genrec.errors import ConfigError, did_you_mean
+
+__all__ = ["clean_text", "join_path", "parse_template", "render_text", "shorten"]
+
+_TAG = re.compile(r"<(?:/?[a-zA-Z][^<>]*|!--.*?--)>", re.DOTALL)
+_INVISIBLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b\u200e\u200f\ufeff]")
+
+
+def clean_text(text: str) -> str:
+    """Take HTML out of a text and make its white space plain.
+
+    Entities are undone twice, because the Amazon releases hold texts that were escaped twice
+    (``&amp;amp;``).
+
+    Args:
+        text: Text of a shop's page.
+
+    Returns:
+        Text without tags, entities, control characters or runs of blanks.
+
+    Example:
+        >>> clean_text("Fair &amp;amp; White<br/>  Cream")
+        'Fair & White Cream'
+    """
+    if "&" in text:
+        text = html.unescape(html.unescape(text))
+    if "<" in text:
+        text = _TAG.sub(" ", text)
+    return " ".join(_INVISIBLE.sub(" ", text).split())
+
+
+def join_path(names: Sequence[object]) -> str:
+    """Join the names of a category path, cleaned, outermost first.
+
+    Args:
+        names: Names; empty ones are left out.
+
+    Returns:
+        For example ``"Beauty > Makeup > Nails"``.
+    """
+    cleaned = [clean_text(str(name)) for name in names if name is not None]
+    return " > ".join(name for name in cleaned if name)
+
+
+def parse_template(template: str, fields: Sequence[str]) -> list[tuple[str, tuple[str, ...]]]:
+    """Read a text template: segments separated by ``;``, each with fields in braces.
+
+    Args:
+        template: For example ``"Title: {title}; Brand: {brand}"``.
+        fields: Names that items have.
+
+    Returns:
+        Each segment with the fields that it needs.
+
+    Raises:
+        ConfigError: If a field is unknown, a brace is alone, or there is no field at all.
+    """
+    segments = []
+    for segment in template.split(";"):
+        try:
+            parsed = list(string.Formatter().parse(segment))
+        except ValueError as error:
+            raise ConfigError(
+                f"text template must be segments like 'Title: {{title}}', got {segment!r} "
+                f"({error}); close every brace"
+            ) from None
+        names = [name for _, name, _, _ in parsed if name is not None]
+        for name in names:
+            if name not in fields:
+                raise ConfigError(
+                    f"text template must name fields that the items have, got {name!r}; "
+                    f"{did_you_mean(name, fields)}"
+                )
+        if segment.strip():
+            segments.append((segment.strip(), tuple(names)))
+    if not any(names for _, names in segments):
+        raise ConfigError(
+            f"text template must name at least one field, got {template!r}; "
+            f"for example 'Title: {{{fields[0] if fields else 'title'}}}'"
+        )
+    return segments
+
+
+def render_text(
+    segments: Sequence[tuple[str, tuple[str, ...]]], fields: Mapping[str, str | None]
+) -> str:
+    """Fill a template for one item; a segment with an empty field is left out.
+
+    Args:
+        segments: What :func:`parse_template` gave.
+        fields: The item's fields; missing ones count as empty.
+
+    Returns:
+        The text, empty when nothing is known of the item.
+    """
+    parts = [
+        segment.format_map({name: fields[name] for name in names})
+        for segment, names in segments
+        if names and all(fields.get(name) for name in names)
+    ]
+    return "; ".join(parts)
+
+
+def shorten(text: str, limit: int = 100) -> str:
+    """Cut a text for showing, at a blank where there is one.
+
+    Args:
+        text: Any text.
+        limit: Most characters of the result.
+
+    Returns:
+        The text itself when it is short enough, else its beginning and an ellipsis.
+    """
+    if len(text) <= limit:
+        return text
+    head, blank, _ = text[: limit - 1].rpartition(" ")
+    return (head if blank and len(head) > limit // 2 else text[: limit - 1]) + "…"

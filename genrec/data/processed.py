@@ -1,0 +1,166 @@
+"""Prepare a data set once and open it ever after.
+
+The folder of a prepared set is named after everything it depends on: the source's files, the
+encoder and the options. A second call with the same settings only opens it.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import gin
+from filelock import FileLock
+
+from genrec.data.options import PrepareOptions
+from genrec.data.prepared import PreparedDataset, is_prepared
+from genrec.errors import ArtifactError, ConfigError, did_you_mean
+
+__all__ = ["RecDataset", "default_processed_dir", "load_or_prepare"]
+
+#: Raised when a change of this package makes other arrays of the same input.
+_RECIPE = 1
+
+
+@gin.constants_from_enum(module="genrec.data.processed")
+class RecDataset(enum.Enum):
+    """The kinds of source that can be prepared."""
+
+    AMAZON = "amazon"
+    ML_100K = "ml-100k"
+    ML_1M = "ml-1m"
+    ML_20M = "ml-20m"
+    ML_25M = "ml-25m"
+    ML_32M = "ml-32m"
+    ML_LATEST_SMALL = "ml-latest-small"
+    SAMPLE = "sample"
+    TABLES = "tables"
+    RECBOLE = "recbole"
+
+    @classmethod
+    def parse(cls, value: RecDataset | str) -> RecDataset:
+        """Read a kind from a setting.
+
+        Args:
+            value: A member, or its name or value in any case.
+
+        Returns:
+            The member.
+
+        Raises:
+            ConfigError: If there is none of that name.
+        """
+        if isinstance(value, cls):
+            return value
+        plain = str(value).strip().lower().replace("_", "-")
+        for member in cls:
+            if plain == member.value:
+                return member
+        raise ConfigError(
+            f"dataset must be one of the known kinds, got {value!r}; "
+            f"{did_you_mean(plain, [member.value for member in cls])}"
+        )
+
+
+def default_processed_dir() -> Path:
+    """Give the folder of prepared sets: ``$GENREC_PROCESSED_DIR``, else ``data/processed``."""
+    return Path(os.environ.get("GENREC_PROCESSED_DIR") or Path("data") / "processed")
+
+
+def load_or_prepare(
+    dataset: RecDataset | str,
+    folder: str | os.PathLike[str],
+    *,
+    split: str | None = None,
+    encoder_model_name: str = "tfidf",
+    force: bool = False,
+    processed_dir: str | os.PathLike[str] | None = None,
+    options: PrepareOptions | None = None,
+    reader_options: Mapping[str, Any] | None = None,
+    encoder_options: Mapping[str, Any] | None = None,
+) -> PreparedDataset:
+    """Open a data set, preparing it first where that was not done with these settings.
+
+    Safe to call from several processes at once: one prepares, the others wait and open.
+
+    Args:
+        dataset: What kind of source it is.
+        folder: The source's files; or a prepared data set, which is opened as it is.
+        split: Part of the release, for example ``beauty``.
+        encoder_model_name: See :func:`genrec.data.text_embedding.make_encoder`.
+        force: Prepare again even where it was done.
+        processed_dir: Where prepared sets are kept; None takes :func:`default_processed_dir`.
+        options: Filters, order, split and text; None takes the defaults.
+        reader_options: More arguments of the source's reader, for example column names.
+        encoder_options: More arguments of the encoder.
+
+    Returns:
+        The data set.
+
+    Raises:
+        ConfigError: If a setting is unknown or out of range.
+        MissingPathError: If the source is not there.
+        DataError: If the source does not hold what it should.
+    """
+    kind = RecDataset.parse(dataset)
+    if is_prepared(folder):
+        if force:
+            warnings.warn(
+                f"force has no effect on {folder}: it is a prepared data set, not its source",
+                stacklevel=2,
+            )
+        return PreparedDataset.load(folder)
+    # Only preparation needs polars and the encoders; opening a prepared set must not.
+    from genrec.data.prepare import prepare
+    from genrec.data.sources import open_source
+    from genrec.data.text_embedding import make_encoder
+
+    options = options or PrepareOptions()
+    encoder = make_encoder(encoder_model_name, **(encoder_options or {}))
+    source = open_source(kind.value, folder, split=split, reader_options=reader_options)
+    settings = {
+        "recipe": _RECIPE,
+        "dataset": kind.value,
+        "split": split,
+        "files": [_signature(file) for file in source.files],
+        "encoder": encoder.identity,
+        "encoder_options": repr(sorted((encoder_options or {}).items())),
+        "options": asdict(options),
+        "reader_options": repr(sorted((reader_options or {}).items())),
+    }
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+    base = Path(processed_dir) if processed_dir is not None else default_processed_dir()
+    target = base / "-".join(part for part in (kind.value, split, digest) if part)
+    if not force and (found := _open(target)) is not None:
+        return found
+    base.mkdir(parents=True, exist_ok=True)
+    with FileLock(base / f".{target.name}.lock"):
+        # Another process may have prepared it while this one waited.
+        if not force and (found := _open(target)) is not None:
+            return found
+        return prepare(
+            source.read(), target, encoder=encoder, options=options, cache_dir=base / "embeddings"
+        )
+
+
+def _open(path: Path) -> PreparedDataset | None:
+    """Open a prepared set; None where there is none, or one that is damaged or outdated."""
+    if not is_prepared(path):
+        return None
+    try:
+        return PreparedDataset.load(path)
+    except ArtifactError:
+        return None
+
+
+def _signature(file: Path) -> tuple[str, int, int]:
+    """Describe a file by name, size and time: reading gigabytes to find them unchanged is slow."""
+    status = file.stat()
+    return str(file.resolve()), status.st_size, status.st_mtime_ns

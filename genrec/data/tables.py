@@ -1,0 +1,289 @@
+"""The one way from any source's tables to arrays: encode, filter, order.
+
+Every reader ends in a :class:`RawTables`; what follows is the same for all of them.
+Shape legend: N = items, U = users, M = interactions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from genrec.data.card import RejectedRows
+from genrec.data.options import Repeats, Ties
+from genrec.errors import DataError
+
+__all__ = [
+    "ITEM",
+    "RATING",
+    "TIME",
+    "USER",
+    "Interactions",
+    "RawTables",
+    "encode_keys",
+    "k_core",
+    "order_rule",
+    "ordered",
+    "without_duplicates",
+    "without_repeats",
+]
+
+USER = "user_key"
+ITEM = "item_key"
+TIME = "time"
+RATING = "rating"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RawTables:
+    """What a reader gives: clean rows, and what it had to leave out.
+
+    Attributes:
+        name: Short name of the data set.
+        source: Where it came from.
+        interactions: Columns ``user_key``, ``item_key`` (strings or integers, no nulls) and,
+            where the source has them, ``time`` (Int64) and ``rating`` (Float32), in the
+            order of the file.
+        items: Column ``item_key`` of the same type, and text fields; one row an item or more.
+        rejected: Rows that could not be used.
+        ticks_per_s: Unit of ``time``: 1 for seconds, 1,000 for milliseconds.
+        text_template: Template of the item text, see :mod:`genrec.data.item_text`.
+        user_order: All users in the order of their ids, where the source fixes it.
+        item_order: All items in the order of their ids, where the source fixes it.
+        min_interactions: Fewest interactions of a user and of an item, where the options leave
+            them open.
+        vectors: One vector a row of ``items``, where the source brings them.
+        notes: More facts for the data card.
+    """
+
+    name: str
+    source: str
+    interactions: pl.DataFrame
+    items: pl.DataFrame
+    text_template: str
+    rejected: RejectedRows = field(default_factory=RejectedRows)
+    ticks_per_s: int = 1
+    user_order: pl.Series | None = None
+    item_order: pl.Series | None = None
+    min_interactions: int = 0
+    vectors: npt.NDArray[np.floating[Any]] | None = None
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Interactions:
+    """Interactions as numbers.
+
+    Attributes:
+        users: User of each, shape ``(M,)``, int32, index in the users' keys.
+        items: Item of each, shape ``(M,)``, int32, index in the items' keys.
+        times: Shape ``(M,)``, int64; None where the source has no time.
+    """
+
+    users: npt.NDArray[np.int32]
+    items: npt.NDArray[np.int32]
+    times: npt.NDArray[np.int64] | None
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+    def where(self, keep: npt.NDArray[np.bool_]) -> Interactions:
+        """Keep some of them, in the same order.
+
+        Args:
+            keep: True for those to keep, shape ``(M,)``.
+
+        Returns:
+            What is left.
+        """
+        if keep.all():
+            return self
+        times = None if self.times is None else self.times[keep]
+        return Interactions(self.users[keep], self.items[keep], times)
+
+    def counts(self) -> dict[str, int]:
+        """Count interactions, users and items that are left."""
+        return {
+            "interactions": len(self),
+            "users": int(np.count_nonzero(np.bincount(self.users))) if len(self) else 0,
+            "items": int(np.count_nonzero(np.bincount(self.items))) if len(self) else 0,
+        }
+
+
+def encode_keys(
+    keys: pl.Series, order: pl.Series | None = None
+) -> tuple[npt.NDArray[np.int32], pl.Series]:
+    """Number keys from 0, by their order and not by their first appearance.
+
+    Integers, and strings that are all plain integers, are ordered by value, other strings by
+    their bytes, so that ids do not depend on the order of the rows.
+
+    Args:
+        keys: Keys of the rows, shape ``(M,)``, without nulls.
+        order: All keys in the order of their ids; None sorts those that occur.
+
+    Returns:
+        Id of each row, shape ``(M,)``, int32, and the keys by id.
+
+    Raises:
+        DataError: If a key is not among ``order``.
+    """
+    if order is None and keys.dtype.is_integer() and len(keys):
+        codes = _encode_dense(keys)
+        if codes is not None:
+            return codes
+    distinct = _sorted(keys.unique()) if order is None else order
+    table = pl.DataFrame({"key": distinct}).with_row_index("id")
+    joined = pl.DataFrame({"key": keys}).join(
+        table, on="key", how="left", maintain_order="left", coalesce=True
+    )
+    ids = joined["id"]
+    if ids.null_count():
+        unknown = keys.filter(ids.is_null())[0]
+        raise DataError(
+            f"every key must be among the {len(distinct)} known ones, got {unknown!r}; "
+            "use files of one release"
+        )
+    return ids.to_numpy().astype(np.int32), distinct
+
+
+def _encode_dense(keys: pl.Series) -> tuple[npt.NDArray[np.int32], pl.Series] | None:
+    """Number integers through a table over their range, where the range is not too wide."""
+    values = keys.to_numpy()
+    low, high = int(values.min()), int(values.max())
+    if high - low > max(4 * len(values), 1_000_000):
+        return None
+    shifted = values - low
+    present = np.zeros(high - low + 1, dtype=bool)
+    present[shifted] = True
+    table = np.cumsum(present, dtype=np.int32) - 1
+    return table[shifted], pl.Series(np.flatnonzero(present) + low, dtype=keys.dtype)
+
+
+def _sorted(distinct: pl.Series) -> pl.Series:
+    if distinct.dtype != pl.String:
+        return distinct.sort()
+    # "007" and "+7" are no numbers here: two keys must never share one value.
+    plain = distinct.str.contains(r"^(?:0|-?[1-9][0-9]{0,17})$")
+    if len(distinct) and plain.all():
+        return distinct.gather(distinct.cast(pl.Int64).arg_sort())
+    return distinct.sort()
+
+
+def k_core(rows: Interactions, *, min_user: int, min_item: int) -> tuple[Interactions, int]:
+    """Drop users and items with few interactions until none is left.
+
+    Args:
+        rows: The interactions.
+        min_user: Fewest interactions of a user; 0 or 1 keeps all.
+        min_item: Fewest interactions of an item; 0 or 1 keeps all.
+
+    Returns:
+        What is left, and how many rounds it took.
+    """
+    rounds = 0
+    while len(rows):
+        keep = np.ones(len(rows), dtype=bool)
+        if min_user > 1:
+            keep &= (np.bincount(rows.users) >= min_user)[rows.users]
+        if min_item > 1:
+            keep &= (np.bincount(rows.items) >= min_item)[rows.items]
+        if keep.all():
+            break
+        rows = rows.where(keep)
+        rounds += 1
+    return rows, rounds
+
+
+def ordered(rows: Interactions, ties: Ties) -> Interactions:
+    """Order by user and time.
+
+    Args:
+        rows: The interactions, in the order of the file.
+        ties: ``"item"`` orders a user's interactions of the same time by item id, so that the
+            result does not depend on the order of the file; ``"file"`` keeps the file's order.
+            Rows without time keep the file's order.
+
+    Returns:
+        The same interactions, user after user.
+    """
+    by: dict[str, npt.NDArray[Any]] = {"user": rows.users}
+    if rows.times is not None:
+        by["time"] = rows.times
+        if ties == "item":
+            by["item"] = rows.items
+    positions = pl.arg_sort_by(list(by), maintain_order=True).alias("position")
+    order = pl.DataFrame(by).select(positions)["position"].to_numpy()
+    times = None if rows.times is None else rows.times[order]
+    return Interactions(rows.users[order], rows.items[order], times)
+
+
+def without_duplicates(rows: Interactions) -> Interactions:
+    """Keep one of the rows that agree in user, item and time; rows without time are all kept.
+
+    Args:
+        rows: The interactions.
+
+    Returns:
+        What is left, in the same order.
+    """
+    if rows.times is None or len(rows) < 2:
+        return rows
+    columns = (rows.users, rows.times, rows.items)
+    if _sorted_by_all(rows):
+        differs = np.logical_or.reduce([values[1:] != values[:-1] for values in columns])
+        return rows.where(np.concatenate([[True], differs]))
+    frame = pl.DataFrame(dict(zip(("user", "time", "item"), columns, strict=True)))
+    return rows.where(frame.select(_first()).to_series().to_numpy())
+
+
+def without_repeats(rows: Interactions, keep: Repeats) -> Interactions:
+    """Keep one interaction of a user with an item, or all.
+
+    Args:
+        rows: The interactions, in their order.
+        keep: ``"all"``, ``"first"`` or ``"last"``.
+
+    Returns:
+        What is left, in the same order.
+    """
+    if keep == "all":
+        return rows
+    frame = pl.DataFrame({"user": rows.users, "item": rows.items})
+    return rows.where(frame.select(_first() if keep == "first" else _last()).to_series().to_numpy())
+
+
+def _first() -> pl.Expr:
+    return pl.struct(pl.all()).is_first_distinct()
+
+
+def _last() -> pl.Expr:
+    return pl.struct(pl.all()).is_last_distinct()
+
+
+def _sorted_by_all(rows: Interactions) -> bool:
+    """Tell whether rows that agree in everything are sure to be neighbours."""
+    assert rows.times is not None
+    user, time, item = (np.diff(values) for values in (rows.users, rows.times, rows.items))
+    return bool(np.all((user > 0) | ((user == 0) & ((time > 0) | ((time == 0) & (item >= 0))))))
+
+
+def order_rule(*, has_time: bool, ties: Ties) -> str:
+    """Say how interactions are ordered, for the data card.
+
+    Args:
+        has_time: Whether the source has times.
+        ties: See :func:`ordered`.
+
+    Returns:
+        The rule in words.
+    """
+    if not has_time:
+        return "no time in the source: the order of the file"
+    if ties == "item":
+        return "by time; at the same time by item id"
+    return "by time; at the same time in the order of the file"
