@@ -138,7 +138,7 @@ def start_session(settings: SessionSettings, *, config_text: str = "") -> Sessio
     if resume_step is not None and not settings.resume and not settings.overwrite:
         raise ConfigError(
             f"run folder must be new, got {settings.path} with {resume_step.name}; add --resume to "
-            "go on, set train.save_dir_root to another folder, or train.overwrite=True to replace it"
+            "go on, set another train.save_dir_root, or replace it with train.overwrite=True"
         )
     accelerator.wait_for_everyone()  # everybody has looked before anything changes
     if accelerator.is_main_process:

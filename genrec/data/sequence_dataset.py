@@ -1,0 +1,225 @@
+"""Histories and targets as item ids; knows no semantic IDs and no model.
+
+Shape legend: E = examples, U = users, S = history items, B = rows of a batch, M = interactions.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from genrec.data.prepared import PreparedDataset, StringArray
+from genrec.data.schemas import SequenceBatch
+from genrec.errors import ConfigError, did_you_mean
+
+__all__ = ["SPLITS", "SeqData", "hash_users"]
+
+SPLITS = ("train", "valid", "test")
+
+
+class SeqData(Dataset[SequenceBatch]):
+    """The examples of one split: a target and the items before it.
+
+    A training example's target lies in the training part of its user's run, so no validation or
+    test item is ever a training target. The history of a validation or test example is
+    everything before the target, as a recommender would know it then.
+
+    Args:
+        data: A prepared data set or its folder.
+        split: ``train``, ``valid`` or ``test``.
+        max_history: Newest items kept of a history, >= 1.
+
+    Attributes:
+        positions: Where each example's target lies in ``data.sequence_items``, ``(E,)``, int64.
+        users: User of each example, ``(E,)``, int64.
+        lengths: History items of each example, ``(E,)``, int64, from 1 to ``max_history``.
+
+    Raises:
+        ConfigError: If the split is unknown or ``max_history`` is below 1.
+    """
+
+    def __init__(
+        self,
+        data: PreparedDataset | str | os.PathLike[str],
+        split: str = "train",
+        *,
+        max_history: int = 20,
+    ) -> None:
+        if split not in SPLITS:
+            raise ConfigError(f"split must be known, got {split!r}; {did_you_mean(split, SPLITS)}")
+        if max_history < 1:
+            raise ConfigError(f"max_seq_len must be >= 1, got {max_history}; 20 is the usual value")
+        self.data = data if isinstance(data, PreparedDataset) else PreparedDataset.load(data)
+        self.split = split
+        self.max_history = max_history
+        offsets, ends = self.data.sequence_offsets, self.data.sequence_offsets[1:]
+        begin, end = {
+            "train": (offsets[:-1], self.data.train_ends),
+            "valid": (self.data.train_ends, self.data.valid_ends),
+            "test": (self.data.valid_ends, ends),
+        }[split]
+        begin = np.maximum(begin, offsets[:-1] + 1)  # an example needs one item of history
+        count = np.maximum(np.asarray(end) - begin, 0)
+        self.users = np.repeat(np.arange(self.data.num_users), count)
+        self.positions = _ranges(begin, count)
+        self.lengths = np.minimum(self.positions - offsets[self.users], max_history)
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __getitem__(self, index: int) -> SequenceBatch:
+        return self.gather(np.array([range(len(self))[index]]))
+
+    @property
+    def targets(self) -> npt.NDArray[np.int64]:
+        """Target item of each example, shape ``(E,)``, int64."""
+        return np.asarray(self.data.sequence_items[self.positions], dtype=np.int64)
+
+    def gather(self, indices: npt.NDArray[np.integer[Any]]) -> SequenceBatch:
+        """Assemble examples.
+
+        Args:
+            indices: Which, shape ``(B,)``.
+
+        Returns:
+            The batch on the CPU, as wide as its longest history.
+        """
+        items = torch.from_numpy(np.asarray(self.data.sequence_items))
+        rows = (self.positions[indices], self.lengths[indices], self.users[indices])
+        return gather_rows(items, *rows)
+
+    def packed_windows(self) -> tuple[npt.NDArray[np.int64], ...]:
+        """Cut every user's training part into windows of ``max_history + 1`` items.
+
+        Windows overlap by half, and an item is the target of the first window in which it has
+        a history, so that each training example appears exactly once.
+
+        Returns:
+            ``(starts, lengths, firsts, users)``, each of shape ``(windows,)``, int64: position
+            of the first item, number of items, the first of them that is a target, the user.
+        """
+        offsets = self.data.sequence_offsets[:-1]
+        sizes = np.asarray(self.data.train_ends) - offsets
+        users = np.flatnonzero(sizes >= 2)
+        sizes = sizes[users]
+        width = self.max_history + 1
+        stride = max(1, width // 2)
+        count = 1 + np.maximum(0, -(-(sizes - width) // stride))
+        number = _ranges(np.zeros_like(count), count)
+        sizes, users = np.repeat(sizes, count), np.repeat(users, count)
+        latest = np.maximum(sizes - width, 0)
+        starts = np.minimum(number * stride, latest)
+        # What the window before this one has covered; the first window covers from item 1.
+        covered = np.where(number == 0, 1, np.minimum((number - 1) * stride, latest) + width)
+        lengths = np.minimum(sizes - starts, width)
+        return starts + offsets[users], lengths, covered - starts, users
+
+
+def gather_rows(
+    items: Tensor,
+    positions: npt.NDArray[np.int64],
+    lengths: npt.NDArray[np.int64],
+    users: npt.NDArray[np.int64],
+) -> SequenceBatch:
+    """Look up the histories before some positions, and the targets at them.
+
+    Args:
+        items: All interactions, shape ``(M,)``, int32, on any device.
+        positions: Target positions, shape ``(B,)``.
+        lengths: History items, shape ``(B,)``.
+        users: Shape ``(B,)``.
+
+    Returns:
+        The batch, on the device of ``items``.
+    """
+    longest = int(lengths.max(initial=1))
+    padded = bool((lengths != longest).any())
+    where = torch.from_numpy(np.stack([positions, lengths, users])).to(
+        items.device, non_blocking=True
+    )
+    at, size, user = where
+    columns = torch.arange(longest, device=items.device)
+    rows = (at - size).unsqueeze(1) + columns  # (B, S)
+    if padded:
+        inside = columns < size.unsqueeze(1)
+        history = items[rows.where(inside, 0)].long().where(inside, -1)
+    else:
+        history = items[rows].long()
+    targets = items[at].long().unsqueeze(1)
+    return SequenceBatch(history, targets, user, packed=False, padded=padded)
+
+
+def gather_windows(
+    items: Tensor,
+    starts: npt.NDArray[np.int64],
+    lengths: npt.NDArray[np.int64],
+    firsts: npt.NDArray[np.int64],
+    users: npt.NDArray[np.int64],
+) -> SequenceBatch:
+    """Look up windows in which every item from ``firsts`` on is the target of those before it.
+
+    Args:
+        items: All interactions, shape ``(M,)``, int32, on any device.
+        starts: First item of each window, shape ``(B,)``.
+        lengths: Items of each window, at least 2, shape ``(B,)``.
+        firsts: First item of each window that is a target, shape ``(B,)``.
+        users: Shape ``(B,)``.
+
+    Returns:
+        A packed batch, on the device of ``items``.
+    """
+    longest = int(lengths.max(initial=2)) - 1
+    padded = bool((lengths - 1 != longest).any())
+    where = torch.from_numpy(np.stack([starts, lengths, firsts, users])).to(
+        items.device, non_blocking=True
+    )
+    start, size, first, user = where.unsqueeze(-1)
+    columns = torch.arange(longest, device=items.device)
+    inside = columns < size - 1
+    rows = torch.where(inside, start + columns, 0)  # (B, S)
+    history = items[rows].long().where(inside, -1)
+    wanted = inside & (columns + 1 >= first)
+    targets = items[torch.where(wanted, rows + 1, 0)].long().where(wanted, -1)
+    return SequenceBatch(history, targets, user.squeeze(-1), packed=True, padded=padded)
+
+
+def hash_users(keys: StringArray, num_buckets: int) -> npt.NDArray[np.int64]:
+    """Hash user keys to buckets, the same on every machine and in every process.
+
+    Args:
+        keys: The source's user ids, ``U``.
+        num_buckets: Number of buckets, >= 1.
+
+    Returns:
+        Bucket of each user, shape ``(U,)``, int64.
+
+    Source:
+        A polynomial over the bytes of the key, modulo 2^64, then the finaliser of SplitMix64.
+        Python's ``hash`` differs between processes.
+    """
+    offsets = np.asarray(keys.offsets)
+    lengths = np.diff(offsets)
+    data = np.asarray(keys.data[: offsets[-1]]).astype(np.uint64) + np.uint64(1)
+    powers = np.ones(int(lengths.max(initial=0)) + 1, dtype=np.uint64)
+    powers[1:] = np.uint64(0x100000001B3)
+    powers = np.multiply.accumulate(powers)
+    with np.errstate(over="ignore"):
+        terms = data * powers[_ranges(np.zeros_like(lengths), lengths)]
+        total = np.concatenate([np.zeros(1, np.uint64), np.cumsum(terms, dtype=np.uint64)])
+        mixed = total[offsets[1:]] - total[offsets[:-1]] + lengths.astype(np.uint64)
+        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+            mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
+    return ((mixed ^ (mixed >> np.uint64(31))) % np.uint64(num_buckets)).astype(np.int64)
+
+
+def _ranges(begin: npt.NDArray[Any], count: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    """Concatenate ``begin[i], begin[i] + 1, ...`` of ``count[i]`` numbers each."""
+    ends = np.cumsum(count)
+    steps = np.arange(ends[-1] if len(ends) else 0, dtype=np.int64)
+    return steps + np.repeat(begin - (ends - count), count)
