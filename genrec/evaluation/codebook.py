@@ -1,0 +1,186 @@
+"""How well a tokenizer describes a catalogue: reconstruction, use of the codes, collisions.
+
+Shape legend: N = items, B = items in a batch, X = features, L = code levels, K = codes of a level.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from genrec.tokenizer.collisions import collision_statistics
+
+__all__ = ["CodebookReport", "Described", "collapse_alarms", "evaluate_codebook"]
+
+#: A level with a smaller share of its codes in use has collapsed.
+COLLAPSED_USAGE = 0.10
+#: Below this share of codes in use, or of the highest perplexity, a level is on its way there.
+LOW_USAGE = 0.50
+LOW_PERPLEXITY = 0.25
+
+
+class Described(NamedTuple):
+    """What a tokenizer makes of a batch of items.
+
+    Attributes:
+        ids: Codes, shape ``(B, L)``, integers.
+        reconstruction: Shape ``(B, X)``.
+        loss: Reconstruction loss of each item, shape ``(B,)``.
+        quantization_error: Squared distance of latent and sum of codes, shape ``(B,)``.
+    """
+
+    ids: Tensor
+    reconstruction: Tensor
+    loss: Tensor
+    quantization_error: Tensor
+
+
+@dataclass(frozen=True)
+class CodebookReport:
+    """What :func:`evaluate_codebook` finds.
+
+    Attributes:
+        num_items: N.
+        codebook_sizes: K of each level.
+        r2: Share of the embeddings' variance that the codes explain: 1 is perfect, 0 no better
+            than the mean embedding.
+        cosine: Mean cosine similarity of embeddings and reconstructions.
+        loss: Mean reconstruction loss.
+        quantization_error: Mean squared distance of latents and sums of codes.
+        num_unique: Distinct ids.
+        collision_rate: ``1 - num_unique / num_items``.
+        largest_group: Most items with one id.
+        codes_used: Codes with at least one item, of each level.
+        perplexity: Exponential of the entropy of the codes' shares, of each level; K when all
+            codes are used alike.
+    """
+
+    num_items: int
+    codebook_sizes: tuple[int, ...]
+    r2: float
+    cosine: float
+    loss: float
+    quantization_error: float
+    num_unique: int
+    collision_rate: float
+    largest_group: int
+    codes_used: tuple[int, ...]
+    perplexity: tuple[float, ...]
+
+    def metrics(self, prefix: str = "val") -> dict[str, float]:
+        """Flatten to numbers for logs.
+
+        Args:
+            prefix: Put before every name.
+
+        Returns:
+            Names such as ``val/r2`` and ``val/perplexity_1``, levels counted from 1.
+        """
+        flat = {
+            "r2": self.r2,
+            "cosine": self.cosine,
+            "reconstruction_loss": self.loss,
+            "quantization_error": self.quantization_error,
+            "unique_ids": float(self.num_unique),
+            "collision_rate": self.collision_rate,
+            "largest_group": float(self.largest_group),
+        }
+        levels = zip(self.codes_used, self.perplexity, strict=True)
+        for level, (used, perplexity) in enumerate(levels, start=1):
+            flat[f"codes_used_{level}"] = float(used)
+            flat[f"perplexity_{level}"] = perplexity
+        return {f"{prefix}/{name}": value for name, value in flat.items()}
+
+    def __str__(self) -> str:
+        used = "/".join(str(count) for count in self.codes_used)
+        perplexity = "/".join(f"{value:.0f}" for value in self.perplexity)
+        return (
+            f"R2 {self.r2:.4f} | cosine {self.cosine:.4f} | collisions "
+            f"{100 * self.collision_rate:.2f} % | largest group {self.largest_group} | "
+            f"codes used {used} | perplexity {perplexity}"
+        )
+
+
+@torch.no_grad()
+def evaluate_codebook(
+    describe: Callable[[Tensor], Described],
+    items: Tensor,
+    *,
+    codebook_sizes: Sequence[int],
+    batch_size: int = 8192,
+) -> CodebookReport:
+    """Describe every item by its codes, and measure what is lost.
+
+    Args:
+        describe: The tokenizer, on the device of ``items``.
+        items: What it should reconstruct, shape ``(N, X)``, N >= 1.
+        codebook_sizes: K of each level.
+        batch_size: Items described at once.
+
+    Returns:
+        The report.
+    """
+    parts, sums = [], []
+    mean = items.mean(dim=0, dtype=torch.float32)  # (X,)
+    for rows in items.split(batch_size):
+        found = describe(rows)
+        parts.append(found.ids)
+        error = (rows - found.reconstruction).square().sum(dim=1)
+        centred = (rows - mean).square().sum(dim=1)
+        cosine = F.cosine_similarity(rows, found.reconstruction, dim=1)
+        columns = (error, centred, cosine, found.loss, found.quantization_error)
+        sums.append(torch.stack([column.double().sum() for column in columns]))
+    ids = torch.cat(parts).cpu().numpy()
+    error, centred, cosine, loss, quantization = torch.stack(sums).sum(dim=0).tolist()
+    counted = collision_statistics(ids, codebook_sizes)
+    return CodebookReport(
+        num_items=len(items),
+        codebook_sizes=tuple(codebook_sizes),
+        r2=1 - error / max(centred, 1e-12),
+        cosine=cosine / len(items),
+        loss=loss / len(items),
+        quantization_error=quantization / len(items),
+        num_unique=counted["distinct_ids"],
+        collision_rate=counted["collision_rate"],
+        largest_group=counted["largest_group"],
+        codes_used=tuple(counted["codes_used"]),
+        perplexity=tuple(counted["perplexity"]),
+    )
+
+
+def collapse_alarms(report: CodebookReport) -> list[str]:
+    """Say, in words, which levels collapse and what to change.
+
+    Args:
+        report: From :func:`evaluate_codebook`.
+
+    Returns:
+        One sentence a level in trouble; empty where all is well.
+    """
+    alarms = []
+    levels = zip(report.codebook_sizes, report.codes_used, report.perplexity, strict=True)
+    for level, (size, used, perplexity) in enumerate(levels, start=1):
+        reach = min(size, report.num_items)  # more codes than items cannot be used
+        if used < COLLAPSED_USAGE * reach:
+            state = "has collapsed"
+        elif used < LOW_USAGE * reach or perplexity < LOW_PERPLEXITY * reach:
+            state = "is collapsing"
+        else:
+            continue
+        alarms.append(
+            f"level {level} {state}: {used} of {size} codes in use, perplexity "
+            f"{perplexity:.1f}. {REMEDY}"
+        )
+    return alarms
+
+
+REMEDY = (
+    "Start the codes from k-means (train.use_kmeans_init=True), lower train.learning_rate, "
+    "re-seed idle codes (train.dead_code_steps=200), or balance the choice "
+    "(train.vae_codebook_mode=%genrec.models.rqvae.QuantizeForwardMode.SINKHORN)."
+)

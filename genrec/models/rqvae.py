@@ -1,0 +1,487 @@
+"""The RQ-VAE: an autoencoder whose latent is a sum of codes, one from each of L codebooks.
+
+Shape legend: B = batch, N = items, X = input features, C = categorical ones among them,
+D = latent width, L = code levels, K = codes of a level.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, NamedTuple
+
+import gin
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from genrec.checkpoint import load_model_files
+from genrec.errors import ArtifactError, ConfigError
+from genrec.modules.features import Features, FeatureSettings
+from genrec.modules.losses import LossSettings, quantization_losses, reconstruction_losses
+from genrec.modules.mlp import Mlp, MlpSettings
+from genrec.modules.quantize.modes import QuantizeForwardMode
+from genrec.modules.quantize.residual import Quantized, ResidualQuantizer, distinct_share
+from genrec.modules.quantize.vector_quantizer import QuantizerSettings
+
+__all__ = [
+    "FeatureSettings",
+    "LossSettings",
+    "MlpSettings",
+    "QuantizeForwardMode",
+    "Quantized",
+    "QuantizerSettings",
+    "RqVae",
+    "RqVaeOutput",
+]
+
+gin.constants_from_enum(QuantizeForwardMode, module="genrec.models.rqvae")
+
+_KIND = "rqvae"
+_ENCODE_ROWS = 8192
+
+
+class RqVaeOutput(NamedTuple):
+    """What a call of the model gives.
+
+    Attributes:
+        loss: What to minimise, scalar.
+        reconstruction_loss: Mean over the batch, scalar, before its weight.
+        rqvae_loss: Codebook and commitment terms over all levels, scalar, before their weight.
+        embs_norm: Length of each level's code, shape ``(B, L)``, no gradient.
+        p_unique_ids: Distinct ids as a share of the batch, scalar, no gradient.
+    """
+
+    loss: Tensor
+    reconstruction_loss: Tensor
+    rqvae_loss: Tensor
+    embs_norm: Tensor
+    p_unique_ids: Tensor
+
+
+class RqVae(nn.Module):
+    """Residual-quantised autoencoder of item embeddings.
+
+    The encoder's latent is quantised by a
+    :class:`~genrec.modules.quantize.residual.ResidualQuantizer`, whose sum of codes is decoded.
+
+    Args:
+        input_dim: X, categorical tail included.
+        embed_dim: D.
+        hidden_dims: Widths of the encoder's hidden layers; the decoder mirrors them.
+        codebook_size: K, one number or one a level.
+        codebook_kmeans_init: Set the codebooks by k-means on latents, see
+            :meth:`initialize_codebooks`.
+        codebook_normalize: Scale latents and the first level's codes to unit length. Deeper
+            levels hold residuals, whose length means something.
+        codebook_sim_vq: Learn one linear map of each fixed codebook instead of its codes.
+        codebook_mode: Gradient through the choice of a code, one or one a level.
+        codebook_last_layer_mode: Overrides the mode of the last level; None for no override.
+        n_layers: L.
+        n_cat_features: C, multi-hot features at the end of the input, reconstructed as logits.
+        commitment_weight: beta, weight of the commitment term, >= 0.
+        mlp: Encoder and decoder, beside their widths.
+        features: How inputs enter and leave.
+        losses: How the loss is measured.
+        quantizer: How codes are picked and kept alive.
+
+    Attributes:
+        codebook_sizes: K of each level.
+        config: The arguments as JSON values; ``RqVae.from_config(model.config)`` is its twin.
+
+    Source:
+        Zeghidour et al. 2021, https://arxiv.org/abs/2107.03312 (residual quantisation) and
+        Rajput et al. 2023, https://arxiv.org/abs/2305.05065 (semantic ids). Differs: a warm-up
+        of the autoencoder and k-means over the catalogue, where TIGER uses the first batch.
+
+    Example:
+        >>> model = RqVae(8, embed_dim=4, hidden_dims=(16,), codebook_size=4, n_layers=2)
+        >>> x = torch.randn(32, 8)
+        >>> model.initialize_codebooks(x)
+        >>> model(x).loss.backward()
+        >>> model.eval().get_semantic_ids(x).shape
+        torch.Size([32, 2])
+    """
+
+    def __init__(
+        self,
+        input_dim: int = 768,
+        *,
+        embed_dim: int = 32,
+        hidden_dims: Sequence[int] = (512, 256, 128),
+        codebook_size: int | Sequence[int] = 256,
+        codebook_kmeans_init: bool = True,
+        codebook_normalize: bool = False,
+        codebook_sim_vq: bool = False,
+        codebook_mode: QuantizeForwardMode | Sequence[QuantizeForwardMode] = (
+            QuantizeForwardMode.STE
+        ),
+        codebook_last_layer_mode: QuantizeForwardMode | None = None,
+        n_layers: int = 3,
+        n_cat_features: int = 0,
+        commitment_weight: float = 0.25,
+        mlp: MlpSettings | None = None,
+        features: FeatureSettings | None = None,
+        losses: LossSettings | None = None,
+        quantizer: QuantizerSettings | None = None,
+    ) -> None:
+        super().__init__()
+        if n_layers < 1:
+            raise ConfigError(f"n_layers must be >= 1, got {n_layers}; TIGER uses 3")
+        if not 0 <= n_cat_features < input_dim:
+            raise ConfigError(
+                f"n_cat_features must lie in [0, input_dim = {input_dim}), got {n_cat_features}; "
+                "count only the multi-hot columns at the end of the input"
+            )
+        if not commitment_weight >= 0:
+            raise ConfigError(f"commitment_weight must be >= 0, got {commitment_weight}; try 0.25")
+        sizes = _per_level("codebook_size", codebook_size, n_layers)
+        modes = _per_level("codebook_mode", codebook_mode, n_layers)
+        if codebook_last_layer_mode is not None:
+            modes[-1] = codebook_last_layer_mode
+        self.input_dim, self.embed_dim, self.n_layers = input_dim, embed_dim, n_layers
+        self.codebook_sizes: tuple[int, ...] = tuple(sizes)
+        self.modes: tuple[QuantizeForwardMode, ...] = tuple(modes)
+        self.n_cat_features = n_cat_features
+        self.codebook_normalize = codebook_normalize
+        self.commitment_weight = commitment_weight
+        self.mlp = mlp or MlpSettings()
+        self.features = Features(n_cat_features, features or FeatureSettings())
+        self.losses = losses or LossSettings()
+        self.quantizer = quantizer or QuantizerSettings()
+        self.config: dict[str, Any] = {
+            "kind": _KIND,
+            "input_dim": input_dim,
+            "embed_dim": embed_dim,
+            "hidden_dims": list(hidden_dims),
+            "codebook_size": list(sizes),
+            "codebook_kmeans_init": codebook_kmeans_init,
+            "codebook_normalize": codebook_normalize,
+            "codebook_sim_vq": codebook_sim_vq,
+            "codebook_mode": [mode.name for mode in modes],
+            "n_layers": n_layers,
+            "n_cat_features": n_cat_features,
+            "commitment_weight": commitment_weight,
+            "mlp": asdict(self.mlp),
+            "features": asdict(self.features.settings),
+            "losses": asdict(self.losses),
+            "quantizer": asdict(self.quantizer),
+        }
+        widths = [input_dim, *hidden_dims, embed_dim]
+        self.encoder = Mlp(widths, self.mlp)
+        self.decoder = Mlp(widths[::-1], self.mlp)
+        self.residual_quantizer = ResidualQuantizer(
+            sizes,
+            embed_dim,
+            modes=modes,
+            kmeans_init=codebook_kmeans_init,
+            normalize_first=codebook_normalize,
+            sim_vq=codebook_sim_vq,
+            settings=self.quantizer,
+        )
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> RqVae:
+        """Build the model that a ``config`` describes, with fresh weights.
+
+        Args:
+            config: From :attr:`config` or a checkpoint's ``config.json``.
+
+        Returns:
+            The model.
+
+        Raises:
+            ArtifactError: If the configuration is not one of an RQ-VAE.
+        """
+        options = dict(config)
+        if options.pop("kind", _KIND) != _KIND:
+            raise ArtifactError(
+                f"checkpoint must hold an RQ-VAE, got kind {config['kind']!r}; "
+                "give the run of scripts/train_rqvae.py"
+            )
+        try:
+            options["codebook_mode"] = [
+                QuantizeForwardMode[name] for name in options["codebook_mode"]
+            ]
+            options["mlp"] = MlpSettings(**options["mlp"])
+            options["features"] = FeatureSettings(**options["features"])
+            options["losses"] = LossSettings(**options["losses"])
+            options["quantizer"] = QuantizerSettings(**options["quantizer"])
+            return cls(options.pop("input_dim"), **options)
+        except (KeyError, TypeError) as error:
+            raise ArtifactError(
+                f"checkpoint must hold an RQ-VAE of this version, got {error}; "
+                "train it again or use the version that wrote it"
+            ) from error
+
+    @classmethod
+    def load_from_checkpoint(cls, path: str | os.PathLike[str]) -> RqVae:
+        """Build a trained model from a run or step folder.
+
+        Args:
+            path: The folder.
+
+        Returns:
+            The model on the CPU, frozen: in evaluation mode, no parameter wants a gradient.
+        """
+        config, weights = load_model_files(path, prefer=("best", "latest"))
+        model = cls.from_config(config)
+        model._load(weights, path)
+        return model.eval().requires_grad_(False)
+
+    def load_pretrained(self, path: str | os.PathLike[str]) -> None:
+        """Take the weights of a trained model of the same shape; the mode may differ.
+
+        Args:
+            path: A run or step folder.
+
+        Raises:
+            ArtifactError: If the shapes differ.
+        """
+        _, weights = load_model_files(path, prefer=("best", "latest"))
+        self._load(weights, path)
+
+    def _load(self, weights: Mapping[str, Tensor], path: object) -> None:
+        try:
+            self.load_state_dict(weights)
+        except RuntimeError as error:
+            raise ArtifactError(
+                f"checkpoint must have this model's shape, got {path} with "
+                f"{str(error).splitlines()[-1].strip()}; use the settings in its config.json"
+            ) from error
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Map inputs to latents.
+
+        Args:
+            x: Shape ``(B, X)``.
+
+        Returns:
+            Shape ``(B, D)``, not quantised.
+        """
+        z: Tensor = self.encoder(self.features.enter(x))
+        return F.normalize(z, dim=-1) if self.codebook_normalize else z
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Map latents, quantised or not, to reconstructions.
+
+        Args:
+            z: Shape ``(B, D)``.
+
+        Returns:
+            Shape ``(B, X)``, the categorical tail as logits.
+        """
+        return self.features.leave(self.decoder(z))
+
+    def forward(
+        self,
+        batch: Any,
+        gumbel_t: float | Tensor = 1.0,
+        *,
+        commitment_weight: float | Tensor | None = None,
+        quantize: bool = True,
+    ) -> RqVaeOutput:
+        """Reconstruct a batch and measure the loss.
+
+        Args:
+            batch: Inputs of shape ``(B, X)``, or an object that has them as ``x``.
+            gumbel_t: Temperature of ``GUMBEL_SOFTMAX`` levels, > 0.
+            commitment_weight: beta of this call; the model's own when None.
+            quantize: False trains the plain autoencoder, to warm it up before k-means.
+
+        Returns:
+            Loss and what it is made of.
+        """
+        x: Tensor = getattr(batch, "x", batch)
+        if x.ndim != 2 or x.shape[1] != self.input_dim:
+            raise ValueError(
+                f"x must have shape (B, {self.input_dim}), got {tuple(x.shape)}; "
+                f"set train.vae_input_dim={x.shape[-1]}"
+            )
+        z = self.encode(x)  # (B, D)
+        if not quantize:
+            return self._warm_up_loss(x, z)
+        if not self.residual_quantizer.is_ready:
+            self._initialize_from_batch(x)
+        quantized = self.residual_quantizer(z, gumbel_t)
+        x_hat = self.decode(quantized.embeddings)
+        beta = self.commitment_weight if commitment_weight is None else commitment_weight
+        return self.compute_loss(x, x_hat, quantized, commitment_weight=beta)
+
+    def compute_loss(
+        self,
+        x: Tensor,
+        x_hat: Tensor,
+        quantized: Quantized,
+        *,
+        commitment_weight: float | Tensor,
+    ) -> RqVaeOutput:
+        """Measure the loss of a batch; override it to train on another.
+
+        Args:
+            x: Inputs, shape ``(B, X)``.
+            x_hat: Reconstructions, shape ``(B, X)``.
+            quantized: Latents and codes.
+            commitment_weight: beta.
+
+        Returns:
+            Loss and what it is made of.
+        """
+        losses = self.losses
+        per_item = self.reconstruction_losses(x, x_hat)  # (B,)
+        recon = per_item.mean()
+        terms = []
+        for level, residual, code, output in zip(
+            self.residual_quantizer.levels,
+            quantized.residuals,
+            quantized.codes,
+            quantized.outputs,
+            strict=True,
+        ):
+            codebook, commitment = quantization_losses(residual, code, output)
+            term = commitment_weight * commitment
+            if not level.uses_ema:
+                term = term + losses.codebook_weight * codebook
+            terms.append(term)
+        quant = torch.stack(terms)  # (L,)
+        quant = quant.sum() if losses.level_reduction == "sum" else quant.mean()
+        with torch.no_grad():
+            self.residual_quantizer.note_errors(per_item, quantized.residuals)
+            norms = torch.stack([code.norm(dim=-1) for code in quantized.codes], dim=-1)  # (B, L)
+            unique = distinct_share(quantized.sem_ids)
+        return RqVaeOutput(
+            loss=losses.recon_weight * recon + losses.quant_loss_weight * quant,
+            reconstruction_loss=recon,
+            rqvae_loss=quant,
+            embs_norm=norms,
+            p_unique_ids=unique,
+        )
+
+    @torch.no_grad()
+    def initialize_codebooks(
+        self,
+        x: Tensor,
+        *,
+        num_iters: int = 50,
+        max_samples: int = 100_000,
+        seed: int = 0,
+    ) -> None:
+        """Set all codebooks by k-means, level by level on the residuals.
+
+        Args:
+            x: Inputs of the whole catalogue, shape ``(N, X)``, N >= 1.
+            num_iters: Most k-means iterations a level.
+            max_samples: Use at most this many items, drawn with ``seed``.
+            seed: Of the draw and of k-means; the same seed gives the same codebooks.
+        """
+        if len(x) > max_samples:
+            generator = torch.Generator().manual_seed(seed)
+            rows = torch.randperm(len(x), generator=generator)[:max_samples].sort().values
+            x = x[rows.to(x.device)]
+        device = self.residual_quantizer.initialized.device
+        was_training = self.training
+        self.eval()
+        latents = [self.encode(rows.to(device)).float() for rows in x.split(_ENCODE_ROWS)]
+        self.train(was_training)
+        self.residual_quantizer.initialize(torch.cat(latents), num_iters=num_iters, seed=seed)
+
+    @torch.no_grad()
+    def update_codebooks(self) -> None:
+        """Move EMA codebooks and re-seed dead codes; call it after every optimiser step.
+
+        Works on what the training calls since the last time saw, on all processes together.
+        Does nothing where neither EMA nor ``dead_code_steps`` is in use.
+        """
+        self.residual_quantizer.update()
+
+    @torch.no_grad()
+    def get_semantic_ids(self, x: Any) -> Tensor:
+        """Choose the nearest code of every level.
+
+        Args:
+            x: Inputs of shape ``(B, X)``, or an object that has them as ``x``.
+
+        Returns:
+            Shape ``(B, L)``, int64. The same in training and evaluation mode, dropout and
+            batch norm apart.
+        """
+        x = getattr(x, "x", x)
+        with torch.autocast(device_type=x.device.type, enabled=False):
+            return self.residual_quantizer.assign(self.encode(x.float()))
+
+    @torch.no_grad()
+    def get_codebook(self) -> list[Tensor]:
+        """Read the codes of all levels, as they are used.
+
+        Returns:
+            L tensors of shape ``(K, D)``.
+        """
+        return [level.codes().detach().clone() for level in self.residual_quantizer.levels]
+
+    @torch.no_grad()
+    def get_codebook_entry(self, ids: Tensor) -> Tensor:
+        """Sum the codes of semantic ids.
+
+        Args:
+            ids: Shape ``(B, L)``, integers.
+
+        Returns:
+            Quantised latents, shape ``(B, D)``; :meth:`decode` maps them to inputs.
+        """
+        return self.residual_quantizer.embed(ids)
+
+    @property
+    def distance(self) -> str:
+        """What "nearest" means to this tokenizer: ``l2`` or ``cosine``."""
+        return self.quantizer.distance
+
+    def reconstruction_losses(self, x: Tensor, x_hat: Tensor) -> Tensor:
+        """Compare reconstructions with their inputs.
+
+        Args:
+            x: Shape ``(B, X)``.
+            x_hat: From :meth:`decode`, shape ``(B, X)``.
+
+        Returns:
+            Loss of each item, shape ``(B,)``, float32.
+        """
+        target = self.features.target(x)
+        return reconstruction_losses(
+            x_hat, target, num_categorical=self.n_cat_features, settings=self.losses
+        )
+
+    def _warm_up_loss(self, x: Tensor, z: Tensor) -> RqVaeOutput:
+        """Loss of the plain autoencoder."""
+        recon = self.reconstruction_losses(x, self.decode(z)).mean()
+        zero = torch.zeros_like(recon)
+        norms = torch.zeros(len(x), self.n_layers, device=x.device)
+        return RqVaeOutput(self.losses.recon_weight * recon, recon, zero, norms, zero)
+
+    def _initialize_from_batch(self, x: Tensor) -> None:
+        """Fall back to k-means on a batch, as many public implementations do."""
+        if not self.training or (dist.is_available() and dist.is_initialized()):
+            raise ConfigError(
+                "codebooks must be initialised before use, got codebook_kmeans_init=True and no "
+                "k-means yet; call initialize_codebooks(catalogue) first"
+            )
+        warnings.warn(
+            f"k-means runs on one batch of {len(x)} items; call initialize_codebooks with the "
+            "whole catalogue for better codes",
+            stacklevel=3,
+        )
+        self.initialize_codebooks(x)
+
+
+def _per_level(name: str, value: Any, n_layers: int) -> list[Any]:
+    """Spread a setting over the levels."""
+    if isinstance(value, Sequence):
+        if len(value) != n_layers:
+            raise ConfigError(
+                f"{name} must be one value or one a level, {n_layers}, got {len(value)}; "
+                "give as many as n_layers"
+            )
+        return list(value)
+    return [value] * n_layers

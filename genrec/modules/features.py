@@ -1,0 +1,95 @@
+"""How embeddings enter an encoder and leave a decoder.
+
+Shape legend: B = batch, X = features, C = categorical ones, at the end.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from genrec.errors import ConfigError
+
+__all__ = ["FeatureSettings", "Features"]
+
+
+@dataclass(frozen=True)
+class FeatureSettings:
+    """How inputs enter the encoder and leave the decoder; concerns the dense features only.
+
+    Attributes:
+        scale: Inputs are multiplied by it on the way in, reconstructions divided by it on the
+            way out, > 0. Brings features to size 1, which activations and learning rates
+            expect: the square root of the width for embeddings of unit length.
+        normalize_input: Scale inputs to unit length; these are then what is reconstructed.
+        normalize_output: Scale reconstructions to unit length.
+    """
+
+    scale: float = 1.0
+    normalize_input: bool = False
+    normalize_output: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 < self.scale < float("inf"):
+            raise ConfigError(f"scale must be > 0 and finite, got {self.scale}; use 1.0 for none")
+
+
+class Features:
+    """Scales the dense features of a batch; the categorical ones at the end pass unchanged.
+
+    Args:
+        num_categorical: C, >= 0.
+        settings: What to do.
+    """
+
+    def __init__(self, num_categorical: int, settings: FeatureSettings) -> None:
+        self.num_categorical = num_categorical
+        self.settings = settings
+
+    def target(self, x: Tensor) -> Tensor:
+        """Compute what a reconstruction is compared with.
+
+        Args:
+            x: Shape ``(B, X)``.
+
+        Returns:
+            Shape ``(B, X)``.
+        """
+        return self._apply(x, unit=self.settings.normalize_input)
+
+    def enter(self, x: Tensor) -> Tensor:
+        """Prepare inputs for the encoder.
+
+        Args:
+            x: Shape ``(B, X)``.
+
+        Returns:
+            Shape ``(B, X)``.
+        """
+        return self._apply(x, unit=self.settings.normalize_input, scale=self.settings.scale)
+
+    def leave(self, y: Tensor) -> Tensor:
+        """Turn the decoder's output into a reconstruction.
+
+        Args:
+            y: Shape ``(B, X)``.
+
+        Returns:
+            Shape ``(B, X)``.
+        """
+        unit = self.settings.normalize_output
+        return self._apply(y, unit=unit, scale=1.0 if unit else 1 / self.settings.scale)
+
+    def _apply(self, x: Tensor, *, unit: bool, scale: float = 1.0) -> Tensor:
+        if not unit and scale == 1.0:
+            return x
+        dense = x[:, : x.shape[1] - self.num_categorical]
+        scaled = F.normalize(dense, dim=-1) if unit else dense
+        if scale != 1.0:
+            scaled = scaled * scale
+        if self.num_categorical == 0:
+            return scaled
+        return torch.cat([scaled, x[:, dense.shape[1] :]], dim=1)

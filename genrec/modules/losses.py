@@ -1,0 +1,101 @@
+"""Losses of the RQ-VAE, each averaged over the batch.
+
+Shape legend: B = batch, X = features, C = categorical features, D = latent width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from genrec.errors import ConfigError
+
+__all__ = ["LossSettings", "quantization_losses", "reconstruction_losses"]
+
+
+@dataclass(frozen=True)
+class LossSettings:
+    """How the terms of the RQ-VAE's loss are measured and weighed.
+
+    Attributes:
+        recon_weight: Weight of the reconstruction, >= 0.
+        quant_loss_weight: Weight of all quantisation terms together, >= 0.
+        codebook_weight: Weight of the codebook term beside the commitment term, >= 0.
+        recon_kind: ``l2`` or ``l1``.
+        recon_reduction: ``sum`` or ``mean`` over features.
+        level_reduction: ``sum`` or ``mean`` over levels.
+    """
+
+    recon_weight: float = 1.0
+    quant_loss_weight: float = 1.0
+    codebook_weight: float = 1.0
+    recon_kind: str = "l2"
+    recon_reduction: str = "sum"
+    level_reduction: str = "sum"
+
+    def __post_init__(self) -> None:
+        for name in ("recon_weight", "quant_loss_weight", "codebook_weight"):
+            if not getattr(self, name) >= 0:
+                raise ConfigError(f"{name} must be >= 0, got {getattr(self, name)}; try 1.0")
+        for name, allowed in (
+            ("recon_kind", ("l2", "l1")),
+            ("recon_reduction", ("sum", "mean")),
+            ("level_reduction", ("sum", "mean")),
+        ):
+            if getattr(self, name) not in allowed:
+                raise ConfigError(
+                    f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}; "
+                    f"use {allowed[0]!r}"
+                )
+
+
+def reconstruction_losses(
+    x_hat: Tensor, x: Tensor, *, num_categorical: int, settings: LossSettings
+) -> Tensor:
+    """Compare reconstructions with their targets.
+
+    Args:
+        x_hat: Reconstructions, shape ``(B, X)``; the last C features are logits.
+        x: Targets, shape ``(B, X)``; the last C features lie in ``[0, 1]``.
+        num_categorical: C, features compared by binary cross-entropy, 0 for none.
+        settings: ``recon_kind`` of the other features, and ``recon_reduction`` of both. With the
+            mean, embeddings of unit norm have a loss of ``1 / X`` beside commitment terms of
+            order 1, and collapse.
+
+    Returns:
+        Loss of each item, shape ``(B,)``, float32.
+    """
+    x_hat, x = x_hat.float(), x.float()
+    num_dense = x.shape[-1] - num_categorical
+    difference = x_hat[:, :num_dense] - x[:, :num_dense]  # (B, X - C)
+    error = difference.abs() if settings.recon_kind == "l1" else difference.square()
+    loss = _over_features(error, settings)
+    if num_categorical:
+        entropy = F.binary_cross_entropy_with_logits(
+            x_hat[:, num_dense:], x[:, num_dense:], reduction="none"
+        )  # (B, C)
+        loss = loss + _over_features(entropy, settings)
+    return loss
+
+
+def _over_features(error: Tensor, settings: LossSettings) -> Tensor:
+    return error.sum(dim=-1) if settings.recon_reduction == "sum" else error.mean(dim=-1)
+
+
+def quantization_losses(residual: Tensor, code: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute the two distances between the residual and the code of one level.
+
+    Args:
+        residual: What the level quantises, shape ``(B, D)``; carries the encoder's gradient.
+        code: The code picked, shape ``(B, D)``; carries this codebook's gradient only.
+        output: What was subtracted, shape ``(B, D)``; equal to ``code`` but for soft choices.
+
+    Returns:
+        ``(codebook, commitment)``, scalars: the first pulls the code to the residual and reaches
+        the codebook only, the second pulls the residual to the code and reaches the encoder only.
+    """
+    codebook = (residual.detach() - code).square().sum(dim=-1).mean()
+    commitment = (residual - output.detach()).square().sum(dim=-1).mean()
+    return codebook, commitment

@@ -1,0 +1,226 @@
+"""Residual quantisation: L codebooks, each of which quantises what the ones before left over.
+
+Shape legend: B = batch, N = items, D = latent width, L = code levels, K = codes of a level.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from genrec.modules.quantize.modes import QuantizeForwardMode
+from genrec.modules.quantize.vector_quantizer import QuantizerSettings, VectorQuantizer
+
+__all__ = ["Quantized", "ResidualQuantizer", "distinct_share"]
+
+_ODD = 0x1E3779B97F4A7C15
+
+
+class Quantized(NamedTuple):
+    """A batch of latents and their codes.
+
+    Attributes:
+        embeddings: Sum of what the levels passed on; the decoder's input, shape ``(B, D)``.
+        residuals: What each level quantised, L tensors of shape ``(B, D)``.
+        codes: The code of each level, L tensors of shape ``(B, D)``.
+        outputs: What each level passed on; equal to the code but for soft choices.
+        sem_ids: Codes as ids, shape ``(B, L)``, int64.
+    """
+
+    embeddings: Tensor
+    residuals: list[Tensor]
+    codes: list[Tensor]
+    outputs: list[Tensor]
+    sem_ids: Tensor
+
+
+class ResidualQuantizer(nn.Module):
+    """Writes a latent as a sum of codes, one a level.
+
+    Level d picks the code ``e_d`` nearest to ``r_d`` and hands down ``r_{d+1} = r_d - e_d``,
+    subtracted as a constant: commitment terms of all levels reach the encoder, and none reaches
+    a codebook. The reconstruction's gradient takes a second path, where each level subtracts
+    its estimator's output with the gradient, so that with straight-through levels the encoder
+    receives it once and not once a level.
+
+    Args:
+        sizes: K of each level.
+        dim: D.
+        modes: Gradient through the choice of a code, of each level.
+        kmeans_init: Whether :meth:`initialize` has to run before the codes mean anything.
+        normalize_first: Scale the first level's codes to unit length. Deeper levels hold
+            residuals, whose length means something.
+        sim_vq: Learn one linear map of each fixed codebook instead of its codes.
+        settings: How codes are picked and kept alive.
+
+    Attributes:
+        initialized: Buffer, whether the codebooks hold more than random numbers.
+    """
+
+    initialized: Tensor
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        dim: int,
+        *,
+        modes: Sequence[QuantizeForwardMode],
+        kmeans_init: bool,
+        normalize_first: bool,
+        sim_vq: bool,
+        settings: QuantizerSettings,
+    ) -> None:
+        super().__init__()
+        self.levels: Sequence[VectorQuantizer] = nn.ModuleList(  # type: ignore[assignment]
+            VectorQuantizer(
+                size,
+                dim,
+                mode=mode,
+                normalize=normalize_first and index == 0,
+                sim_vq=sim_vq,
+                settings=settings,
+            )
+            for index, (size, mode) in enumerate(zip(sizes, modes, strict=True))
+        )
+        self.register_buffer("initialized", torch.tensor(not kmeans_init))
+        self.reseeds = settings.dead_code_steps > 0
+        self._ready: bool | None = None  # the buffer as the host knows it; None: not read yet
+        self._worst: list[Tensor] | None = None
+        self.register_load_state_dict_post_hook(_forget_ready)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the codebooks are initialised; reads the device only after loading."""
+        if self._ready is None:
+            self._ready = bool(self.initialized)
+        return self._ready
+
+    def forward(self, z: Tensor, temperature: float | Tensor) -> Quantized:
+        """Choose codes for a batch, level by level.
+
+        Args:
+            z: Latents, shape ``(B, D)``.
+            temperature: Of ``GUMBEL_SOFTMAX`` levels in training, > 0.
+
+        Returns:
+            Codes, ids and the sum that the decoder receives.
+        """
+        residuals, codes, outputs, ids = [], [], [], []
+        # Half precision cannot tell near codes apart.
+        with torch.autocast(device_type=z.device.type, enabled=False):
+            residual = carrier = z.float()  # (B, D)
+            for level in self.levels:
+                found = level(residual, carrier, temperature)
+                residuals.append(residual)
+                codes.append(found.code)
+                outputs.append(found.output)
+                ids.append(found.ids)
+                residual = residual - found.output.detach()
+                carrier = carrier - found.output
+            total = torch.stack(outputs).sum(dim=0)  # (B, D)
+        return Quantized(total, residuals, codes, outputs, torch.stack(ids, dim=-1))
+
+    @torch.no_grad()
+    def assign(self, z: Tensor) -> Tensor:
+        """Choose the nearest code of every level.
+
+        Args:
+            z: Latents, shape ``(B, D)``, float32.
+
+        Returns:
+            Shape ``(B, L)``, int64.
+        """
+        ids, residual = [], z
+        for level in self.levels:
+            codes = level.codes()
+            chosen = level.assign(residual, codes)
+            residual = residual - codes[chosen]
+            ids.append(chosen)
+        return torch.stack(ids, dim=-1)
+
+    @torch.no_grad()
+    def embed(self, ids: Tensor) -> Tensor:
+        """Sum the codes of semantic ids.
+
+        Args:
+            ids: Shape ``(B, L)``, integers.
+
+        Returns:
+            Shape ``(B, D)``.
+        """
+        parts = [level.codes()[ids[:, index]] for index, level in enumerate(self.levels)]
+        return torch.stack(parts).sum(dim=0)
+
+    @torch.no_grad()
+    def initialize(self, z: Tensor, *, num_iters: int, seed: int) -> None:
+        """Set all codebooks by k-means, level by level on the residuals.
+
+        Args:
+            z: Latents, shape ``(N, D)``, N >= 1.
+            num_iters: Most k-means iterations a level.
+            seed: The same seed gives the same codebooks.
+        """
+        residual = z.float()
+        for index, level in enumerate(self.levels):
+            ids = level.initialize(residual, num_iters=num_iters, seed=seed + index)
+            residual = residual - level.codes()[ids]
+        self.initialized.fill_(True)
+        self._ready = True
+
+    @torch.no_grad()
+    def note_errors(self, errors: Tensor, residuals: Sequence[Tensor]) -> None:
+        """Remember a batch's residuals, worst item first, as seeds for dead codes.
+
+        Args:
+            errors: Reconstruction error of each item, shape ``(B,)``.
+            residuals: What each level quantised, L tensors of shape ``(B, D)``.
+        """
+        if self.training and self.reseeds:
+            order = errors.detach().argsort(descending=True)  # (B,)
+            self._worst = [residual.detach()[order] for residual in residuals]
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Move EMA codebooks and re-seed dead codes, from all batches since the last call.
+
+        All processes do the same: usage is summed over them, seeds are the first one's.
+        """
+        for index, level in enumerate(self.levels):
+            taken = level.take_statistics()
+            if taken is None:
+                continue
+            counts, sums = taken
+            candidates = self._worst[index] if self._worst is not None else None
+            if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+                dist.all_reduce(counts)
+                dist.all_reduce(sums)
+                if candidates is not None:
+                    candidates = candidates.contiguous()
+                    dist.broadcast(candidates, src=0)
+            level.update(counts, sums, candidates)
+        self._worst = None
+
+
+def _forget_ready(module: nn.Module, incompatible_keys: object) -> None:
+    module._ready = None  # type: ignore[assignment]
+
+
+@torch.no_grad()
+def distinct_share(ids: Tensor) -> Tensor:
+    """Count distinct semantic ids as a share of all, without waiting for the device.
+
+    Args:
+        ids: Shape ``(B, L)``, integers, B >= 1.
+
+    Returns:
+        Scalar in ``(0, 1]``, float32.
+    """
+    keys = torch.zeros(len(ids), dtype=torch.int64, device=ids.device)  # (B,)
+    for column in ids.unbind(dim=1):
+        keys = keys * _ODD + column  # a hash modulo 2**64: no limit on levels and codes
+    keys = keys.sort().values
+    return ((keys[1:] != keys[:-1]).sum() + 1) / len(ids)
