@@ -263,11 +263,8 @@ class _State:
         result.history.append((result.step, metrics))
         moved = []
         for index, rule in enumerate(self.best):
-            if rule.metric not in metrics:
-                raise ConfigError(
-                    f"the metric that chooses {rule.name!r} must be evaluated, got "
-                    f"{rule.metric!r}; one of {', '.join(sorted(metrics))}"
-                )
+            if rule.metric not in metrics:  # a partial evaluation chooses nothing
+                continue
             known = result.best.get(rule.name)
             if rule.improves(metrics[rule.metric], known[1] if known else None):
                 result.best[rule.name] = (result.step, metrics[rule.metric])

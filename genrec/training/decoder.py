@@ -1,0 +1,694 @@
+"""Stage two: trains the retrieval model on the IDs of a frozen tokenizer. The gin root ``train``.
+
+:func:`train` takes the flat names of configuration files, gathers them into a few settings and
+calls :func:`train_retrieval`, which knows no gin and can be called in the same way.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import gin
+import torch
+from torch import Tensor, nn
+
+from genrec.atomic import read_json
+from genrec.config import operative_config
+from genrec.data.batching import TokenTable, TrainingBatches
+from genrec.data.prepared import PreparedDataset
+from genrec.data.processed import RecDataset, load_or_prepare
+from genrec.data.schemas import TokenizedBatch
+from genrec.data.sequence_dataset import SeqData
+from genrec.decoding.trie import PrefixIndex
+from genrec.errors import ArtifactError, ConfigError, MissingPathError
+from genrec.evaluation.evaluator import DEFAULT_KS, Evaluator
+from genrec.models.retrieval import EncoderDecoderRetrievalModel
+from genrec.tokenizer.semantic_id import ARTIFACT_NAME, SemanticIdTokenizer
+from genrec.training.loop import BestRule, FitResult, fit
+from genrec.training.optimizer import build_optimizer, build_schedule
+from genrec.training.retrieval_eval import (
+    EvaluationSettings,
+    Retrieval,
+    base_groups,
+    compare,
+    format_table,
+    write_metrics,
+)
+from genrec.training.session import (
+    Session,
+    SessionSettings,
+    on_main_first,
+    run_path,
+    start_session,
+    write_meta,
+)
+
+__all__ = ["RetrievalTraining", "train", "train_retrieval"]
+
+
+@dataclass(frozen=True)
+class RetrievalTraining:
+    """Settings of stage-two training; see :func:`train` for what each means."""
+
+    iterations: int | None = None
+    epochs: float | None = None
+    batch_size: int = 256
+    split_batches: bool = True
+    mode: str = "bucketed"
+    one_per_user: bool = False
+    accumulate: int = 1
+    optimizer: str = "adamw"
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.98)
+    schedule: str = "inverse_sqrt"
+    schedule_floor: float = 0.0
+    warmup_steps: int = 1000
+    max_grad_norm: float | None = 1.0
+    label_smoothing: float = 0.0
+    level_weights: tuple[float, ...] | None = None
+    partial_eval_every: int = 0
+    full_eval_every: int = 0
+    partial_eval_users: int = 1000
+    patience: int | None = None
+    save_every: int = 0
+    log_every: int = 50
+    seed: int = 0
+    compile: bool = False
+    evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
+
+
+def train_retrieval(
+    session: Session,
+    model: EncoderDecoderRetrievalModel,
+    tokenizer: SemanticIdTokenizer,
+    data: PreparedDataset,
+    settings: RetrievalTraining,
+) -> FitResult:
+    """Train a retrieval model and leave its checkpoints in the session's run folder.
+
+    Args:
+        session: Processes, folder and tracking.
+        model: To be trained, on any device.
+        tokenizer: The ID table of the data set's items.
+        data: The data set.
+        settings: How to train.
+
+    Returns:
+        The result; the run's pointer ``best`` names the step with the best validation
+        Recall@10 (or the length next to 10 that is evaluated).
+
+    Raises:
+        ArtifactError: If the IDs are those of other items.
+        ConfigError: If a setting is out of range.
+        TrainingError: If the loss is not finite.
+    """
+    tokenizer.check_items(data.items_fingerprint)
+    accelerator = session.accelerator
+    world = accelerator.num_processes
+    per_process = settings.batch_size // world if settings.split_batches else settings.batch_size
+    examples = SeqData(data, "train", max_history=settings.evaluation.max_history)
+    table = TokenTable.build(
+        examples, tokenizer.ids, num_users=model.layout.num_users, device=accelerator.device
+    )
+    loader = TrainingBatches(
+        examples,
+        table,
+        batch_size=per_process,
+        mode=settings.mode,
+        seed=settings.seed,
+        one_per_user=settings.one_per_user,
+        rank=accelerator.process_index,
+        world_size=world,
+    )
+    num_steps = _num_steps(settings, len(loader))
+    model_config = model.saved_config()
+    layout = model.layout
+    compiled: nn.Module = torch.compile(model) if settings.compile else model  # type: ignore[assignment]
+    optimizer = build_optimizer(
+        settings.optimizer,
+        model.to(accelerator.device).parameters(),
+        learning_rate=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        betas=settings.betas,
+    )
+    prepared, optimizer = accelerator.prepare(compiled, optimizer)
+    schedule = build_schedule(
+        settings.schedule,
+        getattr(optimizer, "optimizer", optimizer),
+        warmup_steps=settings.warmup_steps,
+        num_steps=num_steps,
+        floor=settings.schedule_floor,
+    )
+    validator = _Validator(session, tokenizer, data, table, layout.num_users, settings, num_steps)
+
+    def loss_step(
+        module: nn.Module, batch: TokenizedBatch, step: int
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
+        out = module(
+            batch,
+            label_smoothing=settings.label_smoothing,
+            level_weights=settings.level_weights,
+        )
+        levels = {f"loss_level_{i + 1}": x for i, x in enumerate(out.level_losses.unbind())}
+        return out.loss, {"loss": out.loss, **levels}
+
+    return fit(
+        accelerator=accelerator,
+        model=prepared,
+        optimizer=optimizer,
+        schedule=schedule,
+        train_loader=loader,
+        loss_step=loss_step,
+        num_steps=num_steps,
+        run_dir=session.run_dir,
+        model_config=model_config,
+        evaluate=validator,
+        eval_every=math.gcd(settings.partial_eval_every, settings.full_eval_every),
+        save_every=settings.save_every,
+        log_every=settings.log_every,
+        max_grad_norm=settings.max_grad_norm,
+        accumulate=settings.accumulate,
+        seed=settings.seed,
+        best=(BestRule("best", f"valid/{validator.chooser}"),),
+        patience=settings.patience,
+        resume=session.resume_step,
+        tracker=session.tracker,
+        label="stage two",
+    )
+
+
+class _Validator:
+    """Evaluates on validation users: some of them often, all of them when it is time."""
+
+    def __init__(
+        self,
+        session: Session,
+        tokenizer: SemanticIdTokenizer,
+        data: PreparedDataset,
+        table: TokenTable,
+        num_users: int,
+        settings: RetrievalTraining,
+        num_steps: int,
+    ) -> None:
+        self.session, self.settings, self.num_steps = session, settings, num_steps
+        self.tokenizer, self.data, self.table = tokenizer, data, table
+        device = session.accelerator.device
+        self.index = PrefixIndex.from_ids(tokenizer.ids, tokenizer.level_sizes, device=device)
+        examples = SeqData(data, "valid", max_history=settings.evaluation.max_history)
+        if len(examples) == 0:
+            raise ConfigError(
+                "validation needs users with at least 3 interactions, got none; use more data or "
+                "another split rule"
+            )
+        groups = base_groups(tokenizer)
+        self.full, self.partial = (
+            Evaluator(
+                examples,
+                num_items=data.num_items,
+                groups=groups,
+                ks=settings.evaluation.ks,
+                accelerator=session.accelerator,
+                budget=settings.evaluation.budget,
+                max_rows=settings.evaluation.max_rows,
+                limit=limit,
+            )
+            for limit in (None, settings.partial_eval_users)
+        )
+        self.chooser = f"recall@{min(self.full.ks, key=lambda k: abs(k - 10))}"
+
+    def __call__(self, model: nn.Module, step: int) -> dict[str, float]:
+        assert isinstance(model, EncoderDecoderRetrievalModel)
+        every = self.settings.full_eval_every
+        whole = step == self.num_steps or bool(every and step % every == 0)
+        evaluator, label = (self.full, "valid") if whole else (self.partial, "valid_partial")
+        retrieval = Retrieval(
+            model, self.tokenizer, self.index, self.data, self.settings.evaluation
+        )
+        metrics = evaluator.run(retrieval.predictor(self.table, evaluator.num_results))
+        loss = self._loss(model)
+        shown = [self.chooser, self.chooser.replace("recall", "ndcg")]
+        self.session.say(
+            f"step {step:,}: {label} loss {loss:.4f}, "
+            + ", ".join(f"{name} {metrics[name]:.4f}" for name in shown)
+            + f" ({int(metrics['users']):,} users, {metrics['users_per_s']:,.0f} users/s)"
+        )
+        return {f"{label}/{k}": v for k, v in metrics.items()} | {"valid/loss": loss}
+
+    def _loss(self, model: EncoderDecoderRetrievalModel) -> float:
+        """Compute the mean loss over the partial set, on every process alike."""
+        total = torch.zeros(2, dtype=torch.float64, device=self.session.accelerator.device)
+        for rows, batch in self.partial.batches:
+            loss = model(self.table.tokenize(batch)).loss
+            total += torch.stack([loss.double() * len(rows), loss.new_tensor(len(rows)).double()])
+        total = self.session.accelerator.reduce(total, reduction="sum")
+        return float(total[0] / total[1])
+
+
+@gin.configurable
+def train(
+    # How long and how.
+    iterations: int | None = None,
+    epochs: float | None = None,
+    batch_size: int = 256,
+    learning_rate: float = 1e-3,
+    weight_decay: float = 0.01,
+    gradient_accumulate_every: int = 1,
+    max_grad_norm: float | None = 1.0,
+    optimizer: str = "adamw",
+    adam_betas: Sequence[float] = (0.9, 0.98),
+    schedule: str = "inverse_sqrt",
+    schedule_floor: float = 0.0,
+    warmup_steps: int = 1000,
+    label_smoothing: float = 0.0,
+    level_weights: Sequence[float] | None = None,
+    train_mode: str = "bucketed",
+    train_data_subsample: bool = False,
+    split_batches: bool = True,
+    amp: bool = False,
+    mixed_precision_type: str = "bf16",
+    compile_model: bool = False,
+    seed: int = 0,
+    # Data.
+    dataset: RecDataset | str | None = None,
+    dataset_folder: str | None = None,
+    dataset_split: str | None = None,
+    encoder_model_name: str | None = None,
+    force_dataset_process: bool = False,
+    processed_dir: str | None = None,
+    # The run.
+    save_dir_root: str = "runs/decoder",
+    pretrained_rqvae_path: str | None = None,
+    pretrained_decoder_path: str | None = None,
+    save_model_every: int = 0,
+    log_every: int = 50,
+    wandb_logging: bool = False,
+    trackers: Sequence[str] = (),
+    resume: bool = False,
+    overwrite: bool = False,
+    # Evaluation.
+    do_eval: bool = True,
+    partial_eval_every: int = 0,
+    full_eval_every: int = 0,
+    partial_eval_users: int = 1000,
+    top_k_eval_list: Sequence[int] = DEFAULT_KS,
+    num_beams: int = 30,
+    exclude_history: bool = False,
+    patience: int | None = None,
+    test_at_end: bool = True,
+    # The model.
+    decoder_embed_dim: int = 128,
+    attn_embed_dim: int = 384,
+    attn_heads: int = 6,
+    attn_layers: int | Sequence[int] = 8,
+    ff_dim: int = 1024,
+    dropout_p: float = 0.1,
+    num_user_embeddings: int = 0,
+    max_seq_len: int = 20,
+    add_disambiguation: bool = True,
+    item_separator: bool = False,
+    encoder_mask: str = "full",
+    full_vocabulary: bool = False,
+    # Stage one's names: checked against the tokenizer where it knows them, else without effect.
+    vae_input_dim: int | None = None,
+    vae_embed_dim: int | None = None,
+    vae_hidden_dims: Sequence[int] | None = None,
+    vae_codebook_size: int | Sequence[int] | None = None,
+    vae_codebook_normalize: bool | None = None,
+    vae_codebook_mode: Any = None,
+    vae_codebook_last_layer_mode: Any = None,
+    vae_sim_vq: bool | None = None,
+    vae_n_layers: int | None = None,
+    vae_n_cat_feats: int | None = None,
+    commitment_weight: float | None = None,
+    use_kmeans_init: bool | None = None,
+    eval_every: int | None = None,
+) -> None:
+    """Train the retrieval model of a data set.
+
+    Args:
+        iterations: Optimiser steps; this or ``epochs``.
+        epochs: Passes over the training examples.
+        batch_size: Examples a step (windows of whole sequences when packed), over all processes
+            with ``split_batches``, else on each.
+        learning_rate: Peak rate.
+        weight_decay: On matrices.
+        gradient_accumulate_every: Batches a step.
+        max_grad_norm: Clip the global gradient norm here; None for no clipping.
+        optimizer: ``adamw``, ``adam``, ``sgd``, ``adagrad`` or ``rmsprop``.
+        adam_betas: Of Adam and AdamW.
+        schedule: ``inverse_sqrt``, ``cosine``, ``linear``, ``one_cycle`` or ``constant``.
+        schedule_floor: Share of the peak rate at the end.
+        warmup_steps: Steps of linear warm-up.
+        label_smoothing: Share of probability spread over all codes.
+        level_weights: Weight of each level's loss, all equal when None.
+        train_mode: ``bucketed``: examples of like length together. ``packed``: one pass trains
+            every target of a sequence, with ``encoder_mask='item_causal'``. ``padded``: plain.
+        train_data_subsample: One random example of each user an epoch instead of all.
+        split_batches: Whether ``batch_size`` is shared out over processes.
+        amp: Mixed precision.
+        mixed_precision_type: ``bf16``, ``fp16`` or ``no``, with ``amp``.
+        compile_model: Use ``torch.compile``.
+        seed: Of everything random.
+        dataset: Kind of source; with ``dataset_folder``.
+        dataset_folder: The source's files or a prepared data set; None takes the data set that
+            stage one was trained on.
+        dataset_split: Part of the release; also a sub-folder of the run and of stage one's.
+        encoder_model_name: Text encoder of the prepared set; None takes stage one's.
+        force_dataset_process: Prepare again.
+        processed_dir: Where prepared sets are kept.
+        save_dir_root: Where the run goes.
+        pretrained_rqvae_path: Stage one's run, or an ID table.
+        pretrained_decoder_path: Start from the weights of this run.
+        save_model_every: Steps between checkpoints, besides those at evaluations.
+        log_every: Steps between lines of ``metrics.jsonl``.
+        wandb_logging: Also log to Weights & Biases.
+        trackers: Further trackers, of ``tensorboard`` and ``wandb``.
+        resume: Go on from the run's latest checkpoint.
+        overwrite: Replace an older run in the same folder.
+        do_eval: Evaluate at all; without it the last step is the result.
+        partial_eval_every: Steps between evaluations of some validation users.
+        full_eval_every: Steps between evaluations of all of them, which choose the best step.
+        partial_eval_users: How many ``some`` is.
+        top_k_eval_list: Lengths of the result list.
+        num_beams: Beams.
+        exclude_history: Never recommend items of the history.
+        patience: Full evaluations without improvement before stopping.
+        test_at_end: Evaluate the best step on the test split, once.
+        decoder_embed_dim: Model width.
+        attn_embed_dim: Width of all attention heads together.
+        attn_heads: Attention heads.
+        attn_layers: Layers of encoder and decoder together, or a pair.
+        ff_dim: Width of the feed-forward layers.
+        dropout_p: Dropout.
+        num_user_embeddings: Hashed user tokens, 0 for none.
+        max_seq_len: Newest items of a history that the model sees.
+        add_disambiguation: Generate the dedup digit of the IDs; without it, items that share
+            their other codes are returned together.
+        item_separator: A separator token after each history item.
+        encoder_mask: ``full`` or ``item_causal``.
+        full_vocabulary: Normalise probabilities over the whole vocabulary.
+        vae_input_dim: Without effect here.
+        vae_embed_dim: Without effect here.
+        vae_hidden_dims: Without effect here.
+        vae_codebook_size: Must equal the tokenizer's.
+        vae_codebook_normalize: Without effect here.
+        vae_codebook_mode: Without effect here.
+        vae_codebook_last_layer_mode: Without effect here.
+        vae_sim_vq: Without effect here.
+        vae_n_layers: Must equal the tokenizer's, the dedup digit not counted.
+        vae_n_cat_feats: Without effect here.
+        commitment_weight: Without effect here.
+        use_kmeans_init: Without effect here.
+        eval_every: The same as ``full_eval_every``.
+
+    Raises:
+        GenRecError: If a setting, a path or the data is not as it should be.
+    """
+    stage_one = _stage_one_path(pretrained_rqvae_path, dataset_split)
+    tokenizer = _load_tokenizer(stage_one, add_disambiguation)
+    _check_stage_one_names(tokenizer, vae_codebook_size, vae_n_layers)
+    _warn_without_effect(
+        {
+            "vae_input_dim": vae_input_dim,
+            "vae_embed_dim": vae_embed_dim,
+            "vae_hidden_dims": vae_hidden_dims,
+            "vae_codebook_normalize": vae_codebook_normalize,
+            "vae_codebook_mode": vae_codebook_mode,
+            "vae_codebook_last_layer_mode": vae_codebook_last_layer_mode,
+            "vae_sim_vq": vae_sim_vq,
+            "vae_n_cat_feats": vae_n_cat_feats,
+            "commitment_weight": commitment_weight,
+            "use_kmeans_init": use_kmeans_init,
+        }
+    )
+    evaluation = EvaluationSettings(
+        num_beams=num_beams,
+        ks=tuple(top_k_eval_list),
+        exclude_history=exclude_history,
+        max_history=max_seq_len,
+    )
+    settings = RetrievalTraining(
+        iterations=iterations,
+        epochs=epochs,
+        batch_size=batch_size,
+        split_batches=split_batches,
+        mode=train_mode,
+        one_per_user=train_data_subsample,
+        accumulate=gradient_accumulate_every,
+        optimizer=optimizer,
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        betas=(adam_betas[0], adam_betas[1]),
+        schedule=schedule,
+        schedule_floor=schedule_floor,
+        warmup_steps=warmup_steps,
+        max_grad_norm=max_grad_norm,
+        label_smoothing=label_smoothing,
+        level_weights=None if level_weights is None else tuple(level_weights),
+        partial_eval_every=partial_eval_every if do_eval else 0,
+        full_eval_every=(full_eval_every or eval_every or 0) if do_eval else 0,
+        partial_eval_users=partial_eval_users,
+        patience=patience,
+        save_every=save_model_every,
+        log_every=log_every,
+        seed=seed,
+        compile=compile_model,
+        evaluation=evaluation,
+    )
+    session = start_session(
+        SessionSettings(
+            path=run_path(save_dir_root, dataset_split),
+            seed=seed,
+            amp=amp,
+            mixed_precision_type=mixed_precision_type if amp else "no",
+            trackers=tuple(dict.fromkeys([*trackers, *(["wandb"] if wandb_logging else [])])),
+            resume=resume,
+            overwrite=overwrite,
+        ),
+        config_text=operative_config(),
+    )
+    data = on_main_first(
+        session.accelerator,
+        lambda: _open_data(
+            stage_one,
+            dataset,
+            dataset_folder,
+            dataset_split,
+            encoder_model_name,
+            force_dataset_process and session.accelerator.is_main_process,
+            processed_dir,
+        ),
+    )
+    tokenizer.check_items(data.items_fingerprint)
+    model = EncoderDecoderRetrievalModel(
+        decoder_embed_dim,
+        attn_embed_dim,
+        dropout_p,
+        attn_heads,
+        attn_layers if isinstance(attn_layers, int) else (attn_layers[0], attn_layers[1]),
+        num_embeddings=tokenizer.level_sizes,
+        sem_id_dim=tokenizer.num_levels,
+        ff_dim=ff_dim,
+        num_users=num_user_embeddings,
+        separator=item_separator,
+        encoder_mask=encoder_mask,
+        full_vocabulary=full_vocabulary,
+    )
+    if pretrained_decoder_path is not None:
+        _start_from(model, pretrained_decoder_path)
+    if session.accelerator.is_main_process:
+        tokenizer.save(session.run_dir.path / ARTIFACT_NAME)
+    write_meta(
+        session,
+        {
+            "stage": "retrieval",
+            "dataset": data.meta["name"],
+            "prepared": str(data.path.resolve()),
+            "data_fingerprint": data.fingerprint,
+            "items_fingerprint": data.items_fingerprint,
+            "ids_fingerprint": tokenizer.fingerprint,
+            "seed": seed,
+            "evaluation": asdict(evaluation),
+            "parameters": sum(p.numel() for p in model.parameters()),
+        },
+    )
+    session.say(
+        f"{data.meta['name']}: {data.num_users:,} users, {data.num_items:,} items; IDs of "
+        f"{tokenizer.num_levels} levels {tokenizer.level_sizes}; "
+        f"{sum(p.numel() for p in model.parameters()):,} parameters; run {session.run_dir.path}"
+    )
+    result = train_retrieval(session, model, tokenizer, data, settings)
+    _finish(session, result, tokenizer, data, settings, test=do_eval and test_at_end)
+
+
+def _finish(
+    session: Session,
+    result: FitResult,
+    tokenizer: SemanticIdTokenizer,
+    data: PreparedDataset,
+    settings: RetrievalTraining,
+    *,
+    test: bool,
+) -> None:
+    """Say what the run came to, and read the test split once."""
+    path = session.run_dir.path
+    if result.interrupted:
+        session.say(f"stopped at step {result.step:,}; go on with --resume")
+        session.tracker.close()
+        raise KeyboardInterrupt
+    session.say(f"trained {result.step:,} steps in {result.seconds:,.0f} s of this session")
+    for name, (step, value) in result.best.items():
+        session.say(f"{name}: step {step:,} with validation {value:.4f}")
+    write_meta(
+        session,
+        {
+            "steps": result.step,
+            "train_seconds": round(result.seconds, 1),
+            "best": {name: list(found) for name, found in result.best.items()},
+        },
+    )
+    if test:
+        device = session.accelerator.device
+        best = EncoderDecoderRetrievalModel.load_pretrained(path, device=device)
+        index = PrefixIndex.from_ids(tokenizer.ids, tokenizer.level_sizes, device=device)
+        retrieval = Retrieval(best, tokenizer, index, data, settings.evaluation)
+        results = compare(retrieval, "test", session.accelerator)
+        session.tracker.log(result.step, {f"test/{k}": v for k, v in results["model"].items()})
+        session.say(format_table(results, "test", settings.evaluation))
+        if session.accelerator.is_main_process:
+            write_metrics(path, "test", results, settings.evaluation)
+    session.say(f"run: {path}")
+    session.tracker.close()
+    session.accelerator.wait_for_everyone()
+
+
+def _num_steps(settings: RetrievalTraining, batches: int) -> int:
+    """Count the steps of the run."""
+    if (settings.iterations is None) == (settings.epochs is None):
+        raise ConfigError(
+            f"exactly one of iterations and epochs must be set, got {settings.iterations} and "
+            f"{settings.epochs}; set the other to None"
+        )
+    if settings.iterations is not None:
+        return settings.iterations
+    assert settings.epochs is not None
+    return max(1, round(settings.epochs * batches / settings.accumulate))
+
+
+def _stage_one_path(path: str | None, split: str | None) -> Path:
+    """Find stage one's run, below its split where there is one."""
+    if path is None:
+        raise ConfigError(
+            "pretrained_rqvae_path must be set, got none; train stage one with "
+            "scripts/train_rqvae.py and give its run folder"
+        )
+    for candidate in ([Path(path) / split] if split else []) + [Path(path)]:
+        if (candidate / ARTIFACT_NAME).is_dir() or (candidate / "ids.npy").is_file():
+            return candidate
+    if Path(path).suffix == ".json" and Path(path).is_file():
+        return Path(path)
+    where = Path(path) / split if split else Path(path)
+    raise MissingPathError(
+        f"pretrained_rqvae_path must be a stage-one run with {ARTIFACT_NAME}/, got {where}; train "
+        "one with `accelerate launch scripts/train_rqvae.py`, or write its IDs with `genrec "
+        "tokenize`"
+    )
+
+
+def _load_tokenizer(path: Path, add_disambiguation: bool) -> SemanticIdTokenizer:
+    """Open the ID table, without its dedup digit where that is not wanted."""
+    if path.suffix == ".json":
+        table = SemanticIdTokenizer.from_index_json(path)
+    else:
+        table = SemanticIdTokenizer.load(path)
+    if add_disambiguation or not table.has_dedup_digit:
+        return table
+    return SemanticIdTokenizer(
+        table.ids[:, :-1],
+        level_sizes=table.level_sizes[:-1],
+        item_keys=table.item_keys,
+        policy="none",
+    )
+
+
+def _check_stage_one_names(
+    tokenizer: SemanticIdTokenizer, codebook_size: int | Sequence[int] | None, n_layers: int | None
+) -> None:
+    """Refuse a codebook size or depth that is not the tokenizer's."""
+    sizes = tokenizer.level_sizes[:-1] if tokenizer.has_dedup_digit else tokenizer.level_sizes
+    if n_layers is not None and n_layers != len(sizes):
+        raise ArtifactError(
+            f"vae_n_layers must equal the tokenizer's {len(sizes)}, got {n_layers}; set "
+            f"train.vae_n_layers={len(sizes)}"
+        )
+    if codebook_size is not None:
+        wanted = (
+            (codebook_size,) * len(sizes)
+            if isinstance(codebook_size, int)
+            else tuple(codebook_size)
+        )
+        if wanted != sizes:
+            shown = sizes[0] if len(set(sizes)) == 1 else list(sizes)
+            raise ArtifactError(
+                f"codebook_size must equal the tokenizer's {shown}, got {codebook_size}; set "
+                f"train.vae_codebook_size={shown}"
+            )
+
+
+def _warn_without_effect(values: Mapping[str, Any]) -> None:
+    """Warn about settings that stage two only accepts."""
+    given = sorted(name for name, value in values.items() if value is not None)
+    if given:
+        warnings.warn(
+            f"settings without effect in stage two, which reads the tokenizer's table only: "
+            f"{', '.join(given)}",
+            stacklevel=3,
+        )
+
+
+def _open_data(
+    stage_one: Path,
+    dataset: RecDataset | str | None,
+    folder: str | None,
+    split: str | None,
+    encoder: str | None,
+    force: bool,
+    processed_dir: str | None,
+) -> PreparedDataset:
+    """Open the data set: the one named, or the one that stage one was trained on."""
+    run_meta = stage_one / "meta.json"
+    known = read_json(run_meta) if run_meta.is_file() else {}
+    if folder is None:
+        if "prepared" not in known:
+            raise ConfigError(
+                f"dataset_folder must be set, got none, and {stage_one} does not say on which data "
+                "it was trained; set train.dataset_folder"
+            )
+        return PreparedDataset.load(known["prepared"])
+    return load_or_prepare(
+        dataset or known.get("dataset_kind", "amazon"),
+        folder,
+        split=split,
+        encoder_model_name=encoder or known.get("encoder_model_name", "tfidf"),
+        force=force,
+        processed_dir=processed_dir,
+    )
+
+
+def _start_from(model: EncoderDecoderRetrievalModel, path: str | os.PathLike[str]) -> None:
+    """Copy the weights of another run of the same shape."""
+    source = EncoderDecoderRetrievalModel.load_pretrained(path)
+    try:
+        model.load_state_dict(source.state_dict())
+    except RuntimeError as error:
+        raise ArtifactError(
+            f"pretrained_decoder_path must hold a model of the same shape, got {path} with "
+            f"{str(error).splitlines()[-1].strip()}; use the settings of that run"
+        ) from error
