@@ -122,5 +122,5 @@ def shorten(text: str, limit: int = 100) -> str:
     """
     if len(text) <= limit:
         return text
-    head, blank, _ = text[: limit - 1].rpartition(" ")
+    head, blank, _ = text[:limit].rpartition(" ")
     return (head if blank and len(head) > limit // 2 else text[: limit - 1]) + "…"

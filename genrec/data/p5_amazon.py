@@ -22,15 +22,65 @@ import polars as pl
 
 from genrec.data.amazon_fields import AMAZON_TEMPLATE, item_fields
 from genrec.data.card import RejectedRows
+from genrec.data.item_dataset import ItemData, ItemPart
 from genrec.data.json_lines import read_objects
+from genrec.data.processed import RecDataset, load_or_prepare
 from genrec.data.tables import ITEM, USER, RawTables
 from genrec.errors import DataError, MissingPathError, did_you_mean
 
-__all__ = ["P5_FILES", "P5_SPLITS", "find_p5_folder", "read_p5"]
+__all__ = [
+    "P5_FILES",
+    "P5_SPLITS",
+    "P5AmazonItemDataset",
+    "find_p5_folder",
+    "read_p5",
+]
 
 P5_SPLITS = ("beauty", "sports", "toys", "yelp")
 
 P5_FILES = ("sequential_data.txt", "datamaps.json", "meta.json.gz")
+
+
+class P5AmazonItemDataset(ItemData):
+    """The item embeddings of a split of the P5 release, prepared when first asked for.
+
+    Args:
+        root: The release, see :func:`find_p5_folder`.
+        split: ``"beauty"``, ``"sports"`` or ``"toys"``.
+        train_test_split: See :class:`~genrec.data.item_dataset.ItemData`.
+        encoder_model_name: See :func:`genrec.data.text_embedding.make_encoder`.
+        val_ratio: See :class:`~genrec.data.item_dataset.ItemData`.
+        seed: See :class:`~genrec.data.item_dataset.ItemData`.
+        force_process: Prepare again even where it was done.
+        processed_dir: Where prepared sets are kept; None takes the default.
+
+    Attributes:
+        prepared: The prepared data set behind it.
+    """
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        split: str = "beauty",
+        train_test_split: ItemPart = "all",
+        *,
+        encoder_model_name: str = "tfidf",
+        val_ratio: float = 0.05,
+        seed: int = 0,
+        force_process: bool = False,
+        processed_dir: str | os.PathLike[str] | None = None,
+    ) -> None:
+        self.prepared = load_or_prepare(
+            RecDataset.AMAZON,
+            root,
+            split=split,
+            encoder_model_name=encoder_model_name,
+            force=force_process,
+            processed_dir=processed_dir,
+        )
+        super().__init__(
+            self.prepared, train_test_split=train_test_split, val_ratio=val_ratio, seed=seed
+        )
 
 
 def find_p5_folder(root: str | os.PathLike[str], split: str | None) -> Path:

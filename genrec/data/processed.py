@@ -22,10 +22,11 @@ from filelock import FileLock
 from genrec.data.options import PrepareOptions
 from genrec.data.prepared import PreparedDataset, is_prepared
 from genrec.errors import ArtifactError, ConfigError, did_you_mean
+from genrec.version import __version__
 
 __all__ = ["RecDataset", "default_processed_dir", "load_or_prepare"]
 
-#: Raised when a change of this package makes other arrays of the same input.
+#: Raised when a change within a version makes other arrays of the same input.
 _RECIPE = 1
 
 
@@ -126,7 +127,7 @@ def load_or_prepare(
     encoder = make_encoder(encoder_model_name, **(encoder_options or {}))
     source = open_source(kind.value, folder, split=split, reader_options=reader_options)
     settings = {
-        "recipe": _RECIPE,
+        "recipe": (__version__, _RECIPE),
         "dataset": kind.value,
         "split": split,
         "files": [_signature(file) for file in source.files],

@@ -101,8 +101,8 @@ class TfidfSvdEncoder:
         Raises:
             DataError: If no text holds a word.
         """
-        from sklearn.decomposition import TruncatedSVD
         from sklearn.feature_extraction.text import TfidfVectorizer
+        from sklearn.utils.extmath import randomized_svd
 
         vectorizer = TfidfVectorizer(
             sublinear_tf=True,
@@ -120,8 +120,8 @@ class TfidfSvdEncoder:
                 f"({error}); choose other text columns or give vectors (.npy)"
             ) from None
         dim = min(self.dim, *counts.shape)
-        svd = TruncatedSVD(dim, algorithm="randomized", n_iter=5, random_state=self.seed)
-        vectors = svd.fit_transform(counts).astype(np.float32)  # (N, D)
+        left, scale, _ = randomized_svd(counts, dim, n_iter=5, random_state=self.seed)
+        vectors = (left * scale).astype(np.float32)  # (N, D)
         norms = np.linalg.norm(vectors, axis=1, keepdims=True)
         return vectors / np.maximum(norms, np.finfo(np.float32).tiny)
 
@@ -307,7 +307,7 @@ def embed_texts(
     if path.is_file():
         try:
             return _checked(np.load(path, mmap_mode="r"), len(texts), encoder.name)
-        except (DataError, OSError, ValueError):
+        except (DataError, OSError, ValueError, EOFError):
             path.unlink(missing_ok=True)  # damaged: embed again
     vectors = _checked(encoder.encode(texts, item_keys=item_keys), len(texts), encoder.name)
     with atomic_file(path) as temporary, temporary.open("wb") as file:
