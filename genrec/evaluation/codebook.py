@@ -29,12 +29,14 @@ class Described(NamedTuple):
 
     Attributes:
         ids: Codes, shape ``(B, L)``, integers.
-        reconstruction: Shape ``(B, X)``.
+        target: What should be reconstructed, shape ``(B, X)``, float32.
+        reconstruction: Shape ``(B, X)``, float32.
         loss: Reconstruction loss of each item, shape ``(B,)``.
         quantization_error: Squared distance of latent and sum of codes, shape ``(B,)``.
     """
 
     ids: Tensor
+    target: Tensor
     reconstruction: Tensor
     loss: Tensor
     quantization_error: Tensor
@@ -118,30 +120,34 @@ def evaluate_codebook(
 
     Args:
         describe: The tokenizer, on the device of ``items``.
-        items: What it should reconstruct, shape ``(N, X)``, N >= 1.
+        items: What it takes, shape ``(N, X)``, N >= 1, any floating dtype.
         codebook_sizes: K of each level.
         batch_size: Items described at once.
 
     Returns:
         The report.
     """
-    parts, sums = [], []
-    mean = items.mean(dim=0, dtype=torch.float32)  # (X,)
+    ids, sums = [], []
+    first = total = None
     for rows in items.split(batch_size):
         found = describe(rows)
-        parts.append(found.ids)
-        error = (rows - found.reconstruction).square().sum(dim=1)
-        centred = (rows - mean).square().sum(dim=1)
-        cosine = F.cosine_similarity(rows, found.reconstruction, dim=1)
-        columns = (error, centred, cosine, found.loss, found.quantization_error)
+        ids.append(found.ids)
+        target = found.target.double()
+        first = target[0] if first is None else first
+        shifted = target - first  # variance from sums of squares cancels far from the origin
+        error = (target - found.reconstruction).square().sum(dim=1)
+        cosine = F.cosine_similarity(found.target, found.reconstruction, dim=1)
+        columns = (error, shifted.square().sum(dim=1), cosine, found.loss, found.quantization_error)
         sums.append(torch.stack([column.double().sum() for column in columns]))
-    ids = torch.cat(parts).cpu().numpy()
-    error, centred, cosine, loss, quantization = torch.stack(sums).sum(dim=0).tolist()
-    counted = collision_statistics(ids, codebook_sizes)
+        total = shifted.sum(dim=0) if total is None else total + shifted.sum(dim=0)
+    assert total is not None
+    error, square, cosine, loss, quantization = torch.stack(sums).sum(dim=0).tolist()
+    variance = square - float(total.square().sum()) / len(items)
+    counted = collision_statistics(torch.cat(ids).cpu().numpy(), codebook_sizes)
     return CodebookReport(
         num_items=len(items),
         codebook_sizes=tuple(codebook_sizes),
-        r2=1 - error / max(centred, 1e-12),
+        r2=1 - error / max(variance, 1e-12),
         cosine=cosine / len(items),
         loss=loss / len(items),
         quantization_error=quantization / len(items),

@@ -28,6 +28,7 @@ from genrec.modules.quantize.residual import Quantized, ResidualQuantizer, disti
 from genrec.modules.quantize.vector_quantizer import QuantizerSettings
 
 __all__ = [
+    "MODEL_NAME",
     "FeatureSettings",
     "LossSettings",
     "MlpSettings",
@@ -40,7 +41,7 @@ __all__ = [
 
 gin.constants_from_enum(QuantizeForwardMode, module="genrec.models.rqvae")
 
-_KIND = "rqvae"
+MODEL_NAME = "rqvae"  # what config.json calls this model
 _ENCODE_ROWS = 8192
 
 
@@ -153,7 +154,7 @@ class RqVae(nn.Module):
         self.losses = losses or LossSettings()
         self.quantizer = quantizer or QuantizerSettings()
         self.config: dict[str, Any] = {
-            "kind": _KIND,
+            "model": MODEL_NAME,
             "input_dim": input_dim,
             "embed_dim": embed_dim,
             "hidden_dims": list(hidden_dims),
@@ -197,9 +198,9 @@ class RqVae(nn.Module):
             ArtifactError: If the configuration is not one of an RQ-VAE.
         """
         options = dict(config)
-        if options.pop("kind", _KIND) != _KIND:
+        if options.pop("model", MODEL_NAME) != MODEL_NAME:
             raise ArtifactError(
-                f"checkpoint must hold an RQ-VAE, got kind {config['kind']!r}; "
+                f"checkpoint must hold a model {MODEL_NAME}, got {config['model']!r}; "
                 "give the run of scripts/train_rqvae.py"
             )
         try:
@@ -348,6 +349,8 @@ class RqVae(nn.Module):
             terms.append(term)
         quant = torch.stack(terms)  # (L,)
         quant = quant.sum() if losses.level_reduction == "sum" else quant.mean()
+        # Latents live in the scaled space; errors count in the units of the inputs.
+        quant = quant / self.features.settings.scale**2
         with torch.no_grad():
             self.residual_quantizer.note_errors(per_item, quantized.residuals)
             norms = torch.stack([code.norm(dim=-1) for code in quantized.codes], dim=-1)  # (B, L)
@@ -384,7 +387,7 @@ class RqVae(nn.Module):
         device = self.residual_quantizer.initialized.device
         was_training = self.training
         self.eval()
-        latents = [self.encode(rows.to(device)).float() for rows in x.split(_ENCODE_ROWS)]
+        latents = [self.encode(rows.to(device).float()) for rows in x.split(_ENCODE_ROWS)]
         self.train(was_training)
         self.residual_quantizer.initialize(torch.cat(latents), num_iters=num_iters, seed=seed)
 

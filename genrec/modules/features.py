@@ -22,8 +22,9 @@ class FeatureSettings:
 
     Attributes:
         scale: Inputs are multiplied by it on the way in, reconstructions divided by it on the
-            way out, > 0. Brings features to size 1, which activations and learning rates
-            expect: the square root of the width for embeddings of unit length.
+            way out, and the quantisation loss by its square, > 0. Brings features to size 1,
+            which activations and learning rates expect: the square root of the width for
+            embeddings of unit length.
         normalize_input: Scale inputs to unit length; these are then what is reconstructed.
         normalize_output: Scale reconstructions to unit length.
     """
