@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from genrec.modules.dropout import dropout
+
 __all__ = ["CrossAttention", "RelativePositionBias", "SelfAttention"]
 
 
@@ -191,9 +193,17 @@ class CrossAttention(nn.Module):
         return self.out(_attend(q, *kv, bias, self.dropout if self.training else 0.0))
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, dropout: float) -> Tensor:
+def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, p: float) -> Tensor:
     """Mix values by unscaled attention; return shape ``(B, T, H * E)``."""
     if bias is not None:
         bias = bias.to(q.dtype)
-    mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout, scale=1.0)
+    if q.device.type == "cpu" and torch.is_grad_enabled():
+        # A bias that learns keeps the fused kernel out, and its substitute guards against rows
+        # without a visible key, which do not occur here.
+        scores = q @ k.transpose(-2, -1)
+        if bias is not None:
+            scores = scores + bias
+        mixed = dropout(scores.softmax(dim=-1), p, p > 0.0) @ v
+    else:
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=p, scale=1.0)
     return mixed.transpose(1, 2).flatten(2)

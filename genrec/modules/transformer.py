@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from genrec.modules.attention import CrossAttention, RelativePositionBias, SelfAttention
+from genrec.modules.dropout import dropout
 
 __all__ = ["Decoder", "DecoderCache", "Encoder", "StackSettings"]
 
@@ -54,7 +55,7 @@ class FeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(..., D)`` to ``(..., D)``."""
         hidden = F.relu_(self.up(x))
-        return self.down(F.dropout(hidden, self.dropout, self.training))
+        return self.down(dropout(hidden, self.dropout, self.training))
 
 
 def _norm(width: int) -> nn.RMSNorm:
@@ -78,7 +79,7 @@ class EncoderLayer(nn.Module):
         return x + self._drop(self.ff(self.ff_norm(x)))
 
     def _drop(self, x: Tensor) -> Tensor:
-        return F.dropout(x, self.dropout, self.training)
+        return dropout(x, self.dropout, self.training)
 
 
 class Encoder(nn.Module):
@@ -114,10 +115,10 @@ class Encoder(nn.Module):
         bias = self.position_bias(x.shape[1], x.shape[1])
         if hidden is not None:
             bias = bias.masked_fill(hidden, -torch.inf)
-        x = F.dropout(x, self.dropout, self.training)
+        x = dropout(x, self.dropout, self.training)
         for layer in self.layers:
             x = layer(x, bias)
-        return F.dropout(self.norm(x), self.dropout, self.training)
+        return dropout(self.norm(x), self.dropout, self.training)
 
 
 class DecoderLayer(nn.Module):
@@ -160,7 +161,7 @@ class DecoderLayer(nn.Module):
         return x + self.ff(self.ff_norm(x)), cache
 
     def _drop(self, x: Tensor) -> Tensor:
-        return F.dropout(x, self.dropout, self.training)
+        return dropout(x, self.dropout, self.training)
 
 
 @dataclass
@@ -226,10 +227,10 @@ class Decoder(nn.Module):
         length = x.shape[2]
         later = torch.ones(length, length, dtype=torch.bool, device=x.device).triu(1)
         bias = self.position_bias(length, length).masked_fill(later, -torch.inf)
-        x = F.dropout(x, self.dropout, self.training)
+        x = dropout(x, self.dropout, self.training)
         for layer in self._layers():
             x = layer(x, bias, layer.cross.keys_values(memory), cross_bias)
-        return F.dropout(self.norm(x), self.dropout, self.training)
+        return dropout(self.norm(x), self.dropout, self.training)
 
     def start(self, memory: Tensor, cross_bias: Tensor | None) -> DecoderCache:
         """Prepare decoding code by code.
