@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -86,24 +87,36 @@ def atomic_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
 def _swap_in(temporary: Path, target: Path) -> None:
     """Rename a complete folder over its target; folders cannot be replaced in one call."""
     for _ in range(8):
-        if target.exists():
-            old = Path(
-                tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".old", dir=target.parent)
-            )
-            try:
-                os.replace(target, old)  # an empty folder may be replaced
-            except FileNotFoundError:  # another process moved it away first
-                pass
-            finally:
-                shutil.rmtree(old, ignore_errors=True)
+        old = _move_away(target)
         try:
             os.rename(temporary, target)
-        except OSError:
-            if not target.exists():
-                raise
-            continue  # another process put its own there in between
+        except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                continue  # another process put its own there in between
+            if old is not None:  # without a new one the old one is what remains
+                os.rename(old, target)
+            raise
+        finally:
+            if old is not None:
+                shutil.rmtree(old, ignore_errors=True)
         return
     raise OSError(f"{target} keeps being replaced by another process; run one at a time")
+
+
+def _move_away(target: Path) -> Path | None:
+    """Rename a folder out of the way; None where there is none."""
+    if not target.exists():
+        return None
+    old = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".old", dir=target.parent))
+    try:
+        os.replace(target, old)  # an empty folder may be replaced
+    except FileNotFoundError:  # another process moved it away first
+        old.rmdir()
+        return None
+    except OSError:
+        old.rmdir()
+        raise
+    return old
 
 
 def write_json_atomic(path: str | os.PathLike[str], value: Any) -> None:

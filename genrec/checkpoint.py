@@ -116,6 +116,17 @@ class RunDirectory:
         target = self.path / pointer.read_text(encoding="utf-8").strip()
         return target if (target / _MODEL).is_file() else None
 
+    def pointers(self) -> dict[str, str]:
+        """List the pointers: their names and the step folders that they name."""
+        found = {}
+        for file in self.path.glob("*"):
+            # Other files without a suffix may lie here too, and are none of our business.
+            if file.is_file() and not file.suffix and file.stat().st_size < 64:
+                content = file.read_bytes().strip().decode("utf-8", errors="replace")
+                if content.startswith("step_") and content[5:].isdigit():
+                    found[file.name] = content
+        return found
+
     def load_trainer(self, step_path: Path, *, map_location: Any = "cpu") -> dict[str, Any]:
         """Read the optimiser, schedule and random state of a step.
 
@@ -139,8 +150,7 @@ class RunDirectory:
         return state
 
     def _prune(self) -> None:
-        pointers = (p for p in self.path.iterdir() if p.is_file() and not p.suffix)
-        names = {p.read_text(encoding="utf-8").strip() for p in pointers}
+        names = set(self.pointers().values())
         newest = set(self.steps()[-self.keep_last :])
         for step in self.steps():
             folder = self.step_path(step)

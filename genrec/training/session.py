@@ -207,10 +207,8 @@ def _clear(run_dir: RunDirectory) -> None:
         shutil.rmtree(run_dir.step_path(step))
     for name in ("metrics.jsonl", "meta.json", "metrics.json"):
         (run_dir.path / name).unlink(missing_ok=True)
-    if run_dir.path.is_dir():
-        for pointer in run_dir.path.iterdir():
-            if pointer.is_file() and not pointer.suffix:
-                pointer.unlink()
+    for name in run_dir.pointers():
+        (run_dir.path / name).unlink()
 
 
 def _commit() -> str | None:

@@ -1,0 +1,151 @@
+"""Files and folders are there whole or not at all, whatever happens while they are written."""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+from pathlib import Path
+
+import pytest
+
+from genrec import atomic
+from genrec.atomic import atomic_directory, atomic_file, read_json, write_json_atomic
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def fill(folder: Path, content: str) -> None:
+    (folder / "deep").mkdir()
+    (folder / "deep" / "a.txt").write_text(content)
+    (folder / "b.txt").write_text(content)
+
+
+def test_a_file_replaces_the_old_one_and_leaves_nothing_else(tmp_path):
+    target = tmp_path / "new" / "file.txt"
+    with atomic_file(target) as temporary:
+        temporary.write_text("one")
+        assert not target.exists()
+        assert temporary.parent == target.parent  # a rename must not cross file systems
+    with atomic_file(target) as temporary:
+        temporary.write_text("two")
+        assert target.read_text() == "one"
+    assert target.read_text() == "two"
+    assert names(target.parent) == ["file.txt"]
+
+
+def test_a_failed_file_keeps_the_old_one(tmp_path):
+    target = tmp_path / "file.txt"
+    target.write_text("old")
+
+    def fail() -> None:
+        with atomic_file(target) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError("half way")
+
+    with pytest.raises(RuntimeError, match="half way"):
+        fail()
+    assert target.read_text() == "old"
+    assert names(tmp_path) == ["file.txt"]
+
+
+def test_files_and_folders_get_the_usual_mode(tmp_path):
+    before = os.umask(0o027)
+    try:
+        with atomic_file(tmp_path / "file") as temporary:
+            temporary.write_text("x")
+        with atomic_directory(tmp_path / "folder") as folder:
+            fill(folder, "x")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o640
+    assert stat.S_IMODE((tmp_path / "folder").stat().st_mode) == 0o750
+
+
+def test_a_folder_replaces_the_old_one_as_a_whole(tmp_path):
+    target = tmp_path / "runs" / "step_1"
+    with atomic_directory(target) as folder:
+        fill(folder, "one")
+        (folder / "only-in-the-first.txt").write_text("")
+        assert not target.exists()
+    with atomic_directory(target) as folder:
+        fill(folder, "two")
+        assert (target / "b.txt").read_text() == "one"
+    assert (target / "deep" / "a.txt").read_text() == "two"
+    assert names(target) == ["b.txt", "deep"]
+    assert names(target.parent) == ["step_1"]
+
+
+@pytest.mark.parametrize("old", [True, False])
+def test_a_failed_folder_keeps_what_was_there(tmp_path, old):
+    target = tmp_path / "step_1"
+    if old:
+        with atomic_directory(target) as folder:
+            fill(folder, "old")
+
+    def fail() -> None:
+        with atomic_directory(target) as folder:
+            fill(folder, "half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert target.exists() == old
+    if old:
+        assert (target / "b.txt").read_text() == "old"
+    assert names(tmp_path) == (["step_1"] if old else [])
+
+
+def test_a_rename_that_fails_puts_the_old_folder_back(tmp_path, monkeypatch):
+    target = tmp_path / "step_1"
+    with atomic_directory(target) as folder:
+        fill(folder, "old")
+    rename = os.rename
+
+    def refuse(source, goal):
+        if Path(source).suffix == ".tmp":
+            raise OSError("no space left")
+        rename(source, goal)
+
+    monkeypatch.setattr(atomic.os, "rename", refuse)
+    with pytest.raises(OSError, match="no space left"), atomic_directory(target) as folder:
+        fill(folder, "new")
+    assert (target / "deep" / "a.txt").read_text() == "old"
+    assert names(tmp_path) == ["step_1"]
+
+
+def test_writers_of_one_folder_leave_one_complete_result(tmp_path):
+    target = tmp_path / "prepared"
+    start = threading.Barrier(4)
+    failures: list[BaseException] = []
+
+    def write(content: str) -> None:
+        try:
+            start.wait()
+            for _ in range(5):
+                with atomic_directory(target) as folder:
+                    fill(folder, content)
+        except OSError as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=write, args=(str(i),)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (target / "b.txt").read_text() == (target / "deep" / "a.txt").read_text()
+    assert names(tmp_path) == ["prepared"]
+    for failure in failures:  # losing eight times in a row is allowed, and says what to do
+        assert "run one at a time" in str(failure)
+
+
+def test_json_round_trip_and_no_nan(tmp_path):
+    path = tmp_path / "meta.json"
+    write_json_atomic(path, {"b": [1, 2.5], "a": "Ünïcode"})
+    assert read_json(path) == {"b": [1, 2.5], "a": "Ünïcode"}
+    assert path.read_text(encoding="utf-8").startswith('{\n  "b": [')
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json_atomic(path, {"loss": float("nan")})
+    assert read_json(path)["a"] == "Ünïcode"

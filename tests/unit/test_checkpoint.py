@@ -1,0 +1,143 @@
+"""Run and step folders: round trips, pointers, what is deleted, what is refused."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from genrec.checkpoint import RunDirectory, load_model_files, resolve_step, write_model_files
+from genrec.errors import ArtifactError, MissingPathError
+
+CONFIG = {"model": "Line", "width": 3, "sizes": [4, 4]}
+
+
+def weights(value: float) -> dict[str, torch.Tensor]:
+    return {
+        "a": torch.full((2, 3), value),
+        "b": torch.tensor([1, 2], dtype=torch.int64),
+        "c": torch.tensor(True),
+    }
+
+
+def save(run: RunDirectory, step: int, *pointers: str, trainer: dict | None = None) -> None:
+    run.save(
+        step,
+        weights=weights(float(step)),
+        config=CONFIG,
+        trainer=trainer or {"step": step},
+        pointers=("latest", *pointers),
+    )
+
+
+def test_weights_of_every_type_come_back_and_may_share_memory(tmp_path):
+    shared = torch.arange(6.0).view(2, 3)
+    given = {**weights(1.5), "view": shared.T, "half": shared.half(), "again": shared}
+    write_model_files(tmp_path / "model", weights=given, config=CONFIG)
+    config, found = load_model_files(tmp_path / "model")
+    assert config == CONFIG
+    assert set(found) == set(given)
+    for name, tensor in given.items():
+        assert found[name].dtype == tensor.dtype
+        assert torch.equal(found[name], tensor)
+
+
+def test_trainer_state_round_trip(tmp_path):
+    run = RunDirectory(tmp_path)
+    parameter = torch.nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.AdamW([parameter], lr=0.1)
+    parameter.grad = torch.full((3,), 0.5)
+    optimizer.step()
+    state = {
+        "step": 7,
+        "best": {"best": [5, 0.25]},
+        "history": [[5, {"valid/recall@10": 0.25}]],
+        "optimizer": optimizer.state_dict(),
+        "scaler": None,
+    }
+    save(run, 7, trainer=state)
+    found = run.load_trainer(run.step_path(7))
+    assert found["best"] == state["best"]
+    assert found["history"] == state["history"]
+    moments = found["optimizer"]["state"][0]
+    assert torch.equal(moments["exp_avg"], torch.full((3,), 0.05))
+
+
+def test_trainer_state_is_never_unpickled_as_code(tmp_path):
+    run = RunDirectory(tmp_path)
+    save(run, 1, trainer={"step": 1, "code": print})
+    with pytest.raises(Exception, match="Weights only load failed"):
+        run.load_trainer(run.step_path(1))
+
+
+def test_pointers_follow_and_pointed_steps_are_kept(tmp_path):
+    run = RunDirectory(tmp_path, keep_last=2)
+    save(run, 10, "best")
+    for step in (20, 30, 40):
+        save(run, step)
+    assert run.steps() == [10, 30, 40]
+    assert run.pointers() == {"latest": "step_40", "best": "step_10"}
+    assert run.pointed("best") == run.step_path(10)
+    save(run, 50, "best")
+    assert run.steps() == [40, 50]
+    assert run.pointed("worst") is None
+    run.point("latest", 60)  # a pointer to what is not there is no answer
+    assert run.pointed("latest") is None
+
+
+def test_steps_are_ordered_as_numbers_and_half_written_ones_do_not_count(tmp_path):
+    run = RunDirectory(tmp_path, keep_last=9)
+    for step in (9, 100, 20):
+        save(run, step)
+    (tmp_path / "step_300").mkdir()
+    (tmp_path / ".step_400.x.tmp").mkdir()
+    (tmp_path / "step_backup").mkdir()
+    assert run.steps() == [9, 20, 100]
+
+
+def test_files_of_others_in_the_run_folder_survive(tmp_path):
+    (tmp_path / "NOTES").write_bytes(b"\xff\xfe what I tried")
+    (tmp_path / "TODO").write_text("step_1 is bad")
+    run = RunDirectory(tmp_path, keep_last=1)
+    save(run, 1)
+    save(run, 2)
+    assert run.steps() == [2]
+    assert (tmp_path / "NOTES").exists()
+    assert (tmp_path / "TODO").exists()
+
+
+def test_a_path_may_be_a_run_a_step_or_a_file(tmp_path):
+    run = RunDirectory(tmp_path / "run", keep_last=9)
+    save(run, 1)
+    save(run, 2, "best")
+    save(run, 3)
+    assert resolve_step(run.path) == run.step_path(2)
+    assert resolve_step(run.path, prefer=("latest",)) == run.step_path(3)
+    assert resolve_step(run.path, prefer=("none-such",)) == run.step_path(3)
+    assert resolve_step(run.step_path(1)) == run.step_path(1)
+    assert resolve_step(run.step_path(1) / "model.safetensors") == run.step_path(1)
+    _, found = load_model_files(run.path, prefer=("latest",))
+    assert found["a"][0, 0] == 3.0
+
+
+@pytest.mark.parametrize("made", [True, False])
+def test_a_folder_without_a_checkpoint_is_named(tmp_path, made):
+    folder = tmp_path / "empty"
+    if made:
+        folder.mkdir()
+    with pytest.raises(MissingPathError, match=r"must be a run folder or a step folder.*empty"):
+        resolve_step(folder)
+
+
+def test_a_step_without_trainer_state_cannot_be_resumed(tmp_path):
+    write_model_files(tmp_path / "step_1", weights=weights(0.0), config=CONFIG)
+    with pytest.raises(MissingPathError, match=r"resume needs trainer\.pt, got .*step_1"):
+        RunDirectory(tmp_path).load_trainer(tmp_path / "step_1")
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "config.json"])
+def test_a_damaged_file_is_an_error_in_words(tmp_path, file):
+    write_model_files(tmp_path / "model", weights=weights(0.0), config=CONFIG)
+    path = tmp_path / "model" / file
+    path.write_bytes(path.read_bytes()[:11])
+    with pytest.raises(ArtifactError, match=r"must be readable, got .*model"):
+        load_model_files(tmp_path / "model")

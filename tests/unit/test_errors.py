@@ -1,0 +1,76 @@
+"""Errors in the input become one line on stderr and status 2; others stay what they are."""
+
+from __future__ import annotations
+
+import pytest
+
+from genrec.errors import (
+    ArtifactError,
+    ConfigError,
+    DataError,
+    GenRecError,
+    MissingPathError,
+    TrainingError,
+    did_you_mean,
+    run_command,
+)
+
+
+def raising(error: BaseException):
+    def command() -> None:
+        raise error
+
+    return command
+
+
+@pytest.mark.parametrize(
+    ("kind", "builtin"),
+    [
+        (ConfigError, ValueError),
+        (DataError, ValueError),
+        (ArtifactError, ValueError),
+        (MissingPathError, FileNotFoundError),
+        (TrainingError, RuntimeError),
+    ],
+)
+def test_each_kind_is_also_the_builtin_that_callers_expect(kind, builtin, capsys):
+    assert issubclass(kind, GenRecError)
+    assert issubclass(kind, builtin)
+    with pytest.raises(SystemExit) as caught:
+        run_command(raising(kind("width must be 3, got 4;\n  use 3")))
+    assert caught.value.code == 2
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", "error: width must be 3, got 4; use 3\n")
+
+
+def test_the_trail_that_gin_appends_is_cut(capsys):
+    error = ConfigError("a must be b, got c; fix\n  In call to configurable 'train' (<function>)")
+    with pytest.raises(SystemExit):
+        run_command(raising(error))
+    assert capsys.readouterr().err == "error: a must be b, got c; fix\n"
+
+
+def test_ctrl_c_has_its_own_status(capsys):
+    with pytest.raises(SystemExit) as caught:
+        run_command(raising(KeyboardInterrupt()))
+    assert caught.value.code == 130
+    assert "what was saved is complete" in capsys.readouterr().err
+
+
+def test_defects_are_not_dressed_up():
+    with pytest.raises(ZeroDivisionError):
+        run_command(raising(ZeroDivisionError()))
+
+
+@pytest.mark.parametrize("error", [DataError("x"), KeyboardInterrupt()])
+def test_debug_lets_the_traceback_through(error):
+    with pytest.raises(type(error)):
+        run_command(raising(error), debug=True)
+
+
+def test_near_names_come_first_and_all_names_when_none_is_near():
+    choices = ["beauty", "sports", "toys"]
+    assert did_you_mean("beuty", choices) == "did you mean beauty?"
+    assert did_you_mean("xyz", choices) == "allowed: beauty, sports, toys"
+    names = [f"rate_{i}" for i in range(9)]
+    assert did_you_mean("rate_1", names, limit=2).count(",") == 1
