@@ -33,8 +33,11 @@ def item_fields(
         categories = [categories]
     elif categories and isinstance(categories[0], Sequence) and not isinstance(categories[0], str):
         categories = categories[0]  # 2014 lists several paths; the first is the main one
+    title = _text(record.get("title"))
+    if title is not None and "getTime()" in title:
+        title = None  # the 2018 release took a script of the page for some titles
     return {
-        "title": _text(record.get("title")),
+        "title": title,
         "brand": brand,
         "categories": join_path(categories) or None,
         "price": _text(record.get("price")),

@@ -21,6 +21,7 @@ class RejectedRows:
     def __init__(self) -> None:
         self._counts: Counter[tuple[str, str]] = Counter()
         self._lines: dict[tuple[str, str], list[int]] = {}
+        self._repaired: RejectedRows | None = None
 
     @property
     def total(self) -> int:
@@ -54,6 +55,22 @@ class RejectedRows:
         for line in lines[:_EXAMPLES_PER_REASON].tolist():
             self.add(file, reason, line=line)
         self.add(file, reason, count=max(0, len(lines) - _EXAMPLES_PER_REASON))
+
+    def repaired(self, file: str, reason: str, *, line: int | None = None) -> None:
+        """Note a row that was used although something was wrong with it.
+
+        Args:
+            file: Name of the file.
+            reason: What was wrong, and what was done.
+            line: Its line, from 1.
+        """
+        if self._repaired is None:
+            self._repaired = RejectedRows()
+        self._repaired.add(file, reason, line=line)
+
+    def repaired_list(self) -> list[dict[str, Any]]:
+        """Describe the repaired rows for the card."""
+        return self._repaired.as_list() if self._repaired is not None else []
 
     def as_list(self) -> list[dict[str, Any]]:
         """Describe them for the card, in the order of their first appearance."""

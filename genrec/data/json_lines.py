@@ -3,46 +3,27 @@
 from __future__ import annotations
 
 import ast
-import gzip
 import json
 import re
-import zlib
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any
+
+import polars as pl
 
 from genrec.data.card import RejectedRows
-from genrec.errors import DataError, MissingPathError
+from genrec.data.columns import (
+    Column,
+    TimeReader,
+    convert,
+    final_schema,
+    finish,
+    parsed_whole,
+    schema_of,
+)
+from genrec.data.line_chunks import LineChunk, line_chunks, open_binary
 
-__all__ = ["open_binary", "parse_object", "read_objects"]
-
-
-@contextmanager
-def open_binary(path: Path) -> Iterator[BinaryIO]:
-    """Open a file for reading, unpacking gzip by its first bytes rather than by its name.
-
-    Args:
-        path: The file.
-
-    Yields:
-        A binary stream of the unpacked content.
-
-    Raises:
-        MissingPathError: If there is no such file.
-        DataError: If the gzip ends too early or is damaged, now or while it is read.
-    """
-    if not path.is_file():
-        raise MissingPathError(f"file must exist, got {path}; check the folder")
-    with path.open("rb") as raw:
-        packed = raw.read(2) == b"\x1f\x8b"
-    try:
-        with gzip.open(path, "rb") if packed else path.open("rb") as stream:
-            yield cast(BinaryIO, stream)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(
-            f"gzip file must be complete, got {path} ({error}); delete it and fetch it again"
-        ) from None
+__all__ = ["parse_object", "read_json_columns", "read_objects", "sample_objects"]
 
 
 def parse_object(line: bytes) -> dict[str, Any]:
@@ -112,3 +93,84 @@ def read_objects(
             if key is not None and wanted is not None and record.get(key) not in wanted:
                 continue
             yield record
+
+
+def sample_objects(path: Path, count: int = 1_000) -> list[dict[str, Any]]:
+    """Read the first objects of a file, to see what it holds.
+
+    Args:
+        path: Plain or gzip.
+        count: Most objects.
+
+    Returns:
+        The objects; lines that are none are left out.
+    """
+    found: list[dict[str, Any]] = []
+    with open_binary(path) as stream:
+        for line in stream:
+            if len(found) >= count:
+                break
+            try:
+                found.append(parse_object(line))
+            except ValueError:
+                continue
+    return found
+
+
+def read_json_columns(
+    path: Path,
+    columns: Sequence[Column],
+    *,
+    rejected: RejectedRows,
+    time: TimeReader | None = None,
+) -> pl.DataFrame:
+    """Read fields of every object of a file of any size.
+
+    Args:
+        path: Plain or gzip.
+        columns: What to read.
+        rejected: Takes note of the lines that are left out.
+        time: How to read the time column, where there is one.
+
+    Returns:
+        One row an object that is whole, in the order of the file.
+    """
+    frames = [pl.DataFrame(schema=final_schema(columns))]
+    for chunk in line_chunks(path):
+        frame = _parse_fast(chunk, columns, time)
+        if frame is None:
+            frame = _parse_slowly(chunk, columns, time, path.name, rejected)
+        frames.append(frame)
+    return pl.concat(frames)
+
+
+def _parse_fast(
+    chunk: LineChunk, columns: Sequence[Column], time: TimeReader | None
+) -> pl.DataFrame | None:
+    """Parse a block in one go; None where that fails or gives less than the lines hold."""
+    try:
+        frame = pl.read_ndjson(chunk.data, schema=schema_of(columns, time))
+    except pl.exceptions.PolarsError:
+        return None
+    frame = finish(frame, columns, time)
+    return frame if parsed_whole(frame, columns, chunk.num_lines) else None
+
+
+def _parse_slowly(
+    chunk: LineChunk,
+    columns: Sequence[Column],
+    time: TimeReader | None,
+    file: str,
+    rejected: RejectedRows,
+) -> pl.DataFrame:
+    """Parse a block line by line, noting what is wrong with which line."""
+    rows = []
+    for number, line in enumerate(chunk.data.split(b"\n"), start=chunk.first_line):
+        if not line.strip():
+            continue
+        try:
+            record = parse_object(line)
+            rows.append([convert(record.get(c.source), c, time) for c in columns])
+        except ValueError as reason:
+            rejected.add(file, str(reason), line=number)
+    return pl.DataFrame(rows, schema=final_schema(columns), orient="row")
