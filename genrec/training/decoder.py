@@ -44,6 +44,7 @@ from genrec.training.session import (
     Session,
     SessionSettings,
     on_main_first,
+    open_run,
     run_path,
     start_session,
     write_meta,
@@ -471,8 +472,7 @@ def train(
             trackers=tuple(dict.fromkeys([*trackers, *(["wandb"] if wandb_logging else [])])),
             resume=resume,
             overwrite=overwrite,
-        ),
-        config_text=operative_config(),
+        )
     )
     data = on_main_first(
         session.accelerator,
@@ -503,9 +503,7 @@ def train(
     )
     if pretrained_decoder_path is not None:
         _start_from(model, pretrained_decoder_path)
-    if session.accelerator.is_main_process:
-        tokenizer.save(session.run_dir.path / ARTIFACT_NAME)
-    write_meta(
+    open_run(
         session,
         {
             "stage": "retrieval",
@@ -518,7 +516,10 @@ def train(
             "evaluation": asdict(evaluation),
             "parameters": sum(p.numel() for p in model.parameters()),
         },
+        config_text=operative_config(),
     )
+    if session.accelerator.is_main_process:
+        tokenizer.save(session.run_dir.path / ARTIFACT_NAME)
     session.say(
         f"{data.meta['name']}: {data.num_users:,} users, {data.num_items:,} items; IDs of "
         f"{tokenizer.num_levels} levels {tokenizer.level_sizes}; "

@@ -25,9 +25,9 @@ from genrec.models.rqvae import (
 from genrec.training.session import (
     SessionSettings,
     on_main_first,
+    open_run,
     run_path,
     start_session,
-    write_meta,
 )
 from genrec.training.stage_one import (
     CodebookStart,
@@ -263,8 +263,7 @@ def train(
             trackers=tuple(dict.fromkeys([*trackers, *(["wandb"] if wandb_logging else [])])),
             resume=resume,
             overwrite=overwrite,
-        ),
-        config_text=operative_config(),
+        )
     )
     data = on_main_first(
         session.accelerator,
@@ -334,7 +333,7 @@ def train(
     )
     if pretrained_rqvae_path is not None:
         model.load_pretrained(pretrained_rqvae_path)
-    write_meta(
+    open_run(
         session,
         {
             "stage": "tokenizer",
@@ -350,6 +349,7 @@ def train(
             "seed": seed,
             "parameters": sum(p.numel() for p in model.parameters()),
         },
+        config_text=operative_config(),
     )
     session.say(
         f"{data.meta['name']}: {data.num_items:,} items, embeddings of width {width}; "

@@ -19,6 +19,7 @@ from accelerate.utils import broadcast_object_list
 from genrec.atomic import atomic_file, read_json, write_json_atomic
 from genrec.checkpoint import RunDirectory
 from genrec.errors import ConfigError
+from genrec.tokenizer.semantic_id import ARTIFACT_NAME
 from genrec.training.seeding import seed_everything
 from genrec.training.tracking import Tracker
 from genrec.version import __version__
@@ -27,6 +28,7 @@ __all__ = [
     "Session",
     "SessionSettings",
     "on_main_first",
+    "open_run",
     "run_path",
     "start_session",
     "write_meta",
@@ -96,12 +98,11 @@ def run_path(save_dir_root: str | os.PathLike[str], split: str | None) -> Path:
     return root / split if split else root
 
 
-def start_session(settings: SessionSettings, *, config_text: str = "") -> Session:
-    """Set up processes, seeds, the run's folder and tracking.
+def start_session(settings: SessionSettings) -> Session:
+    """Set up processes, seeds and tracking; nothing is written yet.
 
     Args:
         settings: What to set up.
-        config_text: Operative configuration, kept as ``config.gin``.
 
     Returns:
         The session, on every process.
@@ -140,17 +141,32 @@ def start_session(settings: SessionSettings, *, config_text: str = "") -> Sessio
             f"run folder must be new, got {settings.path} with {resume_step.name}; add --resume to "
             "go on, set another train.save_dir_root, or replace it with train.overwrite=True"
         )
-    accelerator.wait_for_everyone()  # everybody has looked before anything changes
-    if accelerator.is_main_process:
-        if not settings.resume:
-            _clear(run_dir)
-        settings.path.mkdir(parents=True, exist_ok=True)
-        if config_text:
-            with atomic_file(settings.path / "config.gin") as temporary:
-                temporary.write_text(config_text, encoding="utf-8")
-    accelerator.wait_for_everyone()
     tracker = Tracker(accelerator, settings.path)
     return Session(accelerator, run_dir, tracker, resume_step if settings.resume else None)
+
+
+def open_run(session: Session, values: Mapping[str, Any], *, config_text: str = "") -> None:
+    """Make the run's folder, in place of an older run, and say in it what the run is.
+
+    Call it when data and settings are known to be good, so that a mistake in them leaves
+    nothing behind and costs no older run.
+
+    Args:
+        session: The run.
+        values: What the stage adds to ``meta.json``; see :func:`write_meta`.
+        config_text: Operative configuration, kept as ``config.gin``.
+    """
+    session.accelerator.wait_for_everyone()  # everybody has looked before anything changes
+    run_dir = session.run_dir
+    if session.accelerator.is_main_process:
+        if session.resume_step is None:
+            _clear(run_dir)
+        run_dir.path.mkdir(parents=True, exist_ok=True)
+        if config_text:
+            with atomic_file(run_dir.path / "config.gin") as temporary:
+                temporary.write_text(config_text, encoding="utf-8")
+    write_meta(session, values)
+    session.accelerator.wait_for_everyone()
 
 
 def write_meta(session: Session, values: Mapping[str, Any]) -> None:
@@ -202,9 +218,10 @@ def on_main_first(accelerator: Accelerator, work: Any) -> Any:
 
 
 def _clear(run_dir: RunDirectory) -> None:
-    """Delete an older run's checkpoints and metrics, and nothing else."""
+    """Delete what an older run wrote, and nothing else."""
     for step in run_dir.steps():
         shutil.rmtree(run_dir.step_path(step))
+    shutil.rmtree(run_dir.path / ARTIFACT_NAME, ignore_errors=True)  # IDs of the old weights
     for name in ("metrics.jsonl", "meta.json", "metrics.json"):
         (run_dir.path / name).unlink(missing_ok=True)
     for name in run_dir.pointers():

@@ -39,10 +39,11 @@ class Tracker:
     ) -> None:
         self.accelerator = accelerator
         self.path = Path(run_dir) / "metrics.jsonl"
-        self._external = bool(accelerator.log_with)
-        if self._external:
-            flat = {k: v for k, v in (settings or {}).items() if isinstance(v, int | float | str)}
-            accelerator.init_trackers(project, config=flat)
+        self._project = project
+        self._settings = {
+            k: v for k, v in (settings or {}).items() if isinstance(v, int | float | str)
+        }
+        self._started = False
 
     @staticmethod
     def check(names: list[str]) -> list[str]:
@@ -95,10 +96,13 @@ class Tracker:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
-        if self._external:
+        if self.accelerator.log_with:
+            if not self._started:  # trackers make files and runs of their own: not before it runs
+                self.accelerator.init_trackers(self._project, config=self._settings)
+                self._started = True
             self.accelerator.log(dict(values), step=step)
 
     def close(self) -> None:
         """Finish the external trackers."""
-        if self._external:
+        if self._started:
             self.accelerator.end_training()

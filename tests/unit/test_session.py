@@ -1,0 +1,152 @@
+"""What a run needs before its loop: the folder, what may be replaced, what is refused."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from genrec.atomic import read_json
+from genrec.errors import ConfigError, DataError
+from genrec.tokenizer.semantic_id import SemanticIdTokenizer
+from genrec.training.session import (
+    SessionSettings,
+    on_main_first,
+    open_run,
+    run_path,
+    start_session,
+    write_meta,
+)
+
+
+@pytest.fixture
+def settings(tmp_path) -> SessionSettings:
+    return SessionSettings(path=tmp_path / "runs" / "beauty")
+
+
+def finished_run(settings: SessionSettings) -> None:
+    """Leave a run with one checkpoint, its metrics, an ID table and a file of the user."""
+    session = start_session(settings)
+    open_run(session, {"seed": 1}, config_text="train.seed = 1\n")
+    session.run_dir.save(5, weights={"w": torch.ones(2)}, config={}, trainer={"step": 5})
+    session.tracker.log(5, {"loss": 1.0})
+    (settings.path / "metrics.json").write_text("{}")
+    SemanticIdTokenizer([[0], [1]], level_sizes=(2,)).save(settings.path / "semantic_ids")
+    (settings.path / "NOTES").write_text("mine")
+
+
+def contents(settings: SessionSettings) -> dict[str, bytes]:
+    files = (path for path in settings.path.rglob("*") if path.is_file())
+    return {str(path.relative_to(settings.path)): path.read_bytes() for path in files}
+
+
+def test_the_run_lies_below_its_split():
+    assert str(run_path("runs/rqvae/amazon", "beauty")) == "runs/rqvae/amazon/beauty"
+    assert str(run_path("runs/rqvae/sample", None)) == "runs/rqvae/sample"
+
+
+def test_nothing_is_written_before_the_run_opens(settings):
+    session = start_session(settings)
+    assert not settings.path.exists()
+    open_run(session, {"seed": 7, "dataset": "tiny"}, config_text="train.seed = 7\n")
+    assert set(contents(settings)) == {"config.gin", "meta.json"}
+    assert (settings.path / "config.gin").read_text() == "train.seed = 7\n"
+    meta = read_json(settings.path / "meta.json")
+    assert meta["seed"] == 7
+    assert meta["torch"] == torch.__version__
+    assert meta["num_processes"] == 1
+    assert {"genrec", "commit", "python", "device", "mixed_precision", "command"} <= set(meta)
+
+
+def test_an_older_run_is_neither_mixed_in_nor_lost_by_accident(settings):
+    finished_run(settings)
+    before = contents(settings)
+    with pytest.raises(ConfigError, match=r"must be new, got .*beauty with step_5; add --resume"):
+        start_session(settings)
+    start_session(replace(settings, overwrite=True))  # then the data turns out to be missing
+    assert contents(settings) == before
+
+
+def test_overwrite_removes_the_old_run_and_nothing_else(settings):
+    finished_run(settings)
+    open_run(start_session(replace(settings, overwrite=True)), {"seed": 2})
+    assert set(contents(settings)) == {"config.gin", "meta.json", "NOTES"}
+    assert read_json(settings.path / "meta.json")["seed"] == 2
+
+
+def test_a_run_in_a_folder_with_other_files_deletes_none(tmp_path):
+    for name in ("LICENSE", "Makefile", "data.csv"):
+        (tmp_path / name).write_text("step by step\n")
+    open_run(start_session(SessionSettings(path=tmp_path)), {})
+    assert {"LICENSE", "Makefile", "data.csv"} <= {path.name for path in tmp_path.iterdir()}
+
+
+def test_resume_keeps_everything_and_names_the_step(settings):
+    finished_run(settings)
+    before = contents(settings)
+    session = start_session(replace(settings, resume=True))
+    assert session.resume_step == settings.path / "step_5"
+    open_run(session, {"extra": 1})
+    after = contents(settings)
+    assert {k: v for k, v in after.items() if k != "meta.json"} == {
+        k: v for k, v in before.items() if k != "meta.json"
+    }
+    assert read_json(settings.path / "meta.json")["seed"] == 1
+
+
+def test_resume_without_a_checkpoint_is_refused(settings):
+    with pytest.raises(ConfigError, match=r"resume needs a run with a checkpoint, got none in "):
+        start_session(replace(settings, resume=True))
+    assert not settings.path.exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"amp": True, "mixed_precision_type": "int8"},
+            "must be one of no, fp16, bf16, got 'int8'",
+        ),
+        ({"trackers": ("mlflow",)}, "tracker must be one of tensorboard, wandb, got 'mlflow'"),
+    ],
+)
+def test_bad_settings_are_refused(settings, change, message):
+    with pytest.raises(ConfigError, match=message):
+        start_session(replace(settings, **change))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="fp16 is fine on a GPU")
+def test_fp16_needs_a_gpu(settings):
+    with pytest.raises(ConfigError, match="fp16 must run on a GPU, got none"):
+        start_session(replace(settings, amp=True, mixed_precision_type="fp16"))
+
+
+def test_meta_data_adds_up(settings):
+    session = start_session(settings)
+    open_run(session, {"seed": 3})
+    write_meta(session, {"train_seconds": 1.5})
+    meta = read_json(settings.path / "meta.json")
+    assert (meta["seed"], meta["train_seconds"]) == (3, 1.5)
+
+
+def test_the_session_is_seeded(settings):
+    start_session(replace(settings, seed=11))
+    first = torch.rand(3)
+    start_session(replace(settings, seed=11))
+    assert torch.equal(first, torch.rand(3))
+
+
+def test_on_main_first_works_once_and_lets_errors_through():
+    calls = []
+    accelerator = Accelerator(cpu=True)
+    assert on_main_first(accelerator, lambda: calls.append(os.getpid()) or "data") == "data"
+    assert len(calls) == 1
+
+    def fail() -> None:
+        raise DataError("rows must be finite, got NaN; repair them")
+
+    with pytest.raises(DataError, match="rows must be finite"):
+        on_main_first(accelerator, fail)

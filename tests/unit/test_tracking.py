@@ -1,0 +1,95 @@
+"""``metrics.jsonl``: one object a line, whole after an interruption."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from accelerate import Accelerator
+
+from genrec.errors import ConfigError
+from genrec.training import tracking
+from genrec.training.tracking import Tracker
+
+
+@pytest.fixture
+def tracker(tmp_path) -> Tracker:
+    return Tracker(Accelerator(cpu=True), tmp_path / "run")
+
+
+def rows(tracker: Tracker) -> list[dict]:
+    return [json.loads(line) for line in tracker.path.read_text().splitlines()]
+
+
+def test_rows_are_appended_and_nothing_is_made_before(tracker):
+    assert not tracker.path.parent.exists()
+    tracker.log(1, {"train/loss": 0.5})
+    tracker.log(2, {"train/loss": 0.25, "train/lr": 1e-3})
+    assert rows(tracker) == [
+        {"step": 1, "train/loss": 0.5},
+        {"step": 2, "train/loss": 0.25, "train/lr": 1e-3},
+    ]
+
+
+def test_values_that_json_lacks_become_null(tracker):
+    tracker.log(1, {"a": float("nan"), "b": float("inf"), "c": 0.0})
+    assert tracker.path.read_text() == '{"step": 1, "a": null, "b": null, "c": 0.0}\n'
+
+
+def test_truncation_drops_later_rows_and_a_half_written_one(tracker):
+    for step in (10, 20, 30):
+        tracker.log(step, {"loss": float(step)})
+    with tracker.path.open("a") as file:
+        file.write('{"step": 20, "loss": 2')  # the machine stopped in the middle of a line
+    tracker.truncate(20)
+    assert [row["step"] for row in rows(tracker)] == [10, 20]
+    tracker.log(21, {"loss": 1.0})
+    assert [row["step"] for row in rows(tracker)] == [10, 20, 21]
+
+
+def test_truncation_without_a_file_is_fine(tracker):
+    tracker.truncate(5)
+    assert not tracker.path.exists()
+
+
+def test_tracker_names_are_checked(monkeypatch):
+    assert Tracker.check([]) == []
+    with pytest.raises(ConfigError, match="must be one of tensorboard, wandb, got 'mlflow'"):
+        Tracker.check(["mlflow"])
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(
+        ConfigError, match=r"wandb must be installed.*pip install 'genrec\[track\]'"
+    ):
+        Tracker.check(["wandb"])
+
+
+def test_external_trackers_start_with_the_first_row(tmp_path):
+    """They make files and online runs of their own, so a run that fails early starts none."""
+    calls = []
+
+    class Fake:
+        is_main_process = True
+        log_with = ("wandb",)
+
+        def init_trackers(self, project, config):
+            calls.append(("init", project, config))
+
+        def log(self, values, step):
+            calls.append(("log", step, values))
+
+        def end_training(self):
+            calls.append(("end",))
+
+    never = tracking.Tracker(Fake(), tmp_path)
+    never.close()
+    assert calls == []
+    tracker = tracking.Tracker(Fake(), tmp_path, settings={"lr": 0.1, "sizes": [1, 2]})
+    tracker.log(1, {"loss": 2.0})
+    tracker.log(2, {"loss": 1.0})
+    tracker.close()
+    assert calls == [
+        ("init", "genrec", {"lr": 0.1}),
+        ("log", 1, {"loss": 2.0}),
+        ("log", 2, {"loss": 1.0}),
+        ("end",),
+    ]
