@@ -7,10 +7,14 @@ calls :func:`run`. Nothing else in the library reads gin.
 from __future__ import annotations
 
 import argparse
+import enum
 import inspect
+import logging
 import os
 import re
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -106,13 +110,15 @@ def configure(
         gin.add_config_file_search_path(str(path.resolve().parent))
         files.append(str(path))
     try:
-        gin.parse_config_files_and_bindings(
-            files, list(bindings), finalize_config=True, skip_unknown=False
-        )
+        with _without_log():
+            gin.parse_config_files_and_bindings(
+                files, list(bindings), finalize_config=True, skip_unknown=False
+            )
     except ModuleNotFoundError as error:
+        missing = re.search(r"No module named '([\w.]+)'", str(error))  # gin drops error.name
         raise ConfigError(
-            f"import in a gin file must name a module of genrec, got {error.name!r}; for example "
-            "`import genrec.models.rqvae`"
+            "import in a gin file must name a module that exists, got "
+            f"{missing.group(1) if missing else error}; for example `import genrec.models.rqvae`"
         ) from error
     except (ValueError, SyntaxError, TypeError, OSError, AttributeError) as error:
         raise ConfigError(_explain(error, root)) from error
@@ -152,6 +158,17 @@ def run(
     run_command(command, debug=arguments.debug)
 
 
+@contextmanager
+def _without_log() -> Iterator[None]:
+    """Silence gin, which logs an error for each folder that lacks an included file."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
 def _explain(error: Exception, root: Callable[..., Any]) -> str:
     """Turn a message of gin into what, got, allowed and fix."""
     text = str(error).strip()
@@ -167,9 +184,24 @@ def _explain(error: Exception, root: Callable[..., Any]) -> str:
     if found := re.search(r"Required bindings for `(\S+)` not provided in config: (.+)", text):
         missing = found.group(2).splitlines()[0]
         return f'settings must be given, got none for {missing}; add --gin "train.NAME=VALUE"'
-    if "macro" in text or "Macro" in text:
-        return f"constant must exist, got: {first}; check the enum member and its import line"
+    if found := re.search(r"'([\w./]+)/gin\.macro'", text):
+        name = found.group(1)
+        return f"constant must exist, got %{name}; {_near_constant(name)}"
+    if found := re.search(r"Unable to open file: (\S+?)\. Searched", text):
+        return (
+            f"included file must exist, got {found.group(1)}; name it from the folder of its file"
+        )
     return (
         f"configuration must be valid gin, got: {first}; write numbers plainly, "
         "texts in quotes, and NAME=VALUE for each override"
     )
+
+
+def _near_constant(name: str) -> str:
+    """Phrase the members of the enum that a mistyped constant belongs to."""
+    path, _, member = name.rpartition(".")
+    module, _, kind = path.rpartition(".")
+    known = getattr(sys.modules.get(module), kind, None)
+    if not (isinstance(known, type) and issubclass(known, enum.Enum)):
+        return "check the enum member, and that its module is imported in the file"
+    return did_you_mean(member, known.__members__)
