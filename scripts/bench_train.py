@@ -1,0 +1,115 @@
+"""Training speed beside Hugging Face's T5 padded to 20 items, with the same parameters."""
+
+import argparse
+import json
+import os
+import platform
+import time
+from collections.abc import Callable
+
+import torch
+import transformers
+from bench_decode import build_ids, open_data
+
+from genrec.data.batching import TokenTable, TrainingBatches
+from genrec.data.sequence_dataset import SeqData
+from genrec.models.retrieval import EncoderDecoderRetrievalModel
+from genrec.models.t5 import to_t5
+from genrec.models.token_layout import PAD_TOKEN
+
+MAX_ITEMS = 20
+
+
+def measure(step: Callable[[int], int], steps: int, device: str) -> float:
+    """Samples a second over some steps, after one that is not counted."""
+    step(0)
+    if device != "cpu":
+        torch.cuda.synchronize()
+    began = time.perf_counter()
+    samples = sum(step(number) for number in range(1, steps + 1))
+    if device != "cpu":
+        torch.cuda.synchronize()
+    return samples / (time.perf_counter() - began)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", action="store_true", help="print one JSON line only")
+    parser.add_argument("--batch-size", type=int, default=256)
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--hf-steps", type=int, default=3)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    transformers.logging.set_verbosity_error()
+    data, name = open_data()
+    tokenizer = build_ids(data)
+    examples = SeqData(data, "train", max_history=MAX_ITEMS)
+    table = TokenTable.build(examples, tokenizer.ids, device=args.device)
+
+    def own(mode: str, encoder_mask: str) -> float:
+        model = EncoderDecoderRetrievalModel(
+            num_embeddings=tokenizer.level_sizes,
+            sem_id_dim=tokenizer.num_levels,
+            encoder_mask=encoder_mask,
+        ).to(args.device)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
+        loader = TrainingBatches(examples, table, batch_size=args.batch_size, mode=mode)
+        batches = loader.batches(0)
+
+        def step(_: int) -> int:
+            batch = next(batches)
+            model(batch).loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+            return int((batch.targets[..., 0] >= 0).sum())
+
+        return measure(step, args.steps, args.device)
+
+    def hugging_face() -> float:
+        model = EncoderDecoderRetrievalModel(
+            num_embeddings=tokenizer.level_sizes, sem_id_dim=tokenizer.num_levels
+        )
+        t5 = to_t5(model).to(args.device).train()
+        optimizer = torch.optim.AdamW(t5.parameters(), lr=1e-3)
+        loader = TrainingBatches(examples, table, batch_size=args.batch_size, mode="padded")
+        batches = loader.batches(0)
+
+        def step(_: int) -> int:
+            batch = next(batches)
+            tokens = model.layout.history_tokens(batch.history, None)
+            wide = MAX_ITEMS * model.layout.tokens_per_item
+            tokens = torch.nn.functional.pad(tokens, (0, wide - tokens.shape[1]), value=PAD_TOKEN)
+            labels = model.layout.item_tokens(batch.targets[:, 0])
+            mask = (tokens != PAD_TOKEN).long()
+            t5(input_ids=tokens, attention_mask=mask, labels=labels).loss.backward()
+            torch.nn.utils.clip_grad_norm_(t5.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+            return len(tokens)
+
+        return measure(step, args.hf_steps, args.device)
+
+    rates = {
+        "samples_per_s": own("bucketed", "full"),
+        "packed_samples_per_s": own("packed", "item_causal"),
+        "hf_samples_per_s": hugging_face(),
+    }
+    found = {key: round(rate, 1) for key, rate in rates.items()}
+    found["ratio"] = round(rates["samples_per_s"] / rates["hf_samples_per_s"], 2)
+    found["packed_ratio"] = round(rates["packed_samples_per_s"] / rates["hf_samples_per_s"], 2)
+    found |= {"data": name, "batch_size": args.batch_size}
+    found |= {"device": args.device, "threads": args.threads}
+    found["versions"] = {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
