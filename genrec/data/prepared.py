@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -326,6 +327,12 @@ def _as_float(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 def _check(strings: Mapping[str, StringArray], arrays: Mapping[str, npt.NDArray[Any]]) -> None:
     num_items, num_users = len(strings["item_keys"]), len(strings["user_keys"])
+    counts = Counter(strings["item_keys"])
+    if len(counts) < num_items:
+        key, times = counts.most_common(1)[0]
+        raise DataError(
+            f"item_keys must be unique, got {key!r} {times} times; keep one row an item"
+        )
     for key in ("item_titles", "item_texts"):
         if len(strings[key]) != num_items:
             raise DataError(
