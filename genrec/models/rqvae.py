@@ -283,6 +283,7 @@ class RqVae(nn.Module):
         gumbel_t: float | Tensor = 1.0,
         *,
         commitment_weight: float | Tensor | None = None,
+        aims: Tensor | None = None,
         quantize: bool = True,
     ) -> RqVaeOutput:
         """Reconstruct a batch and measure the loss.
@@ -291,6 +292,7 @@ class RqVae(nn.Module):
             batch: Inputs of shape ``(B, X)``, or an object that has them as ``x``.
             gumbel_t: Temperature of ``GUMBEL_SOFTMAX`` levels, > 0.
             commitment_weight: beta of this call; the model's own when None.
+            aims: Ids that items should move to, shape ``(B, L)``, rows of :meth:`separate`.
             quantize: False trains the plain autoencoder, to warm it up before k-means.
 
         Returns:
@@ -307,7 +309,7 @@ class RqVae(nn.Module):
             return self._warm_up_loss(x, z)
         if not self.residual_quantizer.is_ready:
             self._initialize_from_batch(x)
-        quantized = self.residual_quantizer(z, gumbel_t)
+        quantized = self.residual_quantizer(z, gumbel_t, aims)
         x_hat = self.decode(quantized.embeddings)
         beta = self.commitment_weight if commitment_weight is None else commitment_weight
         return self.compute_loss(x, x_hat, quantized, commitment_weight=beta)
@@ -349,6 +351,8 @@ class RqVae(nn.Module):
             terms.append(term)
         quant = torch.stack(terms)  # (L,)
         quant = quant.sum() if losses.level_reduction == "sum" else quant.mean()
+        if quantized.separation is not None:
+            quant = quant + losses.separation_weight * quantized.separation
         # Latents live in the scaled space; errors count in the units of the inputs.
         quant = quant / self.features.settings.scale**2
         with torch.no_grad():
@@ -384,12 +388,19 @@ class RqVae(nn.Module):
             generator = torch.Generator().manual_seed(seed)
             rows = torch.randperm(len(x), generator=generator)[:max_samples].sort().values
             x = x[rows.to(x.device)]
-        device = self.residual_quantizer.initialized.device
-        was_training = self.training
-        self.eval()
-        latents = [self.encode(rows.to(device).float()) for rows in x.split(_ENCODE_ROWS)]
-        self.train(was_training)
-        self.residual_quantizer.initialize(torch.cat(latents), num_iters=num_iters, seed=seed)
+        self.residual_quantizer.initialize(self._latents(x), num_iters=num_iters, seed=seed)
+
+    @torch.no_grad()
+    def separate(self, x: Tensor) -> Tensor:
+        """Find ids for the items of a catalogue that share theirs.
+
+        Args:
+            x: Inputs of the whole catalogue, shape ``(N, X)``.
+
+        Returns:
+            Shape ``(N, L)``, int64: what to aim for, the last code -1 where an item shall stay.
+        """
+        return self.residual_quantizer.separate(self._latents(x))
 
     @torch.no_grad()
     def update_codebooks(self) -> None:
@@ -455,6 +466,15 @@ class RqVae(nn.Module):
         return reconstruction_losses(
             x_hat, target, num_categorical=self.n_cat_features, settings=self.losses
         )
+
+    def _latents(self, x: Tensor) -> Tensor:
+        """Encode a catalogue in evaluation mode, float32, on the model's device."""
+        device = self.residual_quantizer.initialized.device
+        was_training = self.training
+        self.eval()
+        parts = [self.encode(rows.to(device).float()).float() for rows in x.split(_ENCODE_ROWS)]
+        self.train(was_training)
+        return torch.cat(parts)
 
     def _warm_up_loss(self, x: Tensor, z: Tensor) -> RqVaeOutput:
         """Loss of the plain autoencoder."""

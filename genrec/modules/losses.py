@@ -23,6 +23,8 @@ class LossSettings:
         recon_weight: Weight of the reconstruction, >= 0.
         quant_loss_weight: Weight of all quantisation terms together, >= 0.
         codebook_weight: Weight of the codebook term beside the commitment term, >= 0.
+        separation_weight: Weight of the term that moves items off ids they share, beside the
+            commitment term, >= 0; counts only where training finds such items.
         recon_kind: ``l2`` or ``l1``.
         recon_reduction: ``sum`` or ``mean`` over features.
         level_reduction: ``sum`` or ``mean`` over levels.
@@ -31,12 +33,13 @@ class LossSettings:
     recon_weight: float = 1.0
     quant_loss_weight: float = 1.0
     codebook_weight: float = 1.0
+    separation_weight: float = 0.0
     recon_kind: str = "l2"
     recon_reduction: str = "sum"
     level_reduction: str = "sum"
 
     def __post_init__(self) -> None:
-        for name in ("recon_weight", "quant_loss_weight", "codebook_weight"):
+        for name in ("recon_weight", "quant_loss_weight", "codebook_weight", "separation_weight"):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"{name} must be >= 0, got {getattr(self, name)}; try 1.0")
         for name, allowed in (

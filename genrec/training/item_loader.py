@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,7 +15,19 @@ from torch import Tensor
 from genrec.errors import ConfigError, DataError
 from genrec.training.seeding import mix_seed
 
-__all__ = ["ItemLoader"]
+__all__ = ["ItemLoader", "ItemRows"]
+
+
+class ItemRows(NamedTuple):
+    """A batch of items.
+
+    Attributes:
+        x: Embeddings, shape ``(B, X)``, float32.
+        rows: Where they stand in the loader's items, shape ``(B,)``, int64.
+    """
+
+    x: Tensor
+    rows: Tensor
 
 
 class ItemLoader:
@@ -61,7 +74,7 @@ class ItemLoader:
     def __len__(self) -> int:
         return math.ceil(len(self.items) / (self.batch_size * self.num_processes))
 
-    def batches(self, epoch: int, start: int = 0) -> Iterator[Tensor]:
+    def batches(self, epoch: int, start: int = 0) -> Iterator[ItemRows]:
         """Yield this process's batches of an epoch.
 
         Args:
@@ -69,7 +82,7 @@ class ItemLoader:
             start: Batches to leave out.
 
         Yields:
-            Items, shape ``(B, X)``, float32.
+            Batches of ``B`` items.
         """
         generator = torch.Generator().manual_seed(mix_seed(self.seed, epoch))
         order = torch.randperm(len(self.items), generator=generator)  # (N,)
@@ -77,4 +90,4 @@ class ItemLoader:
         order = order.repeat(math.ceil(len(self) * together / len(order)))[: len(self) * together]
         own = order.view(len(self), self.num_processes, self.batch_size)[:, self.process_index]
         for rows in own.to(self.items.device)[start:]:
-            yield self.items[rows].float()
+            yield ItemRows(self.items[rows].float(), rows)

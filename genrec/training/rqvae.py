@@ -103,6 +103,7 @@ def train(
     commitment_start: float = 0.0,
     commitment_warmup_steps: int = 0,
     codebook_weight: float = 1.0,
+    separation_weight: float = 0.0,
     recon_weight: float = 1.0,
     quant_loss_weight: float = 1.0,
     recon_kind: str = "l2",
@@ -186,6 +187,8 @@ def train(
         commitment_start: beta at the first step, where it warms up.
         commitment_warmup_steps: Steps of its linear warm-up; 0 for none.
         codebook_weight: Of the codebook term.
+        separation_weight: Of a term that trains items that share an id towards free ones, beside
+            the commitment term; 0 for none.
         recon_weight: Of the reconstruction.
         quant_loss_weight: Of codebook and commitment terms together.
         recon_kind: ``l2`` or ``l1``.
@@ -248,6 +251,7 @@ def train(
             patience=patience,
         ),
         temperature=(gumbel_temperature, temperature_end),
+        separate=separation_weight > 0,
         commitment=(
             Ramp(start=commitment_start, end=commitment_weight, steps=commitment_warmup_steps)
             if commitment_warmup_steps
@@ -318,6 +322,7 @@ def train(
             recon_weight=recon_weight,
             quant_loss_weight=quant_loss_weight,
             codebook_weight=codebook_weight,
+            separation_weight=separation_weight,
             recon_kind=recon_kind,
             recon_reduction=recon_reduction,
             level_reduction=level_reduction,

@@ -20,7 +20,7 @@ from genrec.data.item_dataset import ItemData
 from genrec.errors import ConfigError, DataError
 from genrec.evaluation.codebook import CodebookReport, Described, collapse_alarms, evaluate_codebook
 from genrec.models.rqvae import RqVae
-from genrec.training.item_loader import ItemLoader
+from genrec.training.item_loader import ItemLoader, ItemRows
 from genrec.training.loop import BestRule, FitResult, fit
 from genrec.training.optimizer import build_optimizer, build_schedule
 from genrec.training.seeding import mix_seed
@@ -174,6 +174,9 @@ class StageOneSettings:
         temperature: Of ``GUMBEL_SOFTMAX``, at the first and the last step; it changes by a
             constant factor in between.
         commitment: beta over the run; None keeps the model's.
+        separate: From the epoch after the codebooks have started, look before every epoch for
+            items that share an id, and train them towards free ones. The model's
+            ``separation_weight`` says how strongly.
     """
 
     batch_size: int = 256
@@ -185,6 +188,7 @@ class StageOneSettings:
     rhythm: Rhythm = field(default_factory=Rhythm)
     temperature: tuple[float, float] = (1.0, 1.0)
     commitment: Ramp | None = None
+    separate: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.val_ratio < 1:
@@ -333,9 +337,15 @@ def train_rqvae(
     quantizer = model.residual_quantizer
     hot, cold = settings.temperature
 
+    aims: Tensor | None = None  # (N, L)
+
     def on_epoch_start(epoch: int) -> None:
+        nonlocal aims
         start = settings.start
-        if quantizer.is_ready or epoch < start.after_epochs:
+        if quantizer.is_ready:
+            aims = model.separate(trained) if settings.separate else None
+            return
+        if epoch < start.after_epochs:
             return
         model.initialize_codebooks(
             trained,
@@ -350,13 +360,14 @@ def train_rqvae(
             optimizer.state.pop(parameter, None)  # moments of the warm-up mean nothing now
 
     def loss_step(
-        wrapped_model: nn.Module, batch: Tensor, step: int
+        wrapped_model: nn.Module, batch: ItemRows, step: int
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
         beta = settings.commitment.at(step) if settings.commitment is not None else None
         out = wrapped_model(
             batch,
             hot * (cold / hot) ** (step / num_steps),
             commitment_weight=beta,
+            aims=None if aims is None else aims[batch.rows],
             quantize=quantizer.is_ready,
         )
         return out.loss, {

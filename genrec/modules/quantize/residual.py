@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from genrec.modules.quantize.modes import QuantizeForwardMode
+from genrec.modules.quantize.separation import separate_last_level
 from genrec.modules.quantize.vector_quantizer import QuantizerSettings, VectorQuantizer
 
 __all__ = ["Quantized", "ResidualQuantizer", "distinct_share"]
@@ -29,6 +30,8 @@ class Quantized(NamedTuple):
         codes: The code of each level, L tensors of shape ``(B, D)``.
         outputs: What each level passed on; equal to the code but for soft choices.
         sem_ids: Codes as ids, shape ``(B, L)``, int64.
+        separation: Mean over the batch of the squared distance of a last residual to the code
+            that it should move to, 0 for items that need not; scalar. None without aims.
     """
 
     embeddings: Tensor
@@ -36,6 +39,7 @@ class Quantized(NamedTuple):
     codes: list[Tensor]
     outputs: list[Tensor]
     sem_ids: Tensor
+    separation: Tensor | None = None
 
 
 class ResidualQuantizer(nn.Module):
@@ -43,9 +47,9 @@ class ResidualQuantizer(nn.Module):
 
     Level d picks the code ``e_d`` nearest to ``r_d`` and hands down ``r_{d+1} = r_d - e_d``,
     subtracted as a constant: commitment terms of all levels reach the encoder, and none reaches
-    a codebook. The reconstruction's gradient takes a second path, where each level subtracts
-    its estimator's output with the gradient, so that with straight-through levels the encoder
-    receives it once and not once a level.
+    a codebook. Each level's estimator sends the reconstruction's gradient to its own residual,
+    and so to the encoder; the mean over levels is taken, so that with straight-through levels
+    the encoder receives the gradient once and not once a level.
 
     Args:
         sizes: K of each level.
@@ -99,30 +103,46 @@ class ResidualQuantizer(nn.Module):
             self._ready = bool(self.initialized)
         return self._ready
 
-    def forward(self, z: Tensor, temperature: float | Tensor) -> Quantized:
+    def forward(
+        self, z: Tensor, temperature: float | Tensor, aims: Tensor | None = None
+    ) -> Quantized:
         """Choose codes for a batch, level by level.
 
         Args:
             z: Latents, shape ``(B, D)``.
             temperature: Of ``GUMBEL_SOFTMAX`` levels in training, > 0.
+            aims: Ids that items should move to, shape ``(B, L)``, from :meth:`separate`. An aim
+                counts while its first L - 1 codes are the item's, and its last one is not -1.
 
         Returns:
             Codes, ids and the sum that the decoder receives.
         """
-        residuals, codes, outputs, ids = [], [], [], []
+        residuals: list[Tensor] = []
+        codes: list[Tensor] = []
+        outputs: list[Tensor] = []
+        ids: list[Tensor] = []
+        separation = None
         # Half precision cannot tell near codes apart.
         with torch.autocast(device_type=z.device.type, enabled=False):
-            residual = carrier = z.float()  # (B, D)
-            for level in self.levels:
-                found = level(residual, carrier, temperature)
+            residual = z.float()  # (B, D)
+            for index, level in enumerate(self.levels):
+                last_aims = None
+                if aims is not None and index == len(self.levels) - 1:
+                    last_aims = _valid_aims(aims, ids)  # (B,)
+                    target = level.codes().detach()[last_aims.clamp_min(0)]  # (B, D)
+                    apart = (residual - target).square().sum(dim=-1)  # (B,)
+                    separation = torch.where(last_aims >= 0, apart, 0.0).mean()
+                found = level(residual, temperature, last_aims)
                 residuals.append(residual)
                 codes.append(found.code)
                 outputs.append(found.output)
                 ids.append(found.ids)
                 residual = residual - found.output.detach()
-                carrier = carrier - found.output
             total = torch.stack(outputs).sum(dim=0)  # (B, D)
-        return Quantized(total, residuals, codes, outputs, torch.stack(ids, dim=-1))
+            # The value is the sum, the gradient the mean over levels.
+            total = total.detach() + (total - total.detach()) / len(self.levels)
+        sem_ids = torch.stack(ids, dim=-1)  # (B, L)
+        return Quantized(total, residuals, codes, outputs, sem_ids, separation)
 
     @torch.no_grad()
     def assign(self, z: Tensor) -> Tensor:
@@ -141,6 +161,22 @@ class ResidualQuantizer(nn.Module):
             residual = residual - codes[chosen]
             ids.append(chosen)
         return torch.stack(ids, dim=-1)
+
+    @torch.no_grad()
+    def separate(self, z: Tensor) -> Tensor:
+        """Find ids for the items that share theirs, see :func:`separate_last_level`.
+
+        Args:
+            z: Latents of the whole catalogue, shape ``(N, D)``, float32.
+
+        Returns:
+            Shape ``(N, L)``, int64: an item's codes, with the last one replaced by the code to
+            move to, or by -1 where the item shall stay.
+        """
+        ids = self.assign(z)
+        residual = z - self.embed(ids) + self.levels[-1].codes()[ids[:, -1]]
+        aims = separate_last_level(ids, residual, self.levels[-1].codes())
+        return torch.cat([ids[:, :-1], aims[:, None]], dim=1)
 
     @torch.no_grad()
     def embed(self, ids: Tensor) -> Tensor:
@@ -203,6 +239,14 @@ class ResidualQuantizer(nn.Module):
                     dist.broadcast(candidates, src=0)
             level.update(counts, sums, candidates)
         self._worst = None
+
+
+def _valid_aims(aims: Tensor, ids: Sequence[Tensor]) -> Tensor:
+    """Return the last aims, -1 where an earlier code is no longer the one they were made for."""
+    last = aims[:, -1]
+    for column, chosen in enumerate(ids):
+        last = torch.where(aims[:, column] == chosen, last, -1)
+    return last
 
 
 def _forget_ready(module: nn.Module, incompatible_keys: object) -> None:

@@ -192,14 +192,18 @@ class VectorQuantizer(nn.Module):
         return self.cost(residual, self.codes() if codes is None else codes).argmin(dim=-1)
 
     def forward(
-        self, residual: Tensor, carrier: Tensor, temperature: float | Tensor
+        self,
+        residual: Tensor,
+        temperature: float | Tensor,
+        aims: Tensor | None = None,
     ) -> LevelOutput:
         """Quantise the residuals of a batch.
 
         Args:
             residual: Shape ``(B, D)``, float32.
-            carrier: Equal to ``residual``; the gradient of the reconstruction goes through it.
             temperature: Of the Gumbel softmax, > 0.
+            aims: Codes to pick whatever is nearest, shape ``(B,)``, -1 for none; soft choices
+                do not heed them.
 
         Returns:
             Codes and their gradients. In training the usage is noted for
@@ -207,7 +211,7 @@ class VectorQuantizer(nn.Module):
         """
         codes = self.codes()
         if self.training and self.mode is QuantizeForwardMode.GUMBEL_SOFTMAX:
-            ids, code, output = self._soft(carrier, codes, temperature)
+            ids, code, output = self._soft(residual, codes, temperature)
         else:
             detached = codes.detach()
             with torch.no_grad():
@@ -221,25 +225,28 @@ class VectorQuantizer(nn.Module):
                     )
                 else:
                     ids = cost.argmin(dim=-1)
+                if aims is not None:
+                    ids = torch.where(aims >= 0, aims, ids)
             code = F.embedding(ids, codes)  # (B, D)
             rotates = self.mode is QuantizeForwardMode.ROTATION_TRICK
-            output = rotation_trick(carrier, code) if rotates else straight_through(carrier, code)
+            estimator = rotation_trick if rotates else straight_through
+            output = estimator(residual, code)
         if self.training and self.tracks_usage:
             self._note(ids, residual.detach())
         return LevelOutput(ids, code, output)
 
     def _soft(
-        self, carrier: Tensor, codes: Tensor, temperature: float | Tensor
+        self, residual: Tensor, codes: Tensor, temperature: float | Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Mix codes by the Gumbel softmax, log-preferences in units of the quantisation error.
 
         Without a scale the noise, of size 1, would drown the distances of a small latent space.
         """
-        cost = self.cost(carrier, codes)  # (B, K)
+        cost = self.cost(residual, codes)  # (B, K)
         least, ids = cost.min(dim=-1)  # (B,)
         with torch.no_grad():
             if self.settings.distance == "l2":
-                error = (least + carrier.square().sum(dim=-1)).clamp_min(0)
+                error = (least + residual.square().sum(dim=-1)).clamp_min(0)
             else:
                 error = 1 + least
             scale = error.mean().clamp_min(1e-6)
