@@ -6,6 +6,7 @@ Shape legend: B = sequences, T = queries, S = keys, D = model width, H = heads, 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -120,29 +121,30 @@ class SelfAttention(nn.Module):
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, T, E)
         return self.out(_attend(q, k, v, bias, self.dropout if self.training else 0.0))
 
-    def step(self, x: Tensor, past: Tensor | None, bias: Tensor) -> tuple[Tensor, Tensor]:
-        """Attend from one new position to itself and the ones before it.
+    def step(self, x: Tensor, past: Sequence[Tensor], bias: Tensor) -> tuple[Tensor, Tensor]:
+        """Attend from one new position of every beam to itself and the ones before it.
 
         Args:
-            x: The new position of many short sequences, shape ``(M, D)``.
-            past: Keys and values so far, shape ``(M, T - 1, 2, H * E)``, or None at first.
+            x: The new position, shape ``(B, W, D)``.
+            past: Keys and values of each earlier position, ``(B, W, 2 * H * E)``, or
+                ``(B, 1, 2 * H * E)`` where the beams of a user share it.
             bias: Shape ``(1, H, 1, T)``.
 
         Returns:
-            ``(output, keys and values)`` of shapes ``(M, D)`` and ``(M, T, 2, H * E)``.
+            ``(output, keys and values)`` of shapes ``(B, W, D)`` and ``(B, W, 2 * H * E)``.
         """
-        count = len(x)
-        q, kv = self.qkv(x).split([self.out.in_features, 2 * self.out.in_features], dim=-1)
-        kv = kv.reshape(count, 1, 2, -1)
-        cache = kv if past is None else torch.cat([past, kv], dim=1)
-        keys, values = cache.view(
-            count, -1, 2, self.num_heads, q.shape[-1] // self.num_heads
-        ).unbind(2)
-        # Up to five keys a query: products and sums beat a batch of tiny matrix products.
-        scores = (keys * q.view(count, 1, self.num_heads, -1)).sum(-1)  # (M, T, H)
-        weights = (scores + bias[0, :, 0].t()).softmax(dim=1)
-        mixed = (values * weights.unsqueeze(-1)).sum(dim=1).flatten(1)  # (M, H * E)
-        return self.out(mixed), cache
+        inner = self.out.in_features
+        q, kv = self.qkv(x).split([inner, 2 * inner], dim=-1)
+        seen = [*past, kv]
+        heads = (*x.shape[:2], self.num_heads, -1)
+        # Up to six keys a query: products and sums beat a batch of tiny matrix products.
+        scores = torch.stack([(q * k[..., :inner]).view(heads).sum(-1) for k in seen], dim=-1)
+        weights = (scores + bias[:, :, 0]).softmax(dim=-1).unsqueeze(-2)  # (B, W, H, 1, T)
+        values = [v[..., inner:].unflatten(-1, (self.num_heads, -1)) for v in seen]
+        mixed = values[0] * weights[..., 0]
+        for position, value in enumerate(values[1:], start=1):
+            mixed = torch.addcmul(mixed, value, weights[..., position])
+        return self.out(mixed.flatten(2)), kv
 
 
 class CrossAttention(nn.Module):

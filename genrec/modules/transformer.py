@@ -6,6 +6,7 @@ D = model width.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -148,17 +149,16 @@ class DecoderLayer(nn.Module):
     def step(
         self,
         x: Tensor,
-        past: Tensor | None,
+        past: Sequence[Tensor],
         bias: Tensor,
         kv: tuple[Tensor, Tensor],
         cross_bias: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        """Map one new position of every beam, ``(B, W, D)``; return it and the new cache."""
-        batch, beams, width = x.shape
-        own, cache = self.attention.step(self.attention_norm(x).flatten(0, 1), past, bias)
-        x = x + own.view(batch, beams, width)
+        """Map one new position of every beam, ``(B, W, D)``; return it and its keys and values."""
+        own, new = self.attention.step(self.attention_norm(x), past, bias)
+        x = x + own
         x = x + self.cross(self.cross_norm(x), kv, cross_bias)
-        return x + self.ff(self.ff_norm(x)), cache
+        return x + self.ff(self.ff_norm(x)), new
 
     def _drop(self, x: Tensor) -> Tensor:
         return dropout(x, self.dropout, self.training)
@@ -168,18 +168,21 @@ class DecoderLayer(nn.Module):
 class DecoderCache:
     """What decoding remembers between codes.
 
+    Keys and values stay where they were written; each beam remembers which row of every
+    earlier position is its own. The first position is the same for all beams of a user.
+
     Attributes:
         cross: Keys and values of the encoder's output for each layer, ``(B, H, T, E)`` each;
             once a user, whatever the number of beams.
         cross_bias: ``(B, 1, 1, T)``, ``-inf`` at padding, or None where there is none.
-        own: Keys and values of the codes so far for each layer, ``(B * W, l, 2, H * E)``.
-        num_beams: Beams ``W`` that ``own`` holds.
+        own: For each layer the keys and values of each position, ``(B, W, 2 * H * E)``.
+        rows: For each position after the first the flat row of each beam, ``(B * W,)``.
     """
 
     cross: list[tuple[Tensor, Tensor]]
     cross_bias: Tensor | None
-    own: list[Tensor | None]
-    num_beams: int = 1
+    own: list[list[Tensor]]
+    rows: list[Tensor]
 
     def reorder(self, parents: Tensor) -> None:
         """Let each beam go on from a beam of the step before.
@@ -187,11 +190,30 @@ class DecoderCache:
         Args:
             parents: Columns of the beams that are continued, shape ``(B, W)``, int64.
         """
-        batch, beams = parents.shape
-        rows = torch.arange(batch, device=parents.device).unsqueeze(1) * self.num_beams + parents
-        flat = rows.flatten()
-        self.own = [None if past is None else past.index_select(0, flat) for past in self.own]
-        self.num_beams = beams
+        batch, before = self.own[0][-1].shape[:2]
+        first = torch.arange(batch, device=parents.device).unsqueeze(1) * before
+        newest = (first + parents).flatten()
+        self.rows = [rows[newest] for rows in self.rows]
+        if len(self.own[0]) > 1:
+            self.rows.append(newest)
+
+    def past(self, layer: int) -> list[Tensor]:
+        """Look up each beam's own keys and values in one layer.
+
+        Args:
+            layer: Number of the layer.
+
+        Returns:
+            One tensor a position, ``(B, W, 2 * H * E)``; the first ``(B, 1, 2 * H * E)``.
+        """
+        if not self.own[layer]:
+            return []
+        shared, *later = self.own[layer]
+        batch, _, width = shared.shape
+        return [shared] + [
+            kv.view(-1, width).index_select(0, rows).view(batch, -1, width)
+            for kv, rows in zip(later, self.rows, strict=True)
+        ]
 
 
 class Decoder(nn.Module):
@@ -243,7 +265,7 @@ class Decoder(nn.Module):
             A cache for one beam a user.
         """
         cross = [layer.cross.keys_values(memory) for layer in self._layers()]
-        return DecoderCache(cross=cross, cross_bias=cross_bias, own=[None] * len(cross))
+        return DecoderCache(cross=cross, cross_bias=cross_bias, own=[[] for _ in cross], rows=[])
 
     def _layers(self) -> list[DecoderLayer]:
         return list(self.layers)  # type: ignore[arg-type]
@@ -261,7 +283,7 @@ class Decoder(nn.Module):
         """
         bias = self.position_bias(1, position + 1, offset=position)
         for number, layer in enumerate(self._layers()):
-            x, cache.own[number] = layer.step(
-                x, cache.own[number], bias, cache.cross[number], cache.cross_bias
-            )
+            x, new = layer.step(x, cache.past(number), bias, cache.cross[number], cache.cross_bias)
+            # A view of the joint projection would keep the queries alive as well.
+            cache.own[number].append(new.contiguous())
         return self.norm(x)
