@@ -1,0 +1,167 @@
+"""The evaluator: who is counted, what is a hit, and the same numbers on any number of processes."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+
+from genrec.data.sequence_dataset import SeqData
+from genrec.errors import ConfigError, DataError
+from genrec.evaluation.evaluator import Evaluator
+
+NUM_ITEMS = 23
+
+
+def random_data(tiny_data, seed: int = 0, users: int = 57):
+    rng = np.random.default_rng(seed)
+    sequences = [rng.integers(0, NUM_ITEMS, rng.integers(1, 30)).tolist() for _ in range(users)]
+    return tiny_data(sequences, NUM_ITEMS)
+
+
+def nearby(batch):
+    """Recommend items next to the sum of the history: depends on every item of it."""
+    total = batch.history.clamp(min=0).sum(dim=1, keepdim=True)
+    return (total + torch.arange(10)) % NUM_ITEMS
+
+
+class Rank:
+    """One of several processes that run as threads of this one."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, index: int, size: int, board: dict, barrier: threading.Barrier) -> None:
+        self.process_index, self.num_processes = index, size
+        self.board, self.barrier, self.calls = board, barrier, 0
+
+    def gather(self, values):
+        self.calls += 1
+        self.board[self.calls, self.process_index] = values
+        self.barrier.wait()
+        rows = [self.board[self.calls, rank] for rank in range(self.num_processes)]
+        return torch.cat(rows)
+
+
+def run_on(size: int, data, **options) -> list[dict[str, float]]:
+    board, barrier, results = {}, threading.Barrier(size), [None] * size
+
+    def work(rank: int) -> None:
+        accelerator = Rank(rank, size, board, barrier)
+        evaluator = Evaluator(data, num_items=NUM_ITEMS, accelerator=accelerator, **options)
+        results[rank] = evaluator.run(nearby)
+
+    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(size)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    return results
+
+
+def without_speed(metrics: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in metrics.items() if name != "users_per_s"}
+
+
+def test_numbers_by_hand(tiny_data):
+    # Test targets are 2, 4 and 0; the last user has too few items to be tested.
+    data = SeqData(tiny_data([[0, 1, 2], [1, 3, 4], [2, 1, 0], [0, 1]], 5), "test")
+    answers = torch.tensor([[4, 2], [3, 3], [0, 4]])
+
+    evaluator = Evaluator(
+        data, num_items=5, groups=np.array([0, 1, 2, 3, 3]), ks=(2, 1), accelerator=_alone()
+    )
+    assert evaluator.num_results == 2
+    found = evaluator.run(lambda batch: answers[batch.user_ids])
+    assert found["users"] == 3
+    assert found["recall@1"] == pytest.approx(1 / 3)  # user 2
+    assert found["recall@2"] == pytest.approx(2 / 3)  # users 0 and 2
+    assert found["ndcg@2"] == pytest.approx((1 / np.log2(3) + 1) / 3)
+    assert found["mrr"] == pytest.approx((0.5 + 0 + 1) / 3)
+    # Items 3 and 4 share their codes, so at SID level user 1 is served too.
+    assert found["sid_recall@1"] == pytest.approx(2 / 3)
+    assert found["sid_recall@2"] == 1.0
+    assert found["coverage"] == pytest.approx(4 / 5)  # 4, 2, 3 and 0 were shown
+    assert found["users_per_s"] > 0
+
+
+def _alone() -> Accelerator:
+    return Accelerator(cpu=True)
+
+
+def test_every_result_beyond_the_longest_list_is_ignored(tiny_data):
+    data = SeqData(tiny_data([[0, 1, 2]], 3), "test")
+    evaluator = Evaluator(data, num_items=3, groups=None, ks=(1,), accelerator=_alone())
+    found = evaluator.run(lambda batch: torch.tensor([[0, 2, 1]]))
+    assert (found["recall@1"], found["mrr"], found["coverage"]) == (0, 0, pytest.approx(1 / 3))
+    assert not any(name.startswith("sid_") for name in found)
+
+
+def test_missing_results_are_no_items(tiny_data):
+    data = SeqData(tiny_data([[0, 1, 2]], 3), "test")
+    groups = np.zeros(3, dtype=np.int64)
+    evaluator = Evaluator(data, num_items=3, groups=groups, ks=(2,), accelerator=_alone())
+    found = evaluator.run(lambda batch: torch.full((1, 2), -1))
+    assert (found["recall@2"], found["sid_recall@2"], found["coverage"]) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("split", ["valid", "test"])
+@pytest.mark.parametrize("size", [2, 3, 5])
+def test_processes_agree_with_one_to_the_last_digit(tiny_data, split, size):
+    data = SeqData(random_data(tiny_data), split, max_history=7)
+    options = {"groups": np.arange(NUM_ITEMS) // 2, "ks": (1, 5, 10), "budget": 40, "max_rows": 6}
+    alone = without_speed(run_on(1, data, **options)[0])
+    for metrics in run_on(size, data, **options):
+        assert without_speed(metrics) == alone
+
+
+def test_more_processes_than_batches(tiny_data):
+    data = SeqData(tiny_data([[0, 1, 2], [1, 3, 4]], NUM_ITEMS), "test")
+    alone = without_speed(run_on(1, data, groups=None)[0])
+    assert [without_speed(metrics) for metrics in run_on(4, data, groups=None)] == [alone] * 4
+
+
+def test_equals_a_plain_loop_over_users(tiny_data):
+    data = random_data(tiny_data)
+    examples = SeqData(data, "test", max_history=7)
+    found = run_on(1, examples, groups=None, ks=(5,), budget=40)[0]
+    hits, users = 0, 0
+    for user in range(data.num_users):
+        items = data.sequence_items[data.sequence_offsets[user] : data.sequence_offsets[user + 1]]
+        if len(items) < 3:
+            continue
+        users += 1
+        first = int(items[-8:-1].sum()) % NUM_ITEMS
+        hits += int(items[-1]) in [(first + i) % NUM_ITEMS for i in range(5)]
+    assert 0 < hits < users
+    assert (found["users"], found["recall@5"]) == (users, pytest.approx(hits / users))
+
+
+def test_a_limit_spreads_over_all_users(tiny_data):
+    data = SeqData(random_data(tiny_data), "test")
+    seen = []
+
+    def predict(batch):
+        seen.extend(batch.user_ids.tolist())
+        return nearby(batch)
+
+    evaluator = Evaluator(data, num_items=NUM_ITEMS, groups=None, accelerator=_alone(), limit=10)
+    assert evaluator.run(predict)["users"] == 10
+    assert len(set(seen)) == 10
+    assert max(np.diff(sorted(seen))) <= 2 * len(data) / 9
+
+
+def test_a_split_without_users_is_an_error(tiny_data):
+    data = SeqData(tiny_data([[0, 1], [1, 0]], 2), "test")
+    evaluator = Evaluator(data, num_items=2, groups=None, accelerator=_alone())
+    with pytest.raises(DataError, match="need at least one user"):
+        evaluator.run(nearby)
+
+
+@pytest.mark.parametrize("ks", [[], [0, 5]])
+def test_bad_lengths_are_refused(tiny_data, ks):
+    data = SeqData(tiny_data([[0, 1, 2]], 3), "test")
+    with pytest.raises(ConfigError, match=r"top_k_eval_list must hold numbers >= 1, got \["):
+        Evaluator(data, num_items=3, groups=None, ks=ks, accelerator=_alone())
