@@ -161,7 +161,7 @@ def read_amazon(
     reviews = read_json_columns(files.reviews, columns, rejected=rejected, time=time)
     wanted = set(reviews[ITEM].unique().to_list())
     items: dict[str, list[Any]] = {name: [] for name in (ITEM, *item_fields({}))}
-    for record in read_objects(files.meta, rejected, key=release.item, wanted=wanted):
+    for _, record in read_objects(files.meta, rejected, key=release.item, wanted=wanted):
         items[ITEM].append(record[release.item])
         for name, value in item_fields(record, drop_unknown_brand=drop_unknown_brand).items():
             items[name].append(value)

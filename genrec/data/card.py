@@ -186,7 +186,7 @@ def format_card(card: Mapping[str, Any]) -> str:
         )
     lines.append("")
     for key, value in card.items():
-        if key in ("name", "source", "steps", "rejected"):
+        if key in ("name", "source", "steps", "rejected", "repaired"):
             continue
         label = key.replace("_", " ")
         if isinstance(value, Mapping):
@@ -196,14 +196,19 @@ def format_card(card: Mapping[str, Any]) -> str:
                 " to ".join(map(str, value)) if key == "time_span" else "; ".join(map(str, value))
             )
         lines.append(f"{label}: {_plain(value)}")
-    rejected = card.get("rejected", [])
-    lines.append(f"rejected rows: {sum(entry['rows'] for entry in rejected):,}")
-    for entry in rejected:
-        where = ", ".join(map(str, entry["first_lines"]))
-        more = ", ..." if entry["rows"] > len(entry["first_lines"]) else ""
-        at = f" (line {where}{more})" if where else ""
-        lines.append(f"  {entry['rows']:,} of {entry['file']}: {entry['reason']}{at}")
+    for what in ("repaired", "rejected"):
+        entries = card.get(what, [])
+        if what == "rejected" or entries:
+            lines.append(f"{what} rows: {sum(entry['rows'] for entry in entries):,}")
+        lines.extend(_example_line(entry) for entry in entries)
     return "\n".join(lines)
+
+
+def _example_line(entry: Mapping[str, Any]) -> str:
+    where = ", ".join(map(str, entry["first_lines"]))
+    more = ", ..." if entry["rows"] > len(entry["first_lines"]) else ""
+    at = f" (line {where}{more})" if where else ""
+    return f"  {entry['rows']:,} of {entry['file']}: {entry['reason']}{at}"
 
 
 def _plain(value: object) -> str:

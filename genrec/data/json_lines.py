@@ -61,7 +61,7 @@ def read_objects(
     *,
     key: str | None = None,
     wanted: Collection[str] | None = None,
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[tuple[int, dict[str, Any]]]:
     """Read the objects of a file; lines that are none are counted and left out.
 
     Args:
@@ -72,7 +72,7 @@ def read_objects(
             is skipped without parsing it, since Python literals parse slowly.
 
     Yields:
-        The objects, in the order of the file.
+        Line, from 1, and object, in the order of the file.
     """
     pattern = None
     if key is not None and wanted is not None:
@@ -92,7 +92,7 @@ def read_objects(
                 continue
             if key is not None and wanted is not None and record.get(key) not in wanted:
                 continue
-            yield record
+            yield number, record
 
 
 def sample_objects(path: Path, count: int = 1_000) -> list[dict[str, Any]]:

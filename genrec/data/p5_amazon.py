@@ -165,7 +165,7 @@ def read_p5(
     wanted = set(item_keys)
     records = [
         {ITEM: record["asin"], **item_fields(record, drop_unknown_brand=drop_unknown_brand)}
-        for record in read_objects(folder / "meta.json.gz", rejected, key="asin", wanted=wanted)
+        for _, record in read_objects(folder / "meta.json.gz", rejected, key="asin", wanted=wanted)
     ]
     name = split or folder.name
     schema = {ITEM: pl.String, **dict.fromkeys(item_fields({}), pl.String)}

@@ -91,6 +91,7 @@ def prepare(
         options=asdict(options),
         **raw.notes,
         rejected=raw.rejected.as_list(),
+        repaired=raw.rejected.repaired_list(),
     )
     if rows.times is not None:
         card.note(
@@ -156,7 +157,7 @@ def _filtered(
         card.step(f"rating at least {options.min_rating:g}", **rows.counts())
     rows = ordered(rows, options.ties)
     if rows.times is not None:
-        rows = without_duplicates(rows)
+        rows = without_duplicates(rows, options.ties)
         card.step("one of equal user, item and time", **rows.counts())
     if options.repeats != "all":
         rows = without_repeats(rows, options.repeats)
@@ -226,7 +227,8 @@ class _Items:
 def _describe_items(raw: RawTables, keys: pl.Series, options: PrepareOptions) -> _Items:
     """Render each item's text; of several rows of an item the one with the longest text wins."""
     fields = [name for name in raw.items.columns if name != ITEM]
-    segments = parse_template(options.text_template or raw.text_template, fields)
+    template = options.text_template or raw.text_template
+    segments = parse_template(template, fields) if template else []
     table = pl.DataFrame({ITEM: keys}).with_row_index("id")
     matched = raw.items.with_row_index("row").join(table, on=ITEM, how="inner")
     columns = [matched[name].to_list() for name in fields]
@@ -245,6 +247,13 @@ def _describe_items(raw: RawTables, keys: pl.Series, options: PrepareOptions) ->
         shorten(title or text or f"item {name}")
         for title, text, name in zip(titles, texts, names, strict=True)
     ]
+    if (row_of < 0).all():
+        own = raw.items[ITEM].cast(pl.String)
+        raise DataError(
+            f"items and interactions must use the same ids, got {names[0]!r} in the interactions "
+            f"and {own[0] if len(own) else None!r} in the items of {raw.source}; name the right "
+            "columns"
+        )
     vectors = None
     if raw.vectors is not None:
         if (row_of < 0).any():

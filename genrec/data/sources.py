@@ -8,13 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from genrec.data.amazon import find_amazon, read_amazon
 from genrec.data.amazon_fields import AMAZON_TEMPLATE
-from genrec.data.p5_amazon import P5_FILES, find_p5_folder, read_p5
+from genrec.data.movielens import find_movielens, read_movielens
+from genrec.data.p5_amazon import P5_FILES, P5_SPLITS, find_p5_folder, read_p5
+from genrec.data.recbole import find_recbole, read_recbole
 from genrec.data.tables import RawTables
 from genrec.data.tables_dataset import find_tables, read_tables
-from genrec.errors import ConfigError, MissingPathError
+from genrec.errors import ConfigError, GenRecError, MissingPathError
 
-__all__ = ["Source", "open_source"]
+__all__ = ["Source", "detect_kind", "open_source"]
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ def open_source(
 
     Raises:
         MissingPathError: If the folder or a file is not there.
-        ConfigError: If the kind cannot be read.
+        ConfigError: If the reader has no such option.
     """
     more = dict(reader_options or {})
     path = Path(folder)
@@ -60,16 +63,88 @@ def open_source(
             "`genrec prepare`) to the folder of the release"
         )
     if dataset == "amazon":
-        found = find_p5_folder(path, split)
-        files = tuple(found / name for name in P5_FILES)
-        return Source(files, lambda: read_p5(path, split, **more))
+        if _holds_p5(path, split):
+            found = find_p5_folder(path, split)
+            files = tuple(found / name for name in P5_FILES)
+            return _source(files, read_p5, path, split, **more)
+        reviews = find_amazon(path, split)
+        return _source((reviews.reviews, reviews.meta), read_amazon, path, split, **more)
     if dataset in ("tables", "sample"):
-        items, interactions = find_tables(path)
-        name = path.resolve().name
         if dataset == "sample":
-            name, more = "sample", {"text_template": AMAZON_TEMPLATE, **more}
-        return Source(
-            (items, interactions),
-            lambda: read_tables(items=items, interactions=interactions, name=name, **more),
+            more = {"text_template": AMAZON_TEMPLATE, **more}
+        items, interactions = more.pop("items", None), more.pop("interactions", None)
+        if items is None or interactions is None:
+            found_items, found_log = find_tables(path)
+            items, interactions = items or found_items, interactions or found_log
+        items, interactions = path / items, path / interactions
+        name = more.pop("name", None) or ("sample" if dataset == "sample" else path.resolve().name)
+        tables = {"items": items, "interactions": interactions, "name": name}
+        return _source((items, interactions), read_tables, **tables, **more)
+    if dataset == "recbole":
+        return _source(find_recbole(path, split), read_recbole, path, split, **more)
+    return _source(find_movielens(path, dataset), read_movielens, path, dataset, **more)
+
+
+def detect_kind(folder: Path, split: str | None = None) -> str:
+    """Tell what kind of source a folder holds, by the names of its files.
+
+    Args:
+        folder: Any folder.
+        split: Part of the release.
+
+    Returns:
+        Value of a :class:`genrec.data.processed.RecDataset`.
+
+    Raises:
+        MissingPathError: If nothing known lies there.
+    """
+    if _holds_p5(folder, split):
+        return "amazon"
+    for file, release in (("u.data", "ml-100k"), ("ratings.dat", "ml-1m")):
+        if (folder / file).is_file():
+            return release
+    if (folder / "ratings.csv").is_file() and (folder / "movies.csv").is_file():
+        name = folder.resolve().name
+        return name if name in ("ml-20m", "ml-25m", "ml-32m") else "ml-latest-small"
+    probes: dict[str, Callable[[], object]] = {
+        "recbole": lambda: find_recbole(folder, split),
+        "tables": lambda: find_tables(folder),
+        "amazon": lambda: find_amazon(folder, split),
+    }
+    for kind, probe in probes.items():
+        try:
+            probe()
+        except GenRecError:
+            continue
+        return kind
+    names = sorted(path.name for path in folder.iterdir())[:8]
+    raise MissingPathError(
+        f"SOURCE must hold a release (Amazon, MovieLens, RecBole) or tables (items.csv and "
+        f"interactions.csv), got {folder} with {', '.join(names) or 'nothing'}; name the kind with "
+        "--dataset to learn what is missing, or the tables with --items and --interactions"
+    )
+
+
+def _holds_p5(folder: Path, split: str | None) -> bool:
+    """Tell the P5 layout from the others; a wrong split of it is still the P5 layout."""
+    names = {split, *P5_SPLITS} if split else set(P5_SPLITS)
+    places = [folder, *(folder / part / name for part in ("", "raw") for name in names if name)]
+    return any((place / P5_FILES[0]).is_file() for place in places)
+
+
+def _source(
+    files: tuple[Path, ...], reader: Callable[..., RawTables], *args: Any, **more: Any
+) -> Source:
+    """Bind a reader to its arguments; an unknown one is the user's error."""
+
+    def read() -> RawTables:
+        return reader(*args, **more)
+
+    known = reader.__kwdefaults__ or {}
+    unknown = [name for name in more if name not in known and name not in reader.__annotations__]
+    if unknown:
+        raise ConfigError(
+            f"reader options must be among {', '.join(known) or 'none'}, got {unknown[0]!r}; "
+            "leave it out"
         )
-    raise ConfigError(f"dataset must be one that can be read, got {dataset!r}; use amazon")
+    return Source(files, read)

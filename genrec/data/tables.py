@@ -38,6 +38,10 @@ TIME = "time"
 RATING = "rating"
 
 
+#: Most ranges of users, as a power of two, in which interactions are sorted.
+_MOST_PART_BITS = 6
+
+
 @dataclass(frozen=True, kw_only=True)
 class RawTables:
     """What a reader gives: clean rows, and what it had to leave out.
@@ -104,6 +108,18 @@ class Interactions:
             return self
         times = None if self.times is None else self.times[keep]
         return Interactions(self.users[keep], self.items[keep], times)
+
+    def take(self, positions: npt.NDArray[np.integer[Any]]) -> Interactions:
+        """Put them in another order.
+
+        Args:
+            positions: Where each of the result stands now.
+
+        Returns:
+            The same interactions.
+        """
+        times = None if self.times is None else self.times[positions]
+        return Interactions(self.users[positions], self.items[positions], times)
 
     def counts(self) -> dict[str, int]:
         """Count interactions, users and items that are left."""
@@ -211,33 +227,70 @@ def ordered(rows: Interactions, ties: Ties) -> Interactions:
     Returns:
         The same interactions, user after user.
     """
-    by: dict[str, npt.NDArray[Any]] = {"user": rows.users}
-    if rows.times is not None:
-        by["time"] = rows.times
-        if ties == "item":
-            by["item"] = rows.items
-    positions = pl.arg_sort_by(list(by), maintain_order=True).alias("position")
-    order = pl.DataFrame(by).select(positions)["position"].to_numpy()
-    times = None if rows.times is None else rows.times[order]
-    return Interactions(rows.users[order], rows.items[order], times)
+    if len(rows) < 2:
+        return rows
+    if rows.times is None:
+        return rows.take(np.argsort(rows.users, kind="stable"))
+    if ties == "file":
+        return rows.take(np.lexsort((rows.times, rows.users)))
+    return _sorted_by_all(rows)
 
 
-def without_duplicates(rows: Interactions) -> Interactions:
+def _sorted_by_all(rows: Interactions) -> Interactions:
+    """Order by user, time and item.
+
+    The three are packed into one 64-bit number and the numbers are sorted, which takes a
+    fraction of the time of a sort by three columns. What does not fit is sorted in parts, a
+    range of users each.
+    """
+    assert rows.times is not None
+    first = int(rows.times.min())
+    time_bits = (int(rows.times.max()) - first).bit_length()
+    item_bits = int(rows.items.max()).bit_length()
+    user_bits = int(rows.users.max()).bit_length()
+    part_bits = max(0, user_bits + time_bits + item_bits - 64)
+    if part_bits > _MOST_PART_BITS or part_bits > user_bits:
+        return rows.take(np.lexsort((rows.items, rows.times, rows.users)))
+    part_of = rows.users >> (user_bits - part_bits) if part_bits else None
+    users, items = np.empty_like(rows.users), np.empty_like(rows.items)
+    times = np.empty_like(rows.times)
+    shift = np.uint64(time_bits + item_bits)
+    start = 0
+    for part in range(1 << part_bits):
+        inside = slice(None) if part_of is None else np.flatnonzero(part_of == part)
+        low = part << (user_bits - part_bits)
+        packed = (rows.users[inside] - low).astype(np.uint64) << shift
+        packed |= (rows.times[inside] - first).astype(np.uint64) << np.uint64(item_bits)
+        packed |= rows.items[inside].astype(np.uint64)
+        packed.sort()
+        here = slice(start, start + len(packed))
+        items[here] = packed & np.uint64((1 << item_bits) - 1)
+        times[here] = (packed >> np.uint64(item_bits)) & np.uint64((1 << time_bits) - 1)
+        users[here] = packed >> shift if shift < 64 else 0
+        users[here] += low
+        start += len(packed)
+    times += first
+    return Interactions(users, items, times)
+
+
+def without_duplicates(rows: Interactions, ties: Ties) -> Interactions:
     """Keep one of the rows that agree in user, item and time; rows without time are all kept.
 
     Args:
-        rows: The interactions.
+        rows: The interactions, as :func:`ordered` left them.
+        ties: How it ordered them.
 
     Returns:
         What is left, in the same order.
     """
     if rows.times is None or len(rows) < 2:
         return rows
-    columns = (rows.users, rows.times, rows.items)
-    if _sorted_by_all(rows):
-        differs = np.logical_or.reduce([values[1:] != values[:-1] for values in columns])
+    if ties == "item":  # rows that agree are neighbours
+        differs = rows.items[1:] != rows.items[:-1]
+        differs |= rows.times[1:] != rows.times[:-1]
+        differs |= rows.users[1:] != rows.users[:-1]
         return rows.where(np.concatenate([[True], differs]))
-    frame = pl.DataFrame(dict(zip(("user", "time", "item"), columns, strict=True)))
+    frame = pl.DataFrame({"user": rows.users, "time": rows.times, "item": rows.items})
     return rows.where(frame.select(_first()).to_series().to_numpy())
 
 
@@ -263,13 +316,6 @@ def _first() -> pl.Expr:
 
 def _last() -> pl.Expr:
     return pl.struct(pl.all()).is_last_distinct()
-
-
-def _sorted_by_all(rows: Interactions) -> bool:
-    """Tell whether rows that agree in everything are sure to be neighbours."""
-    assert rows.times is not None
-    user, time, item = (np.diff(values) for values in (rows.users, rows.times, rows.items))
-    return bool(np.all((user > 0) | ((user == 0) & ((time > 0) | ((time == 0) & (item >= 0))))))
 
 
 def order_rule(*, has_time: bool, ties: Ties) -> str:

@@ -1,0 +1,1 @@
+"""The commands of ``genrec``, one module each; all of them call the library."""

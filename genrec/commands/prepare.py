@@ -1,0 +1,246 @@
+"""``genrec prepare``: from files, or the name of a release, to a prepared data set."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from genrec.errors import ConfigError, MissingPathError, did_you_mean, run_command
+
+__all__ = ["app_command", "prepare_source"]
+
+_MIB = 1 << 20
+
+
+def prepare_source(
+    source: str,
+    out: Path,
+    *,
+    dataset: str | None = None,
+    split: str | None = None,
+    encoder_model_name: str = "tfidf",
+    options: Any = None,
+    reader_options: dict[str, Any] | None = None,
+    encoder_options: dict[str, Any] | None = None,
+    raw_dir: Path = Path("data") / "raw",
+) -> Any:
+    """Prepare a source into a folder and print its card.
+
+    Args:
+        source: Folder of a release or of tables, or the name of a release to fetch.
+        out: Folder to write; must be new, empty, or a prepared data set to replace.
+        dataset: Kind of source; None tells by the files.
+        split: Part of a release.
+        encoder_model_name: See :func:`genrec.data.text_embedding.make_encoder`.
+        options: A :class:`genrec.data.options.PrepareOptions`; None takes the defaults.
+        reader_options: More arguments of the source's reader.
+        encoder_options: More arguments of the encoder.
+        raw_dir: Where fetched files are kept.
+
+    Returns:
+        The :class:`genrec.data.prepared.PreparedDataset`.
+
+    Raises:
+        GenRecError: If anything about the source, the folder or the options is wrong.
+    """
+    from genrec.data.card import format_card
+    from genrec.data.prepare import prepare
+    from genrec.data.processed import RecDataset
+    from genrec.data.sources import detect_kind, open_source
+    from genrec.data.text_embedding import make_encoder
+
+    start = time.perf_counter()
+    _check_out(out)
+    encoder = make_encoder(encoder_model_name, **(encoder_options or {}))
+    folder, kind, part = _locate(source, raw_dir)
+    part = split or part
+    kind = RecDataset.parse(dataset).value if dataset else kind or detect_kind(folder, part)
+    opened = open_source(kind, folder, split=part, reader_options=reader_options)
+    prepared = prepare(
+        opened.read(), out, encoder=encoder, options=options, cache_dir=raw_dir / ".embeddings"
+    )
+    print(format_card(prepared.meta["card"]))
+    size = sum(file.stat().st_size for file in out.iterdir()) / _MIB
+    print(f"\nwrote {out} ({size:.1f} MiB) in {time.perf_counter() - start:.1f} s")
+    return prepared
+
+
+def _locate(source: str, raw_dir: Path) -> tuple[Path, str | None, str | None]:
+    """Find the folder of a source, fetching a release by its name; tell kind and split."""
+    from genrec.data.releases import RELEASE_NAMES, fetch_release, find_release
+
+    folder = Path(source)
+    if folder.is_dir():
+        return folder, None, None
+    if folder.is_file():
+        raise ConfigError(
+            f"SOURCE must be a folder or the name of a release, got the file {source}; give its "
+            f"folder and name the tables, --interactions {folder.name} --items <items file>"
+        )
+    release = find_release(source)
+    if release is None:
+        raise MissingPathError(
+            f"SOURCE must be a folder that exists or a release that can be fetched, got {source!r}; "
+            f"{did_you_mean(source, RELEASE_NAMES)}"
+        )
+    return fetch_release(release, raw_dir), release.kind, release.split
+
+
+def _check_out(out: Path) -> None:
+    """Refuse a folder whose content would be lost: the result replaces the whole folder."""
+    from genrec.data.prepared import is_prepared
+
+    if out.is_file() or (out.is_dir() and any(out.iterdir()) and not is_prepared(out)):
+        raise ConfigError(
+            f"--out must be a new or empty folder or a prepared data set, got {out} with other "
+            "files; choose another folder"
+        )
+
+
+def app_command(app: typer.Typer) -> None:
+    """Add the command to an application.
+
+    Args:
+        app: The application.
+    """
+
+    @app.command("prepare", help="Prepare a data set for training; prints its data card.")
+    def command(
+        source: Annotated[
+            str, typer.Argument(help="Folder of files, or a release: beauty, ml-1m, ...")
+        ],
+        out: Annotated[Path, typer.Option(help="Folder to write.")],
+        dataset: Annotated[
+            str | None, typer.Option(help="Kind of source, e.g. amazon or tables. [by its files]")
+        ] = None,
+        split: Annotated[str | None, typer.Option(help="Part of a release, e.g. beauty.")] = None,
+        encoder: Annotated[
+            str,
+            typer.Option(help="tfidf[:width], a sentence-transformers model, or vectors in .npy."),
+        ] = "tfidf",
+        encoder_processes: Annotated[
+            int, typer.Option(help="Processes of a sentence-transformers model.")
+        ] = 1,
+        vector_keys: Annotated[
+            Path | None, typer.Option(help="Item keys of the rows of a .npy, one a line.")
+        ] = None,
+        replace_non_finite: Annotated[
+            bool, typer.Option(help="Put 0 for NaN and Inf in a .npy.")
+        ] = False,
+        text_template: Annotated[
+            str | None, typer.Option(help="e.g. 'Title: {title}; Brand: {brand}'.")
+        ] = None,
+        items: Annotated[str | None, typer.Option(help="Items table below SOURCE.")] = None,
+        interactions: Annotated[
+            str | None, typer.Option(help="Interactions table below SOURCE.")
+        ] = None,
+        user_column: Annotated[str | None, typer.Option()] = None,
+        item_column: Annotated[str | None, typer.Option()] = None,
+        time_column: Annotated[
+            str | None, typer.Option(help="'' reads none: the order of the file counts.")
+        ] = None,
+        rating_column: Annotated[str | None, typer.Option()] = None,
+        item_key_column: Annotated[
+            str | None, typer.Option(help="Id of an item in the items table.")
+        ] = None,
+        title_column: Annotated[str | None, typer.Option()] = None,
+        text_column: Annotated[
+            list[str] | None, typer.Option(help="Text of an item; give it again for more.")
+        ] = None,
+        vector_column: Annotated[str | None, typer.Option()] = None,
+        time_format: Annotated[
+            str | None, typer.Option(help="Format of text times, e.g. '%d/%m/%Y %H:%M'.")
+        ] = None,
+        time_unit: Annotated[str | None, typer.Option(help="s, ms, us or ns. [guessed]")] = None,
+        separator: Annotated[str | None, typer.Option(help="Of CSV files. [guessed]")] = None,
+        encoding: Annotated[str | None, typer.Option(help="Of CSV files. [utf-8]")] = None,
+        min_rating: Annotated[
+            float | None, typer.Option(help="Drop interactions rated lower.")
+        ] = None,
+        k_core: Annotated[
+            int | None, typer.Option(help="Fewest interactions of a user and of an item.")
+        ] = None,
+        min_user: Annotated[int | None, typer.Option(help="Fewest of a user.")] = None,
+        min_item: Annotated[int | None, typer.Option(help="Fewest of an item.")] = None,
+        repeats: Annotated[
+            str, typer.Option(help="Of a user's interactions with an item: all, first, last.")
+        ] = "all",
+        ties: Annotated[
+            str, typer.Option(help="Order at the same time: by item, or as in the file.")
+        ] = "item",
+        split_rule: Annotated[
+            str, typer.Option(help="leave-one-out or global-time.")
+        ] = "leave-one-out",
+        valid_share: Annotated[float, typer.Option(help="For global-time.")] = 0.1,
+        test_share: Annotated[float, typer.Option(help="For global-time.")] = 0.1,
+        keep_unseen_items: Annotated[
+            bool, typer.Option(help="Keep items that nobody interacted with.")
+        ] = False,
+        raw_dir: Annotated[Path, typer.Option(help="Where fetched files are kept.")] = Path(
+            "data/raw"
+        ),
+        debug: Annotated[bool, typer.Option(help="Show the traceback of an error.")] = False,
+    ) -> None:
+        from genrec.data.options import PrepareOptions
+
+        def work() -> None:
+            reader: dict[str, Any] = {
+                "items": items,
+                "interactions": interactions,
+                "separator": separator,
+                "encoding": encoding,
+                "columns": _columns(
+                    user=user_column,
+                    item=item_column,
+                    time=time_column,
+                    rating=rating_column,
+                    item_key=item_key_column,
+                    title=title_column,
+                    text=tuple(text_column or ()) or None,
+                    vector=vector_column,
+                    time_format=time_format,
+                    time_unit=time_unit,
+                ),
+            }
+            reader = {name: value for name, value in reader.items() if value is not None}
+            encoder_options: dict[str, Any] = {}
+            if encoder.endswith(".npy"):
+                encoder_options = {"keys": vector_keys, "replace_non_finite": replace_non_finite}
+            elif encoder_processes != 1:
+                encoder_options = {"num_processes": encoder_processes}
+            tables = interactions is not None or items is not None
+            prepare_source(
+                source,
+                out,
+                dataset=dataset or ("tables" if tables else None),
+                split=split,
+                encoder_model_name=encoder,
+                options=PrepareOptions(
+                    min_user_interactions=min_user if min_user is not None else k_core,
+                    min_item_interactions=min_item if min_item is not None else k_core,
+                    min_rating=min_rating,
+                    repeats=repeats,  # type: ignore[arg-type]
+                    ties=ties,  # type: ignore[arg-type]
+                    split_rule=split_rule,
+                    valid_share=valid_share,
+                    test_share=test_share,
+                    text_template=text_template,
+                    keep_unseen_items=keep_unseen_items,
+                ),
+                reader_options=reader,
+                encoder_options=encoder_options,
+                raw_dir=raw_dir,
+            )
+
+        run_command(work, debug=debug)
+
+
+def _columns(**named: Any) -> Any:
+    """Gather column names; None where none was given."""
+    from genrec.data.tables_dataset import TableColumns
+
+    given = {role: name for role, name in named.items() if name is not None}
+    return TableColumns(**given) if given else None
