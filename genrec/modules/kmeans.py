@@ -18,6 +18,8 @@ _BLOCK_ENTRIES = 4 * 1024 * 1024
 # k-means++ looks at this many samples per cluster at most; more does not better the seeds.
 _SEED_SAMPLES_PER_CLUSTER = 64
 _MIN_SEED_SAMPLES = 8192
+# Sinkhorn temperatures, as shares of the mean cost above the cheapest cluster.
+_TEMPERATURES = (0.3, 0.1, 0.03)
 # Spread of the copies that fill up clusters when there are too few distinct samples.
 _JITTER = 1e-3
 
@@ -31,16 +33,12 @@ class KMeansResult:
         assignments: Cluster of each sample, shape ``(N,)``, int64.
         inertia: Sum over samples of the squared distance to their centroid.
         num_iters: Lloyd iterations that ran.
-        prices: What a sample pays, on top of the squared distance, for joining a cluster,
-            shape ``(K,)``. ``nearest_centroid(x, centroids, prices)`` keeps unseen samples
-            about as balanced as those of the fit. All zero when not balanced.
     """
 
     centroids: Tensor
     assignments: Tensor
     inertia: float
     num_iters: int
-    prices: Tensor
 
 
 @torch.no_grad()
@@ -105,82 +103,71 @@ def kmeans(
     x = x - mean
     sq_norm = float(x.square().sum(dtype=torch.float64))
     centroids = _seed_centroids(x, num_clusters, generator)  # (K, D)
-    prices = x.new_zeros(num_clusters)
     inertia = math.inf
     num_done = 0
     for _ in range(num_iters):
         num_done += 1
-        assignments, distances, prices = _assign(x, centroids, prices, balanced)
+        assignments, distances = _assign(x, centroids, balanced)
         previous, inertia = inertia, float(distances.sum(dtype=torch.float64))
         centroids, num_reseeded = _update(x, centroids, assignments, distances)
         # Rounding alone moves inertia by about 1e-7 of the total energy.
         if num_reseeded == 0 and previous - inertia <= tol * inertia + 1e-7 * sq_norm:
             break
-    assignments, distances, prices = _assign(x, centroids, prices, balanced)
+    assignments, distances = _assign(x, centroids, balanced)
     return KMeansResult(
         centroids=centroids + mean,
         assignments=assignments,
         inertia=float(distances.sum(dtype=torch.float64)),
         num_iters=num_done,
-        prices=prices,
     )
 
 
-def nearest_centroid(x: Tensor, centroids: Tensor, prices: Tensor | None = None) -> Tensor:
-    """Pick the cluster of least squared distance, plus its price, for each sample.
+def nearest_centroid(x: Tensor, centroids: Tensor) -> Tensor:
+    """Pick the cluster of least squared distance for each sample.
 
     Args:
         x: Samples, shape ``(N, D)``.
         centroids: Cluster centres, shape ``(K, D)``.
-        prices: Extra cost of each cluster, shape ``(K,)``.
 
     Returns:
         Cluster ids, shape ``(N,)``, int64; the lowest id wins a tie.
     """
-    bias = centroids.square().sum(dim=1)  # (K,)
-    if prices is not None:
-        bias = bias + prices
+    sq_norms = centroids.square().sum(dim=1)  # (K,)
     chunk = max(1, _BLOCK_ENTRIES // len(centroids))
     parts = [
-        torch.addmm(bias, part, centroids.T, alpha=-2).argmin(dim=1) for part in x.split(chunk)
+        torch.addmm(sq_norms, part, centroids.T, alpha=-2).argmin(dim=1) for part in x.split(chunk)
     ]
     return torch.cat(parts) if parts else x.new_zeros(0, dtype=torch.int64)
 
 
-def balanced_assign(
-    cost: Tensor,
-    *,
-    prices: Tensor | None = None,
-    num_sweeps: int = 20,
-) -> tuple[Tensor, Tensor]:
+def balanced_assign(cost: Tensor, *, num_sweeps: int = 3) -> Tensor:
     """Assign samples to clusters so that none holds more than ``ceil(N / K)``.
 
     Sinkhorn sweeps with a falling temperature find a price for each cluster at which the
     cheapest cluster is nearly balanced already; the few samples above the capacity then go
-    to the next cheapest cluster that has room, those that lose least first.
+    to the next cheapest cluster that has room, those that lose least by it.
 
     Args:
         cost: Cost of each sample in each cluster, shape ``(N, K)``, finite.
-        prices: Prices to start from, shape ``(K,)``, for example of the last iteration.
-        num_sweeps: Sinkhorn sweeps for each of the four temperatures.
+        num_sweeps: Sinkhorn sweeps at each temperature; more come nearer to the least total
+            cost.
 
     Returns:
-        ``(assignments (N,) int64, prices (K,))``.
+        Clusters, shape ``(N,)``, int64.
     """
     num_samples, num_clusters = cost.shape
     capacity = math.ceil(num_samples / num_clusters)
-    potential = cost.new_zeros(num_clusters) if prices is None else -prices  # (K,)
+    prices = cost.new_zeros(num_clusters)
     spread = float((cost - cost.amin(dim=1, keepdim=True)).mean())
-    if spread > 0:
-        target = math.log(num_samples / num_clusters)
-        for temperature in (0.3 * spread, 0.1 * spread, 0.03 * spread, 0.01 * spread):
-            for _ in range(num_sweeps):
-                log_share = ((potential - cost) / temperature).log_softmax(dim=1)  # (N, K)
-                log_load = log_share.logsumexp(dim=0)  # (K,)
-                # A cluster that nobody wants would ask for an endless subsidy in one step.
-                potential = potential + temperature * (target - log_load).clamp(-10, 10)
-        potential = potential - potential.mean()
-    priced = cost - potential  # (N, K)
+    log_target = math.log(num_samples / num_clusters)
+    for share in _TEMPERATURES if spread > 0 else ():
+        temperature = share * spread
+        for _ in range(num_sweeps):
+            log_share = ((cost + prices) / -temperature).log_softmax(dim=1)  # (N, K)
+            log_load = log_share.logsumexp(dim=0)  # (K,)
+            # A cluster that nobody wants would ask for an endless subsidy in one step.
+            prices = prices + temperature * (log_load - log_target).clamp(-10, 10)
+    priced = cost + prices  # (N, K)
 
     assignments = torch.full((num_samples,), -1, dtype=torch.int64, device=cost.device)
     room = torch.full((num_clusters,), capacity, dtype=torch.int64, device=cost.device)
@@ -199,16 +186,14 @@ def balanced_assign(
         assignments[pending[accepted]] = choice[accepted]
         room -= choice[accepted].bincount(minlength=num_clusters)
         pending = pending[assignments[pending] < 0]
-    return assignments, -potential
+    return assignments
 
 
-def _assign(
-    x: Tensor, centroids: Tensor, prices: Tensor, balanced: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Give each sample its cluster and squared distance; refresh the prices."""
+def _assign(x: Tensor, centroids: Tensor, balanced: bool) -> tuple[Tensor, Tensor]:
+    """Give each sample its cluster and the squared distance to it."""
     if balanced:
-        cost = torch.addmm(centroids.square().sum(dim=1), x, centroids.T, alpha=-2)  # (N, K)
-        assignments, prices = balanced_assign(cost, prices=prices)
+        sq_norms = centroids.square().sum(dim=1)  # (K,)
+        assignments = balanced_assign(torch.addmm(sq_norms, x, centroids.T, alpha=-2))
     else:
         assignments = nearest_centroid(x, centroids)  # (N,)
     chunk = max(1, _BLOCK_ENTRIES // x.shape[1])
@@ -218,7 +203,7 @@ def _assign(
             for part, ids in zip(x.split(chunk), assignments.split(chunk), strict=True)
         ]
     )  # (N,)
-    return assignments, distances, prices
+    return assignments, distances
 
 
 def _update(

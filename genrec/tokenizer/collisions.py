@@ -13,7 +13,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["IdGroups", "append_dedup_digit", "collision_statistics", "group_ids", "pack_ids"]
+__all__ = [
+    "IdGroups",
+    "append_dedup_digit",
+    "collision_statistics",
+    "group_ids",
+    "pack_ids",
+    "unpack_ids",
+]
 
 
 @dataclass(frozen=True)
@@ -62,6 +69,22 @@ def pack_ids(
         keys *= size
         keys += ids[:, level]
     return keys
+
+
+def unpack_ids(keys: npt.NDArray[np.int64], level_sizes: Sequence[int]) -> npt.NDArray[np.int32]:
+    """Undo :func:`pack_ids`.
+
+    Args:
+        keys: Shape ``(N,)``.
+        level_sizes: Codes of each level.
+
+    Returns:
+        Codes, shape ``(N, L)``.
+    """
+    ids = np.empty((len(keys), len(level_sizes)), dtype=np.int32)
+    for level in reversed(range(len(level_sizes))):
+        keys, ids[:, level] = np.divmod(keys, level_sizes[level])
+    return ids
 
 
 def group_ids(ids: npt.NDArray[np.integer[Any]], level_sizes: Sequence[int]) -> IdGroups:

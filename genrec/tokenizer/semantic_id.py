@@ -18,23 +18,26 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from genrec.atomic import atomic_directory, atomic_file, read_json, write_json_atomic
+from genrec.atomic import atomic_file
 from genrec.data.prepared import StringArray
-from genrec.errors import ArtifactError, ConfigError, MissingPathError, did_you_mean
-from genrec.tokenizer.collisions import append_dedup_digit, collision_statistics
+from genrec.errors import ArtifactError, ConfigError, MissingPathError
+from genrec.tokenizer.artifact import ARTIFACT_NAME, read_artifact, row_keys, write_artifact
+from genrec.tokenizer.collisions import collision_statistics
 from genrec.tokenizer.index_json import read_index_json, write_index_json
-from genrec.tokenizer.quantizer import ItemQuantizer, encode_ids
+from genrec.tokenizer.policies import (
+    POLICIES,
+    IdTable,
+    build_ids,
+    extend_ids,
+    left_over,
+    quantizer_digest,
+)
+from genrec.tokenizer.quantizer import ItemQuantizer
 
 if TYPE_CHECKING:
     from genrec.decoding.trie import PrefixIndex
 
 __all__ = ["ARTIFACT_NAME", "POLICIES", "ItemQuantizer", "SemanticIdTokenizer"]
-
-ARTIFACT_NAME = "semantic_ids"  # folder inside a stage-one run
-POLICIES = ("dedup_token", "sinkhorn", "reassign", "none")
-
-_FORMAT = "genrec-semantic-ids"
-_FORMAT_VERSION = 1
 
 
 class SemanticIdTokenizer:
@@ -49,6 +52,7 @@ class SemanticIdTokenizer:
         item_keys: The catalogue's own item ids, ``N``; row numbers by default.
         policy: How colliding items were told apart: one of :data:`POLICIES`, or ``"imported"``.
         statistics: What :meth:`build` counted; counted from the table by default.
+        quantizer_digest: Digest of the codebooks that made the table, where they are known.
 
     Attributes:
         ids: Codes, shape ``(N, L)``, int32.
@@ -57,9 +61,11 @@ class SemanticIdTokenizer:
         policy: See above.
         statistics: JSON-able. ``num_items, distinct_ids, collision_rate, items_sharing_id,
             largest_group, level_sizes, codes_used, perplexity`` count the quantiser's codes
-            before the policy; ``left_items_sharing_id`` and ``left_largest_group`` what the
-            policy left; ``items_moved`` and ``added_distortion`` what it cost (squared error
-            added, as a share of the variance of the latents).
+            before the policy, as of :meth:`build`; ``left_items_sharing_id`` and
+            ``left_largest_group`` what the policy left; ``items_moved`` and
+            ``added_distortion`` what it cost (squared error added, as a share of the variance
+            of the latents, which is the R2 lost there); ``items_added`` later ones.
+        quantizer_digest: Which quantiser made the codes; None for an imported table.
 
     Raises:
         ArtifactError: If the arguments contradict each other.
@@ -78,6 +84,7 @@ class SemanticIdTokenizer:
         item_keys: Iterable[str] | None = None,
         policy: str = "imported",
         statistics: dict[str, Any] | None = None,
+        quantizer_digest: str | None = None,
     ) -> None:
         table = np.asarray(ids)
         if table.ndim != 2 or not np.issubdtype(table.dtype, np.integer):
@@ -87,10 +94,9 @@ class SemanticIdTokenizer:
             )
         self.ids: npt.NDArray[np.int32] = table.astype(np.int32, copy=False)
         self.level_sizes = tuple(int(size) for size in level_sizes)
-        self.item_keys = _packed(
-            item_keys if item_keys is not None else (str(i) for i in range(len(table)))
-        )
+        self.item_keys = row_keys(len(table)) if item_keys is None else _packed(item_keys)
         self.policy = policy
+        self.quantizer_digest = quantizer_digest
         self._check()
         self.statistics = dict(statistics) if statistics is not None else _counted(self)
         self._tables: dict[torch.device, Tensor] = {}
@@ -132,7 +138,9 @@ class SemanticIdTokenizer:
             embeddings: Shape ``(N, D)``, in memory or memory-mapped (then read in blocks).
             item_keys: The catalogue's own item ids, ``N``; row numbers by default.
             policy: What to do with items of equal codes. ``dedup_token`` appends a digit to
-                every ID; ``none`` lets them share it.
+                every ID; ``reassign`` moves items to codes of their own at the least added
+                distortion; ``sinkhorn`` spreads them over the last level's codes, most of
+                them; ``none`` lets them share.
             batch_size: Items encoded at once.
             device: Where the quantiser lives; found from its codebooks by default.
 
@@ -141,30 +149,90 @@ class SemanticIdTokenizer:
 
         Raises:
             ConfigError: If the policy is unknown.
-            ArtifactError: If the embeddings do not fit the quantiser.
+            ArtifactError: If the embeddings do not fit the quantiser, or there are more items
+                than ``reassign`` has tuples.
             DataError: If the embeddings are not finite.
         """
-        if policy not in POLICIES:
-            raise ConfigError(
-                f"collision policy must be one of {', '.join(POLICIES)}, got {policy!r}; "
-                f"{did_you_mean(policy, POLICIES)}"
-            )
-        level_sizes = tuple(int(size) for size in quantizer.codebook_sizes)
-        ids = encode_ids(quantizer, embeddings, batch_size=batch_size, device=device)
-        statistics = collision_statistics(ids, level_sizes)
-        statistics |= {"items_moved": 0, "added_distortion": 0.0}
-        if policy == "dedup_token":
-            ids, digit_size = append_dedup_digit(ids, level_sizes)
-            level_sizes = (*level_sizes, digit_size)
-        after = collision_statistics(ids, level_sizes)
-        for name in ("items_sharing_id", "largest_group"):
-            statistics[f"left_{name}"] = after[name]
+        table = build_ids(
+            quantizer, embeddings, policy=policy, batch_size=batch_size, device=device
+        )
         return cls(
-            ids,
-            level_sizes=level_sizes,
+            table.ids,
+            level_sizes=table.level_sizes,
             item_keys=item_keys,
             policy=policy,
-            statistics=statistics,
+            statistics=table.statistics,
+            quantizer_digest=quantizer_digest(quantizer),
+        )
+
+    def add_items(
+        self,
+        quantizer: ItemQuantizer,
+        embeddings: npt.NDArray[Any],
+        item_keys: Iterable[str],
+        *,
+        batch_size: int = 4096,
+        device: torch.device | str | None = None,
+    ) -> SemanticIdTokenizer:
+        """Give IDs to new items without retraining.
+
+        No old ID moves and no level grows, so that a model trained on the old table can
+        generate the new items: the dedup digit counts on where there is room, and an item that
+        finds its codes full gets the nearest free ones. Under ``none`` and ``sinkhorn`` new
+        items share an ID where their codes are in use.
+
+        Args:
+            quantizer: The quantiser that made this table.
+            embeddings: Embeddings of the new items, shape ``(R, D)``, finite.
+            item_keys: Their ids in the catalogue, ``R``, none of them in the table.
+            batch_size: Items encoded at once.
+            device: Where the quantiser lives.
+
+        Returns:
+            A table of ``N + R`` items; its first ``N`` rows are this table's.
+
+        Raises:
+            ConfigError: If this table was imported: no quantiser is known to fit it.
+            ArtifactError: If the quantiser is another one, a key is not new, the embeddings do
+                not fit, or no ID is left.
+            DataError: If the embeddings are not finite.
+        """
+        if self.quantizer_digest is None:
+            raise ConfigError(
+                f"new items need a table that a quantiser of this project made, got policy "
+                f"{self.policy!r}; build the table with `genrec tokenize RUN_DIR`"
+            )
+        if (digest := quantizer_digest(quantizer)) != self.quantizer_digest:
+            raise ArtifactError(
+                f"quantiser must be the one that made the table, {self.quantizer_digest}, got "
+                f"{digest}; load the run that holds this table"
+            )
+        added = _packed(item_keys)
+        if len(added) != len(embeddings):
+            raise ArtifactError(
+                f"item_keys must have one entry a new item, {len(embeddings)}, got {len(added)}; "
+                "use the keys of the items that were embedded"
+            )
+        seen = set(added)
+        known = [key for key in self.item_keys if key in seen]
+        if known or len(seen) != len(added):
+            what = f"{known[0]!r} that has an ID" if known else "a key given twice"
+            raise ArtifactError(f"new items must have new keys, got {what}; leave it out")
+        table = extend_ids(
+            quantizer,
+            embeddings,
+            IdTable(self.ids, self.level_sizes, self.statistics),
+            policy=self.policy,
+            batch_size=batch_size,
+            device=device,
+        )
+        return SemanticIdTokenizer(
+            table.ids,
+            level_sizes=table.level_sizes,
+            item_keys=[*self.item_keys, *added],
+            policy=self.policy,
+            statistics=table.statistics,
+            quantizer_digest=digest,
         )
 
     @property
@@ -259,21 +327,15 @@ class SemanticIdTokenizer:
         Args:
             path: The folder.
         """
-        with atomic_directory(path) as folder:
-            np.save(folder / "ids.npy", self.ids.astype("<i4", copy=False))
-            self.item_keys.save(folder, "item_keys")
-            meta = {
-                "format": _FORMAT,
-                "version": _FORMAT_VERSION,
-                "num_items": self.num_items,
-                "num_levels": self.num_levels,
-                "level_sizes": list(self.level_sizes),
-                "policy": self.policy,
-                "items_fingerprint": self.items_fingerprint,
-                "fingerprint": self.fingerprint,
-                "statistics": self.statistics,
-            }
-            write_json_atomic(folder / "meta.json", meta)
+        meta = {
+            "level_sizes": list(self.level_sizes),
+            "policy": self.policy,
+            "items_fingerprint": self.items_fingerprint,
+            "fingerprint": self.fingerprint,
+            "quantizer_digest": self.quantizer_digest,
+            "statistics": self.statistics,
+        }
+        write_artifact(path, ids=self.ids, item_keys=self.item_keys, meta=meta)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> SemanticIdTokenizer:
@@ -289,32 +351,19 @@ class SemanticIdTokenizer:
             MissingPathError: If there is none.
             ArtifactError: If it is damaged or of another version.
         """
-        folder = Path(path)
-        if (folder / ARTIFACT_NAME / "meta.json").is_file():
-            folder = folder / ARTIFACT_NAME
-        if not (folder / "meta.json").is_file() or not (folder / "ids.npy").is_file():
-            raise MissingPathError(
-                f"semantic IDs must be a folder with ids.npy and meta.json, got {path}; "
-                "make them with `genrec tokenize RUN_DIR`"
-            )
-        meta = read_json(folder / "meta.json")
-        if meta.get("format") != _FORMAT or meta.get("version") != _FORMAT_VERSION:
-            raise ArtifactError(
-                f"semantic IDs must have format {_FORMAT} version {_FORMAT_VERSION}, got "
-                f"{meta.get('format')} version {meta.get('version')} in {folder}; "
-                "make them again with `genrec tokenize RUN_DIR`"
-            )
+        folder, ids, item_keys, meta = read_artifact(path)
         try:
             table = cls(
-                np.load(folder / "ids.npy", mmap_mode="r"),
+                ids,
                 level_sizes=meta["level_sizes"],
-                item_keys=StringArray.load(folder, "item_keys"),
+                item_keys=item_keys,
                 policy=meta["policy"],
                 statistics=meta["statistics"],
+                quantizer_digest=meta["quantizer_digest"],
             )
-        except (OSError, ValueError, KeyError) as error:
+        except (ArtifactError, KeyError) as error:
             raise ArtifactError(
-                f"semantic IDs must be complete, got {folder} with {error}; "
+                f"semantic IDs must be as they were written, got {folder} with {error}; "
                 "make them again with `genrec tokenize RUN_DIR`"
             ) from error
         for name in ("fingerprint", "items_fingerprint"):
@@ -430,9 +479,5 @@ def _sizes_of(ids: npt.NDArray[Any]) -> tuple[int, ...]:
 def _counted(table: SemanticIdTokenizer) -> dict[str, Any]:
     """Count what a table shows whose making is unknown."""
     counts = collision_statistics(table.ids, table.level_sizes)
-    return counts | {
-        "items_moved": 0,
-        "added_distortion": 0.0,
-        "left_items_sharing_id": counts["items_sharing_id"],
-        "left_largest_group": counts["largest_group"],
-    }
+    cost = {"items_moved": 0, "added_distortion": 0.0}
+    return counts | cost | left_over(table.ids, table.level_sizes)

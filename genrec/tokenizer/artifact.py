@@ -1,0 +1,115 @@
+"""The folder that a table of semantic IDs is kept in.
+
+It holds ``ids.npy`` (``(N, L)``, int32), the item keys and ``meta.json``, and needs nothing else
+to be used. Shape legend: N = items, L = levels of an ID.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from genrec.atomic import atomic_directory, read_json, write_json_atomic
+from genrec.data.prepared import StringArray
+from genrec.errors import ArtifactError, MissingPathError
+
+__all__ = ["ARTIFACT_NAME", "read_artifact", "row_keys", "write_artifact"]
+
+ARTIFACT_NAME = "semantic_ids"  # folder inside a stage-one run
+
+_FORMAT = "genrec-semantic-ids"
+_FORMAT_VERSION = 1
+
+
+def write_artifact(
+    path: str | os.PathLike[str],
+    *,
+    ids: npt.NDArray[np.int32],
+    item_keys: StringArray,
+    meta: dict[str, Any],
+) -> None:
+    """Write a table; an older one at the same path is replaced when all is written.
+
+    Args:
+        path: The folder.
+        ids: Codes, shape ``(N, L)``.
+        item_keys: The catalogue's own item ids, ``N``.
+        meta: What else describes the table; JSON-able.
+    """
+    with atomic_directory(path) as folder:
+        np.save(folder / "ids.npy", ids.astype("<i4", copy=False))
+        item_keys.save(folder, "item_keys")
+        head = {"format": _FORMAT, "version": _FORMAT_VERSION}
+        shape = {"num_items": ids.shape[0], "num_levels": ids.shape[1]}
+        write_json_atomic(folder / "meta.json", head | shape | meta)
+
+
+def read_artifact(
+    path: str | os.PathLike[str],
+) -> tuple[Path, npt.NDArray[np.int32], StringArray, dict[str, Any]]:
+    """Open a table; its arrays stay memory-mapped.
+
+    Args:
+        path: The folder, or a run folder that holds it as ``semantic_ids``.
+
+    Returns:
+        ``(folder, ids, item keys, meta)``.
+
+    Raises:
+        MissingPathError: If there is none.
+        ArtifactError: If it is damaged or of another version.
+    """
+    folder = Path(path)
+    if (folder / ARTIFACT_NAME / "meta.json").is_file():
+        folder = folder / ARTIFACT_NAME
+    if not (folder / "meta.json").is_file() or not (folder / "ids.npy").is_file():
+        raise MissingPathError(
+            f"semantic IDs must be a folder with ids.npy and meta.json, got {path}; "
+            "make them with `genrec tokenize RUN_DIR`"
+        )
+    try:
+        meta = read_json(folder / "meta.json")
+        if (meta.get("format"), meta.get("version")) != (_FORMAT, _FORMAT_VERSION):
+            raise ArtifactError(
+                f"semantic IDs must have format {_FORMAT} version {_FORMAT_VERSION}, got "
+                f"{meta.get('format')} version {meta.get('version')} in {folder}; "
+                "make them again with `genrec tokenize RUN_DIR`"
+            )
+        ids = np.load(folder / "ids.npy", mmap_mode="r")
+        keys = StringArray.load(folder, "item_keys")
+    except ArtifactError:
+        raise
+    except (OSError, ValueError) as error:
+        raise ArtifactError(
+            f"semantic IDs must be complete, got {folder} with {error}; "
+            "make them again with `genrec tokenize RUN_DIR`"
+        ) from error
+    return folder, ids, keys, meta
+
+
+def row_keys(count: int) -> StringArray:
+    """Write the numbers ``0 .. count - 1`` as keys, without a Python string for each.
+
+    Args:
+        count: How many.
+
+    Returns:
+        ``count`` keys.
+    """
+    data, lengths = [np.zeros(0, dtype=np.uint8)], [np.zeros(1, dtype=np.int64)]
+    width, start = 1, 0
+    while start < count:
+        stop = min(count, 10**width)
+        numbers = np.arange(start, stop)
+        digits = np.empty((stop - start, width), dtype=np.uint8)
+        for place in reversed(range(width)):
+            numbers, digits[:, place] = np.divmod(numbers, 10)
+        digits += ord("0")
+        data.append(digits.ravel())
+        lengths.append(np.full(stop - start, width, dtype=np.int64))
+        width, start = width + 1, stop
+    return StringArray(np.concatenate(data), np.cumsum(np.concatenate(lengths)))
