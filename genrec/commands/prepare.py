@@ -83,7 +83,7 @@ def _locate(source: str, raw_dir: Path) -> tuple[Path, str | None, str | None]:
     release = find_release(source)
     if release is None:
         raise MissingPathError(
-            f"SOURCE must be a folder that exists or a release that can be fetched, got {source!r}; "
+            f"SOURCE must be an existing folder or a release that can be fetched, got {source!r}; "
             f"{did_you_mean(source, RELEASE_NAMES)}"
         )
     return fetch_release(release, raw_dir), release.kind, release.split

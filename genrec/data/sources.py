@@ -72,11 +72,11 @@ def open_source(
     if dataset in ("tables", "sample"):
         if dataset == "sample":
             more = {"text_template": AMAZON_TEMPLATE, **more}
-        items, interactions = more.pop("items", None), more.pop("interactions", None)
+        named = (more.pop("items", None), more.pop("interactions", None))
+        items, interactions = (path / name if name else None for name in named)
         if items is None or interactions is None:
-            found_items, found_log = find_tables(path)
-            items, interactions = items or found_items, interactions or found_log
-        items, interactions = path / items, path / interactions
+            usual = find_tables(path)
+            items, interactions = items or usual[0], interactions or usual[1]
         name = more.pop("name", None) or ("sample" if dataset == "sample" else path.resolve().name)
         tables = {"items": items, "interactions": interactions, "name": name}
         return _source((items, interactions), read_tables, **tables, **more)

@@ -79,6 +79,13 @@ def test_a_prepared_folder_is_opened_as_it_is(folder, tmp_path):
         load_or_prepare("tables", first.path, force=True)
 
 
+def test_a_relative_folder_is_found(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    loaded = load_or_prepare("tables", folder.name)
+    assert loaded.num_items == 3
+    assert loaded.path.is_relative_to("data/processed")
+
+
 def test_a_damaged_set_is_prepared_again(folder, tmp_path, preparations):
     first = load_or_prepare("tables", folder, processed_dir=tmp_path / "out")
     (first.path / "train_ends.npy").unlink()
