@@ -176,7 +176,6 @@ def fit(
         while result.step < num_steps and not result.stopped_early and not stopping.is_set():
             step = result.step
             torch.manual_seed(mix_seed(seed, step, accelerator.process_index))
-            logs: Mapping[str, Tensor] = {}
             for micro in range(accumulate):
                 batch = next(batches)
                 last = micro == accumulate - 1
@@ -184,15 +183,15 @@ def fit(
                     loss, logs = loss_step(model, batch, step)
                     guard.watch(loss)
                     accelerator.backward(loss / accumulate)
+                since_log.append(logs)
             norm = None
             if max_grad_norm is not None:
                 norm = accelerator.clip_grad_norm_(model.parameters(), max_grad_norm)
-                logs = {**logs, "grad_norm": norm.detach()}
+                since_log[-1] = {**logs, "grad_norm": norm.detach()}
             guard.before_update(step, norm)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             schedule.step()
-            since_log.append(logs)
             result.step += 1
             bar.update()
 
@@ -411,9 +410,10 @@ def _mean_logs(accelerator: Accelerator, rows: Sequence[Mapping[str, Tensor]]) -
     """Average the logs of some steps over steps and processes, reading the device once."""
     if not rows:
         return {}
-    names = sorted(rows[-1])
-    table = torch.stack([torch.stack([row[n].detach().float() for n in names]) for row in rows])
-    means = accelerator.reduce(table.mean(dim=0), reduction="mean").tolist()
+    names = sorted(set().union(*rows))
+    columns = [[row[n].detach().float() for row in rows if n in row] for n in names]
+    local = torch.stack([torch.stack(column).mean() for column in columns])
+    means = accelerator.reduce(local, reduction="mean").tolist()
     return dict(zip(names, means, strict=True))
 
 
