@@ -6,18 +6,6 @@ import numpy as np
 import pytest
 
 from genrec.data.p5_amazon import P5AmazonItemDataset
-from genrec.data.processed import RecDataset, load_or_prepare
-
-
-@pytest.fixture(scope="module")
-def beauty(shared_data, tmp_path_factory):
-    return load_or_prepare(
-        RecDataset.AMAZON,
-        shared_data / "amazon",
-        split="beauty",
-        encoder_model_name=str(shared_data / "embeddings" / "beauty.minilm-l6-384.npy"),
-        processed_dir=tmp_path_factory.mktemp("processed"),
-    )
 
 
 def test_beauty_counts(beauty):
