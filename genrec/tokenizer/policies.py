@@ -20,7 +20,7 @@ from genrec.tokenizer.collisions import (
     group_ids,
     pack_ids,
 )
-from genrec.tokenizer.quantizer import ItemQuantizer, encode_ids, encode_rows
+from genrec.tokenizer.quantizer import ItemQuantizer, encode_ids, encode_rows, evaluation_mode
 from genrec.tokenizer.reassign import reassign
 from genrec.tokenizer.sinkhorn_repair import spread_collisions
 
@@ -88,7 +88,14 @@ def build_ids(
         DataError: If the embeddings are not finite.
     """
     check_policy(policy)
-    where: dict[str, Any] = {"batch_size": batch_size, "device": device}
+    with evaluation_mode(quantizer):
+        return _build(quantizer, embeddings, policy, {"batch_size": batch_size, "device": device})
+
+
+def _build(
+    quantizer: ItemQuantizer, embeddings: npt.NDArray[Any], policy: str, where: dict[str, Any]
+) -> IdTable:
+    """Do the work of :func:`build_ids`."""
     sizes = tuple(int(size) for size in quantizer.codebook_sizes)
     codes = encode_ids(quantizer, embeddings, **where)
     statistics = collision_statistics(codes, sizes)
@@ -148,16 +155,29 @@ def extend_ids(
         DataError: If the embeddings are not finite.
     """
     check_policy(policy)
-    where: dict[str, Any] = {"batch_size": batch_size, "device": device}
     sizes = tuple(int(size) for size in quantizer.codebook_sizes)
-    num_levels = len(sizes)
-    if old.level_sizes[:num_levels] != sizes:
+    if old.level_sizes[: len(sizes)] != sizes:
         raise ArtifactError(
             f"quantiser must have the table's {old.level_sizes} codes a level, got {sizes}; "
             "use the run that made the table"
         )
+    with evaluation_mode(quantizer):
+        return _extend(
+            quantizer, embeddings, old, policy, {"batch_size": batch_size, "device": device}
+        )
+
+
+def _extend(
+    quantizer: ItemQuantizer,
+    embeddings: npt.NDArray[Any],
+    old: IdTable,
+    policy: str,
+    where: dict[str, Any],
+) -> IdTable:
+    """Do the work of :func:`extend_ids`."""
+    sizes = tuple(int(size) for size in quantizer.codebook_sizes)
     new = encode_ids(quantizer, embeddings, **where)  # (R, L)
-    old_keys = pack_ids(old.ids[:, :num_levels], sizes)
+    old_keys = pack_ids(old.ids[:, : len(sizes)], sizes)
     taken, used = np.unique(old_keys, return_counts=True)
     keys = pack_ids(new, sizes)
     position = np.searchsorted(taken, keys).clip(max=max(len(taken) - 1, 0))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from genrec.errors import ArtifactError, DataError
 
-__all__ = ["ItemQuantizer", "encode_ids", "encode_rows"]
+__all__ = ["ItemQuantizer", "encode_ids", "encode_rows", "evaluation_mode"]
 
 
 @runtime_checkable
@@ -66,7 +67,7 @@ def encode_ids(
     processes share the catalogue.
 
     Args:
-        quantizer: The frozen quantiser; should be in evaluation mode.
+        quantizer: The frozen quantiser, in evaluation mode.
         embeddings: Shape ``(N, D)``, an array or a memory map, finite.
         batch_size: Rows of one block, >= 1.
         device: Where the quantiser lives; the device of its first parameter by default.
@@ -108,6 +109,24 @@ def encode_rows(
         Position of the block in ``rows``, and its latents ``(<= batch_size, E)``.
     """
     yield from _blocks(quantizer.encode, quantizer, embeddings, rows, batch_size, device)
+
+
+@contextmanager
+def evaluation_mode(quantizer: ItemQuantizer) -> Iterator[None]:
+    """Switch dropout and batch statistics off for a while, where the quantiser has them.
+
+    Args:
+        quantizer: Any quantiser; one that is no ``torch.nn.Module`` is left alone.
+    """
+    module: object = quantizer
+    if not isinstance(module, torch.nn.Module) or not module.training:
+        yield
+        return
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train()
 
 
 @torch.no_grad()

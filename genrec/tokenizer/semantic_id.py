@@ -235,6 +235,36 @@ class SemanticIdTokenizer:
             quantizer_digest=digest,
         )
 
+    def select(self, item_keys: Iterable[str]) -> SemanticIdTokenizer:
+        """Keep some items, in a given order: the rows of another data set, for example.
+
+        Args:
+            item_keys: Keys in the table, each once.
+
+        Returns:
+            A table of these items, with the IDs that they have here.
+
+        Raises:
+            ArtifactError: If a key is not in the table.
+        """
+        wanted = _packed(item_keys)
+        row_of = {key: row for row, key in enumerate(self.item_keys)}
+        missing = [key for key in wanted if key not in row_of]
+        if missing:
+            raise ArtifactError(
+                f"item keys must be in the table, got {len(missing)} that are not (first: "
+                f"{missing[0]!r}); give them IDs with add_items"
+            )
+        ids = self.ids[[row_of[key] for key in wanted]]
+        return SemanticIdTokenizer(
+            ids,
+            level_sizes=self.level_sizes,
+            item_keys=wanted,
+            policy=self.policy,
+            statistics=self.statistics | left_over(ids, self.level_sizes),
+            quantizer_digest=self.quantizer_digest,
+        )
+
     @property
     def num_items(self) -> int:
         """Number of items ``N``."""
