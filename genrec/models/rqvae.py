@@ -24,7 +24,12 @@ from genrec.modules.features import Features, FeatureSettings
 from genrec.modules.losses import LossSettings, quantization_losses, reconstruction_losses
 from genrec.modules.mlp import Mlp, MlpSettings
 from genrec.modules.quantize.modes import QuantizeForwardMode
-from genrec.modules.quantize.residual import Quantized, ResidualQuantizer, distinct_share
+from genrec.modules.quantize.residual import (
+    Quantized,
+    ResidualQuantizer,
+    distinct_share,
+    per_level,
+)
 from genrec.modules.quantize.vector_quantizer import QuantizerSettings
 
 __all__ = [
@@ -139,8 +144,8 @@ class RqVae(nn.Module):
             )
         if not commitment_weight >= 0:
             raise ConfigError(f"commitment_weight must be >= 0, got {commitment_weight}; try 0.25")
-        sizes = _per_level("codebook_size", codebook_size, n_layers)
-        modes = _per_level("codebook_mode", codebook_mode, n_layers)
+        sizes = per_level("codebook_size", codebook_size, n_layers)
+        modes = per_level("codebook_mode", codebook_mode, n_layers)
         if codebook_last_layer_mode is not None:
             modes[-1] = codebook_last_layer_mode
         self.input_dim, self.embed_dim, self.n_layers = input_dim, embed_dim, n_layers
@@ -481,7 +486,9 @@ class RqVae(nn.Module):
         recon = self.reconstruction_losses(x, self.decode(z)).mean()
         zero = torch.zeros_like(recon)
         norms = torch.zeros(len(x), self.n_layers, device=x.device)
-        return RqVaeOutput(self.losses.recon_weight * recon, recon, zero, norms, zero)
+        # Every parameter takes part: processes that train together wait for all gradients.
+        idle = sum((0.0 * p.sum() for p in self.residual_quantizer.parameters()), zero)
+        return RqVaeOutput(self.losses.recon_weight * recon + idle, recon, zero, norms, zero)
 
     def _initialize_from_batch(self, x: Tensor) -> None:
         """Fall back to k-means on a batch, as many public implementations do."""
@@ -496,15 +503,3 @@ class RqVae(nn.Module):
             stacklevel=3,
         )
         self.initialize_codebooks(x)
-
-
-def _per_level(name: str, value: Any, n_layers: int) -> list[Any]:
-    """Spread a setting over the levels."""
-    if isinstance(value, Sequence):
-        if len(value) != n_layers:
-            raise ConfigError(
-                f"{name} must be one value or one a level, {n_layers}, got {len(value)}; "
-                "give as many as n_layers"
-            )
-        return list(value)
-    return [value] * n_layers

@@ -6,17 +6,18 @@ Shape legend: B = batch, N = items, D = latent width, L = code levels, K = codes
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from genrec.errors import ConfigError
 from genrec.modules.quantize.modes import QuantizeForwardMode
 from genrec.modules.quantize.separation import separate_last_level
 from genrec.modules.quantize.vector_quantizer import QuantizerSettings, VectorQuantizer
 
-__all__ = ["Quantized", "ResidualQuantizer", "distinct_share"]
+__all__ = ["Quantized", "ResidualQuantizer", "distinct_share", "per_level"]
 
 _ODD = 0x1E3779B97F4A7C15
 
@@ -268,3 +269,27 @@ def distinct_share(ids: Tensor) -> Tensor:
         keys = keys * _ODD + column  # a hash modulo 2**64: no limit on levels and codes
     keys = keys.sort().values
     return ((keys[1:] != keys[:-1]).sum() + 1) / len(ids)
+
+
+def per_level(name: str, value: Any, num_levels: int) -> list[Any]:
+    """Spread a setting over the levels.
+
+    Args:
+        name: Of the setting, for the error.
+        value: One value for all levels, or a sequence with one a level.
+        num_levels: L.
+
+    Returns:
+        L values.
+
+    Raises:
+        ConfigError: If there are more or fewer values than levels.
+    """
+    if not isinstance(value, Sequence):
+        return [value] * num_levels
+    if len(value) != num_levels:
+        raise ConfigError(
+            f"{name} must be one value or one a level, {num_levels}, got {len(value)}; "
+            "give as many as n_layers"
+        )
+    return list(value)
