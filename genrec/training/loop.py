@@ -293,7 +293,7 @@ class _State:
                     "best": {k: list(v) for k, v in self.result.best.items()},
                     "history": [[s, dict(m)] for s, m in self.result.history],
                     "optimizer": self.optimizer.state_dict(),
-                    "schedule": {"last_epoch": self.schedule.last_epoch},
+                    "schedule": self.schedule.state_dict(),
                     "scaler": scaler.state_dict() if scaler is not None else None,
                 },
                 pointers=pointers,
@@ -319,9 +319,7 @@ class _State:
                 f"set train.seed={trainer['seed']}"
             )
         self.optimizer.load_state_dict(trainer["optimizer"])
-        self.schedule.last_epoch = trainer["schedule"]["last_epoch"]
-        for group, rate in zip(self.optimizer.param_groups, _rates(self.schedule), strict=True):
-            group["lr"] = rate
+        self.schedule.load_state_dict(trainer["schedule"])
         if self.accelerator.scaler is not None and trainer["scaler"] is not None:
             self.accelerator.scaler.load_state_dict(trainer["scaler"])
         self.epoch, self.batch = trainer["epoch"], trainer["batch"]
@@ -331,13 +329,6 @@ class _State:
         self.result.history = [(int(s), dict(m)) for s, m in trainer["history"]]
         if self.result.history:
             self.result.metrics = self.result.history[-1][1]
-
-
-def _rates(schedule: LRScheduler) -> list[float]:
-    """Compute the rates that a schedule gives at its present position."""
-    rates = [float(rate) for rate in schedule.get_lr()]
-    schedule._last_lr = list(rates)
-    return rates
 
 
 class _FiniteGuard:
