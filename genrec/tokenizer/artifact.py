@@ -7,6 +7,7 @@ to be used. Shape legend: N = items, L = levels of an ID.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,16 @@ from genrec.atomic import atomic_directory, read_json, write_json_atomic
 from genrec.data.prepared import StringArray
 from genrec.errors import ArtifactError, MissingPathError
 
-__all__ = ["ARTIFACT_NAME", "read_artifact", "row_keys", "write_artifact"]
+__all__ = [
+    "ARTIFACT_NAME",
+    "check_codes",
+    "join_keys",
+    "pack_keys",
+    "read_artifact",
+    "read_codes",
+    "row_keys",
+    "write_artifact",
+]
 
 ARTIFACT_NAME = "semantic_ids"  # folder inside a stage-one run
 
@@ -89,6 +99,92 @@ def read_artifact(
             "make them again with `genrec tokenize RUN_DIR`"
         ) from error
     return folder, ids, keys, meta
+
+
+def read_codes(path: str | os.PathLike[str]) -> npt.NDArray[Any]:
+    """Read a bare array of codes.
+
+    Args:
+        path: A ``.npy`` file.
+
+    Returns:
+        Whatever array it holds.
+
+    Raises:
+        MissingPathError: If there is no such file.
+        ArtifactError: If it is no array.
+    """
+    if not Path(path).is_file():
+        raise MissingPathError(f"table of codes must exist, got {path}; check the path")
+    try:
+        array: npt.NDArray[Any] = np.load(path)
+    except ValueError as error:
+        raise ArtifactError(
+            f"table of codes must be a .npy file, got {path} with {error}; save it with np.save"
+        ) from error
+    return array
+
+
+def check_codes(ids: npt.NDArray[Any], level_sizes: Sequence[int], *, num_keys: int) -> None:
+    """Refuse a table that contradicts itself.
+
+    Args:
+        ids: Codes, to be of shape ``(N, L)``.
+        level_sizes: Codes of each level, to be ``L``.
+        num_keys: Number of item keys, to be ``N``.
+
+    Raises:
+        ArtifactError: If something does not fit.
+    """
+    if ids.ndim != 2 or not np.issubdtype(ids.dtype, np.integer):
+        raise ArtifactError(
+            f"ids must be whole numbers of shape (N, L), got {ids.dtype} of shape {ids.shape}; "
+            "give one row of codes an item"
+        )
+    if len(level_sizes) != ids.shape[1]:
+        raise ArtifactError(
+            f"level_sizes must have one entry a level, {ids.shape[1]}, got {len(level_sizes)}; "
+            "give the number of codes of each column"
+        )
+    if num_keys != len(ids):
+        raise ArtifactError(
+            f"item_keys must have one entry an item, {len(ids)}, got {num_keys}; "
+            "use the keys of the items that were embedded"
+        )
+    for level, size in enumerate(level_sizes):
+        low, high = ids[:, level].min(initial=0), ids[:, level].max(initial=0)
+        if len(ids) and (low < 0 or high >= size):
+            raise ArtifactError(
+                f"codes of level {level + 1} must lie in [0, {size}), got {low} to {high}; "
+                "set level_sizes to the sizes of the codebooks"
+            )
+
+
+def pack_keys(strings: Iterable[str]) -> StringArray:
+    """Pack strings, unless they are packed already.
+
+    Args:
+        strings: Item keys.
+
+    Returns:
+        The packed array.
+    """
+    return strings if isinstance(strings, StringArray) else StringArray.from_strings(strings)
+
+
+def join_keys(first: StringArray, second: StringArray) -> StringArray:
+    """Put two packed arrays one after the other, without unpacking them.
+
+    Args:
+        first: Keys.
+        second: More keys.
+
+    Returns:
+        All of them.
+    """
+    head, tail = first.offsets, second.offsets
+    data = np.concatenate([first.data[: head[-1]], second.data[: tail[-1]]])
+    return StringArray(data, np.concatenate([head, head[-1] + tail[1:]]))
 
 
 def row_keys(count: int) -> StringArray:

@@ -10,7 +10,6 @@ import hashlib
 import os
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,9 +18,17 @@ import torch
 from torch import Tensor
 
 from genrec.atomic import atomic_file
-from genrec.data.prepared import StringArray
-from genrec.errors import ArtifactError, ConfigError, MissingPathError
-from genrec.tokenizer.artifact import ARTIFACT_NAME, read_artifact, row_keys, write_artifact
+from genrec.errors import ArtifactError, ConfigError
+from genrec.tokenizer.artifact import (
+    ARTIFACT_NAME,
+    check_codes,
+    join_keys,
+    pack_keys,
+    read_artifact,
+    read_codes,
+    row_keys,
+    write_artifact,
+)
 from genrec.tokenizer.collisions import collision_statistics
 from genrec.tokenizer.index_json import read_index_json, write_index_json
 from genrec.tokenizer.policies import (
@@ -87,38 +94,15 @@ class SemanticIdTokenizer:
         quantizer_digest: str | None = None,
     ) -> None:
         table = np.asarray(ids)
-        if table.ndim != 2 or not np.issubdtype(table.dtype, np.integer):
-            raise ArtifactError(
-                f"ids must be whole numbers of shape (N, L), got {table.dtype} of shape "
-                f"{table.shape}; give one row of codes an item"
-            )
+        keys = row_keys(len(table)) if item_keys is None else pack_keys(item_keys)
+        check_codes(table, level_sizes, num_keys=len(keys))
         self.ids: npt.NDArray[np.int32] = table.astype(np.int32, copy=False)
+        self.item_keys = keys
         self.level_sizes = tuple(int(size) for size in level_sizes)
-        self.item_keys = row_keys(len(table)) if item_keys is None else _packed(item_keys)
         self.policy = policy
         self.quantizer_digest = quantizer_digest
-        self._check()
         self.statistics = dict(statistics) if statistics is not None else _counted(self)
         self._tables: dict[torch.device, Tensor] = {}
-
-    def _check(self) -> None:
-        if len(self.level_sizes) != self.ids.shape[1]:
-            raise ArtifactError(
-                f"level_sizes must have one entry a level, {self.ids.shape[1]}, got "
-                f"{len(self.level_sizes)}; give the number of codes of each column"
-            )
-        if len(self.item_keys) != len(self.ids):
-            raise ArtifactError(
-                f"item_keys must have one entry an item, {len(self.ids)}, got "
-                f"{len(self.item_keys)}; use the keys of the items that were embedded"
-            )
-        for level, size in enumerate(self.level_sizes):
-            column = self.ids[:, level]
-            if len(column) and not (column.min() >= 0 and column.max() < size):
-                raise ArtifactError(
-                    f"codes of level {level + 1} must lie in [0, {size}), got {column.min()} to "
-                    f"{column.max()}; set level_sizes to the sizes of the codebooks"
-                )
 
     @classmethod
     def build(
@@ -207,7 +191,7 @@ class SemanticIdTokenizer:
                 f"quantiser must be the one that made the table, {self.quantizer_digest}, got "
                 f"{digest}; load the run that holds this table"
             )
-        added = _packed(item_keys)
+        added = pack_keys(item_keys)
         if len(added) != len(embeddings):
             raise ArtifactError(
                 f"item_keys must have one entry a new item, {len(embeddings)}, got {len(added)}; "
@@ -229,7 +213,7 @@ class SemanticIdTokenizer:
         return SemanticIdTokenizer(
             table.ids,
             level_sizes=table.level_sizes,
-            item_keys=[*self.item_keys, *added],
+            item_keys=join_keys(self.item_keys, added),
             policy=self.policy,
             statistics=table.statistics,
             quantizer_digest=digest,
@@ -247,7 +231,7 @@ class SemanticIdTokenizer:
         Raises:
             ArtifactError: If a key is not in the table.
         """
-        wanted = _packed(item_keys)
+        wanted = pack_keys(item_keys)
         row_of = {key: row for row, key in enumerate(self.item_keys)}
         missing = [key for key in wanted if key not in row_of]
         if missing:
@@ -441,7 +425,7 @@ class SemanticIdTokenizer:
             DataError: If it is not of this format, or an item has no ID in it.
             ArtifactError: If a code is not below its level's size.
         """
-        keys = None if item_keys is None else _packed(item_keys)
+        keys = None if item_keys is None else pack_keys(item_keys)
         ids, _ = read_index_json(path, item_keys=keys, keyed_by=keyed_by)
         return cls(ids, level_sizes=level_sizes or _sizes_of(ids), item_keys=keys)
 
@@ -476,14 +460,7 @@ class SemanticIdTokenizer:
             MissingPathError: If there is no such file.
             ArtifactError: If it is no such table.
         """
-        if not Path(path).is_file():
-            raise MissingPathError(f"table of codes must exist, got {path}; check the path")
-        try:
-            ids = np.load(path)
-        except ValueError as error:
-            raise ArtifactError(
-                f"table of codes must be a .npy file, got {path} with {error}; save it with np.save"
-            ) from error
+        ids = read_codes(path)
         return cls(ids, level_sizes=level_sizes or _sizes_of(ids), item_keys=item_keys)
 
     def _table(self, device: torch.device) -> Tensor:
@@ -493,10 +470,6 @@ class SemanticIdTokenizer:
             table.numpy()[:-1] = self.ids
             self._tables[device] = table.to(device)
         return self._tables[device]
-
-
-def _packed(strings: Iterable[str]) -> StringArray:
-    return strings if isinstance(strings, StringArray) else StringArray.from_strings(strings)
 
 
 def _sizes_of(ids: npt.NDArray[Any]) -> tuple[int, ...]:
