@@ -25,6 +25,7 @@ from genrec.data.card import RejectedRows
 from genrec.data.item_dataset import ItemData, ItemPart
 from genrec.data.json_lines import read_objects
 from genrec.data.processed import RecDataset, load_or_prepare
+from genrec.data.sequence_dataset import SeqData
 from genrec.data.tables import ITEM, USER, RawTables
 from genrec.errors import DataError, MissingPathError, did_you_mean
 
@@ -32,6 +33,7 @@ __all__ = [
     "P5_FILES",
     "P5_SPLITS",
     "P5AmazonItemDataset",
+    "P5AmazonSequenceDataset",
     "find_p5_folder",
     "read_p5",
 ]
@@ -81,6 +83,41 @@ class P5AmazonItemDataset(ItemData):
         super().__init__(
             self.prepared, train_test_split=train_test_split, val_ratio=val_ratio, seed=seed
         )
+
+
+class P5AmazonSequenceDataset(SeqData):
+    """The examples of a split of the P5 release, prepared when first asked for.
+
+    Args:
+        root: The release, see :func:`find_p5_folder`.
+        split: ``"beauty"``, ``"sports"`` or ``"toys"``.
+        subset: ``"train"``, ``"valid"`` or ``"test"``.
+        max_history: See :class:`~genrec.data.sequence_dataset.SeqData`.
+        encoder_model_name: See :func:`genrec.data.text_embedding.make_encoder`.
+        force_process: Prepare again even where it was done.
+        processed_dir: Where prepared sets are kept; None takes the default.
+    """
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        split: str = "beauty",
+        subset: str = "train",
+        *,
+        max_history: int = 20,
+        encoder_model_name: str = "tfidf",
+        force_process: bool = False,
+        processed_dir: str | os.PathLike[str] | None = None,
+    ) -> None:
+        prepared = load_or_prepare(
+            RecDataset.AMAZON,
+            root,
+            split=split,
+            encoder_model_name=encoder_model_name,
+            force=force_process,
+            processed_dir=processed_dir,
+        )
+        super().__init__(prepared, subset, max_history=max_history)
 
 
 def find_p5_folder(root: str | os.PathLike[str], split: str | None) -> Path:
