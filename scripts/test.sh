@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# The fast tests: offline, on a CPU. Arguments go to pytest, for example -k beam or -m slow.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=scripts/environment.sh
+. scripts/environment.sh
+prepare_environment dev
+export HF_HUB_OFFLINE=1
+exec python -m pytest "$@"
