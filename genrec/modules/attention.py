@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -116,9 +117,7 @@ class SelfAttention(nn.Module):
         Returns:
             Shape ``(B, T, D)``.
         """
-        batch, length, _ = x.shape
-        qkv = self.qkv(x).view(batch, length, 3, self.num_heads, -1)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, T, E)
+        q, k, v = rearrange(self.qkv(x), "b t (n h e) -> n b h t e", n=3, h=self.num_heads)
         return self.out(_attend(q, k, v, bias, self.dropout if self.training else 0.0))
 
     def step(self, x: Tensor, past: Sequence[Tensor], bias: Tensor) -> tuple[Tensor, Tensor]:
@@ -174,9 +173,8 @@ class CrossAttention(nn.Module):
         Returns:
             Keys and values, each ``(B, H, S, E)``.
         """
-        batch, length, _ = memory.shape
-        kv = self.kv(memory).view(batch, length, 2, self.num_heads, -1)
-        keys, values = kv.permute(2, 0, 3, 1, 4)
+        kv = self.kv(memory)
+        keys, values = rearrange(kv, "b s (n h e) -> n b h s e", n=2, h=self.num_heads)
         return keys, values
 
     def forward(self, x: Tensor, kv: tuple[Tensor, Tensor], bias: Tensor | None) -> Tensor:
@@ -190,8 +188,7 @@ class CrossAttention(nn.Module):
         Returns:
             Shape ``(B, T, D)``.
         """
-        batch, length, _ = x.shape
-        q = self.query(x).view(batch, length, self.num_heads, -1).transpose(1, 2)
+        q = rearrange(self.query(x), "b t (h e) -> b h t e", h=self.num_heads)
         return self.out(_attend(q, *kv, bias, self.dropout if self.training else 0.0))
 
 
@@ -208,4 +205,4 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, p: float) -> T
         mixed = dropout(scores.softmax(dim=-1), p, p > 0.0) @ v
     else:
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=p, scale=1.0)
-    return mixed.transpose(1, 2).flatten(2)
+    return rearrange(mixed, "b h t e -> b t (h e)")
