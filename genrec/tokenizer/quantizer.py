@@ -161,8 +161,7 @@ def _blocks(
                 f"{start} to {stop - 1}; embed them again or replace the values with 0"
             )
         yield start, function(torch.from_numpy(block).to(device))[: stop - start]
-        if rows is None:
-            _release_pages(embeddings)
+        _release_pages(embeddings)
 
 
 def _device_of(quantizer: ItemQuantizer) -> torch.device:

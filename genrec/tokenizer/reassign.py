@@ -36,7 +36,7 @@ Keys = npt.NDArray[np.int64]
 _SEARCHES = ((8, 32), (32, 256))
 # Items placed together. The solver takes time quadratic in them, and neighbours in the order of
 # codes are what competes.
-_BLOCK_ITEMS = 4096
+_BLOCK_ITEMS = 2048
 _BEAM_ROWS = 512
 
 

@@ -21,6 +21,8 @@ __all__ = ["spread_collisions"]
 
 # Entries of one (G, g, K) transport problem: 64 MiB in float64.
 _BLOCK_ENTRIES = 8 * 1024 * 1024
+# A round that parts a smaller share of the colliding items is the last one.
+_LEAST_GAIN = 0.01
 
 
 def spread_collisions(
@@ -70,11 +72,11 @@ def spread_collisions(
     for done in range(max_rounds + 1):
         groups = group_ids(ids, sizes)
         sharing = int(groups.sizes[groups.sizes > 1].sum())
+        settled = sharing > (1 - _LEAST_GAIN) * best_sharing
         if sharing < best_sharing:
             best, best_sharing = ids.copy(), sharing
-        if sharing == 0 or done == max_rounds:
+        if sharing == 0 or settled or done == max_rounds:
             break
-        before = ids.copy()
         for group_size in np.unique(groups.sizes[groups.sizes > 1]):
             starts = groups.starts[groups.sizes == group_size]  # (G,)
             at_once = max(1, _BLOCK_ENTRIES // int(group_size * sizes[-1]))
@@ -87,8 +89,6 @@ def spread_collisions(
                 near_cost = cost.gather(2, codes[:, None].expand(-1, int(group_size), -1))
                 plan = _log_plan(near_cost, epsilon, num_sweeps)  # (G, g, k)
                 ids[rows, -1] = codes.gather(1, plan.argmax(dim=2)).cpu().numpy()
-        if np.array_equal(before, ids):
-            break  # a fixed point: more rounds change nothing
     return best
 
 
