@@ -6,6 +6,7 @@ Shape legend: E = examples, U = users, S = history items, B = rows of a batch, M
 from __future__ import annotations
 
 import os
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -90,9 +91,13 @@ class SeqData(Dataset[SequenceBatch]):
         Returns:
             The batch on the CPU, as wide as its longest history.
         """
-        items = torch.from_numpy(np.asarray(self.data.sequence_items))
         rows = (self.positions[indices], self.lengths[indices], self.users[indices])
-        return gather_rows(items, *rows)
+        return gather_rows(self._items, *rows)
+
+    @cached_property
+    def _items(self) -> Tensor:
+        """All interactions, copied: torch cannot hold a read-only memory map."""
+        return torch.from_numpy(np.array(self.data.sequence_items))
 
     def packed_windows(self) -> tuple[npt.NDArray[np.int64], ...]:
         """Cut every user's training part into windows of ``max_history + 1`` items.
