@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from genrec.atomic import read_json, write_json_atomic
+from genrec.checkpoint import RunDirectory
 from genrec.data.batching import TokenTable
 from genrec.data.prepared import PreparedDataset
 from genrec.data.schemas import SequenceBatch
@@ -32,10 +33,12 @@ from genrec.tokenizer.semantic_id import ARTIFACT_NAME, SemanticIdTokenizer
 __all__ = [
     "EvaluationSettings",
     "Retrieval",
+    "TrainedModel",
     "base_groups",
     "compare",
     "evaluate_run",
     "format_table",
+    "load_model",
     "load_run",
 ]
 
@@ -108,6 +111,25 @@ class Retrieval:
         return predict
 
 
+@dataclass(frozen=True)
+class TrainedModel:
+    """What a stage-two run holds: enough to recommend without its data set.
+
+    Attributes:
+        model: The best step's, in evaluation mode.
+        tokenizer: The ID table.
+        index: The table's prefixes, on the model's device.
+        settings: The run's evaluation settings.
+        meta: The run's ``meta.json``.
+    """
+
+    model: EncoderDecoderRetrievalModel
+    tokenizer: SemanticIdTokenizer
+    index: PrefixIndex
+    settings: EvaluationSettings
+    meta: Mapping[str, Any]
+
+
 def base_groups(tokenizer: SemanticIdTokenizer) -> npt.NDArray[np.int64]:
     """Number the items by their codes before repair.
 
@@ -122,27 +144,25 @@ def base_groups(tokenizer: SemanticIdTokenizer) -> npt.NDArray[np.int64]:
     return groups.reshape(-1).astype(np.int64)
 
 
-def load_run(
+def load_model(
     path: str | os.PathLike[str],
     *,
     device: torch.device | str = "cpu",
-    data: PreparedDataset | None = None,
     overrides: Mapping[str, Any] | None = None,
-) -> Retrieval:
-    """Open a stage-two run: its best model, ID table and data set.
+) -> TrainedModel:
+    """Open the best model of a stage-two run and its ID table.
 
     Args:
         path: The run's folder.
         device: Where the model shall live.
-        data: The data set, or None to open the one that the run was trained on.
         overrides: Evaluation settings that differ from those of the run.
 
     Returns:
         Everything needed to recommend.
 
     Raises:
-        MissingPathError: If the run, or its data set, is not there.
-        ArtifactError: If the data set has other items than the ID table.
+        MissingPathError: If the run is not there.
+        ArtifactError: If a file of it is damaged.
     """
     run = Path(path)
     if not (run / "meta.json").is_file() or not (run / ARTIFACT_NAME).is_dir():
@@ -152,14 +172,40 @@ def load_run(
         )
     meta = read_json(run / "meta.json")
     tokenizer = SemanticIdTokenizer.load(run / ARTIFACT_NAME)
-    data = data if data is not None else PreparedDataset.load(meta["prepared"])
-    tokenizer.check_items(data.items_fingerprint)
     model = EncoderDecoderRetrievalModel.load_pretrained(run, device=device)
     index = PrefixIndex.from_ids(tokenizer.ids, tokenizer.level_sizes, device=device)
     known = dict(meta.get("evaluation", {})) | dict(overrides or {})
     if "ks" in known:
         known["ks"] = tuple(known["ks"])
-    return Retrieval(model, tokenizer, index, data, EvaluationSettings(**known))
+    return TrainedModel(model, tokenizer, index, EvaluationSettings(**known), meta)
+
+
+def load_run(
+    path: str | os.PathLike[str],
+    *,
+    device: torch.device | str = "cpu",
+    data: PreparedDataset | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> Retrieval:
+    """Open a stage-two run with its data set.
+
+    Args:
+        path: The run's folder.
+        device: Where the model shall live.
+        data: The data set, or None to open the one that the run was trained on.
+        overrides: Evaluation settings that differ from those of the run.
+
+    Returns:
+        Everything needed to evaluate.
+
+    Raises:
+        MissingPathError: If the run, or its data set, is not there.
+        ArtifactError: If the data set has other items than the ID table.
+    """
+    found = load_model(path, device=device, overrides=overrides)
+    data = data if data is not None else PreparedDataset.load(found.meta["prepared"])
+    found.tokenizer.check_items(data.items_fingerprint)
+    return Retrieval(found.model, found.tokenizer, found.index, data, found.settings)
 
 
 def compare(
@@ -222,8 +268,10 @@ def evaluate_run(
     split: str = "test",
     num_beams: int | None = None,
     exclude_history: bool | None = None,
+    ks: Sequence[int] | None = None,
     data: PreparedDataset | None = None,
     limit: int | None = None,
+    reuse: bool = False,
 ) -> dict[str, dict[str, float]]:
     """Evaluate a finished run, print the table and write ``metrics.json`` beside it.
 
@@ -232,8 +280,10 @@ def evaluate_run(
         split: ``valid`` or ``test``.
         num_beams: Beams, those of the run when None.
         exclude_history: Never recommend items of the history; as in the run when None.
+        ks: Lengths to show, computed beside those of the run; those of the run when None.
         data: The data set, or None to open the one that the run was trained on.
         limit: Use only this many users, or None for all; nothing is written then.
+        reuse: Take the numbers of ``metrics.json`` where they still hold.
 
     Returns:
         Metrics of the model and of each baseline.
@@ -245,13 +295,35 @@ def evaluate_run(
     if exclude_history is not None:
         overrides["exclude_history"] = exclude_history
     retrieval = load_run(path, device=accelerator.device, data=data, overrides=overrides)
-    results = compare(retrieval, split, accelerator, limit=limit)
+    if ks is not None:
+        lengths = tuple(sorted({*retrieval.settings.ks, *ks}))
+        retrieval = replace(retrieval, settings=replace(retrieval.settings, ks=lengths))
+    results = _known_results(Path(path), split, retrieval.settings) if reuse else None
+    fresh = results is None
+    if results is None:
+        results = compare(retrieval, split, accelerator, limit=limit)
     if accelerator.is_main_process:
-        print(format_table(results, split, retrieval.settings))
-        if limit is None:
+        print(format_table(results, split, retrieval.settings, ks))
+        if fresh and limit is None:
             write_metrics(path, split, results, retrieval.settings)
     accelerator.wait_for_everyone()
     return results
+
+
+def _known_results(
+    run: Path, split: str, settings: EvaluationSettings
+) -> dict[str, dict[str, float]] | None:
+    """Read what ``metrics.json`` holds of these settings and of the run as it is now."""
+    file = run / "metrics.json"
+    pointers = [run / name for name in RunDirectory(run).pointers()]
+    if not file.is_file() or any(p.stat().st_mtime > file.stat().st_mtime for p in pointers):
+        return None
+    known = read_json(file).get(split, {})
+    how = known.pop("settings", None)
+    columns = {f"recall@{k}" for k in settings.ks}
+    if how != _described(settings) or not columns <= set(known.get("model", {})):
+        return None
+    return dict(known)
 
 
 def write_metrics(
@@ -270,13 +342,20 @@ def write_metrics(
     """
     file = Path(path) / "metrics.json"
     known = read_json(file) if file.is_file() else {}
-    how = {
+    known[split] = {
+        "settings": _described(settings),
+        **{name: dict(row) for name, row in results.items()},
+    }
+    write_json_atomic(file, known)
+
+
+def _described(settings: EvaluationSettings) -> dict[str, Any]:
+    """Say what results depend on."""
+    return {
         "num_beams": settings.num_beams,
         "exclude_history": settings.exclude_history,
         "max_history": settings.max_history,
     }
-    known[split] = {"settings": how, **{name: dict(row) for name, row in results.items()}}
-    write_json_atomic(file, known)
 
 
 def format_table(

@@ -1,0 +1,52 @@
+"""The command ``genrec``: every module of :mod:`genrec.commands` adds one command.
+
+The modules import the library inside their commands, so that ``genrec --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from typing import Annotated
+
+import typer
+
+from genrec import commands
+from genrec.version import __version__
+
+__all__ = ["build_app", "main"]
+
+
+def build_app() -> typer.Typer:
+    """Gather the commands.
+
+    Returns:
+        The application.
+    """
+    app = typer.Typer(
+        name="genrec",
+        help="Generative recommendation: semantic IDs, and a model that writes them. The two "
+        "training stages are scripts: scripts/train_rqvae.py and scripts/train_decoder.py.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+    )
+    app.callback()(_options)
+    for module in pkgutil.iter_modules(commands.__path__):
+        importlib.import_module(f"{commands.__name__}.{module.name}").app_command(app)
+    return app
+
+
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    if version:
+        print(f"genrec {__version__}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command line of this process."""
+    build_app()()

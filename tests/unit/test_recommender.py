@@ -1,0 +1,317 @@
+"""The recommender against a ranking of the whole catalogue by the model's own probabilities."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from genrec.atomic import write_json_atomic
+from genrec.checkpoint import RunDirectory
+from genrec.data.prepared import StringArray, write_prepared
+from genrec.data.schemas import TokenizedBatch
+from genrec.data.sequence_dataset import hash_users
+from genrec.errors import ConfigError, DataError, MissingPathError
+from genrec.models.retrieval import EncoderDecoderRetrievalModel
+from genrec.serving.recommender import Recommender
+from genrec.tokenizer.semantic_id import SemanticIdTokenizer
+
+N = 24
+KEYS = [f"B{i:03d}" for i in range(N)]
+SIZES = (3, 4, 2)
+
+
+def build_model(num_users: int = 0) -> EncoderDecoderRetrievalModel:
+    torch.manual_seed(0)
+    model = EncoderDecoderRetrievalModel(
+        16, 16, 0.0, 2, 2, num_embeddings=SIZES, sem_id_dim=3, ff_dim=32, num_users=num_users
+    )
+    with torch.no_grad():  # far from uniform, so that histories matter
+        for parameter in model.parameters():
+            parameter.mul_(2)
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> SemanticIdTokenizer:
+    codes = np.stack(np.unravel_index(np.random.default_rng(0).permutation(N), SIZES), axis=1)
+    return SemanticIdTokenizer(codes, level_sizes=SIZES, item_keys=KEYS, policy="none")
+
+
+@pytest.fixture(scope="module")
+def recommender(tokenizer) -> Recommender:
+    return Recommender(build_model(), tokenizer, max_history=4, num_beams=N)
+
+
+def score_all(model, tokenizer, history: list[int], user: int | None = None) -> np.ndarray:
+    """Log-probability of every item's ID, by teacher forcing, without any search."""
+    ids = torch.from_numpy(np.array(tokenizer.ids)).long()
+    batch = TokenizedBatch(
+        history=ids[history][None].expand(N, -1, -1),
+        targets=ids[:, None],
+        user_ids=torch.full((N,), user or 0),
+        padded=False,
+    )
+    with torch.no_grad():
+        total = torch.zeros(N)
+        for level, logits in enumerate(model.logits(batch)):
+            total += logits[:, 0].log_softmax(-1).gather(1, ids[:, level, None]).squeeze(1)
+    return total.numpy()
+
+
+def rank(recommender, history: list[int], allowed: set[int]) -> list[int]:
+    scores = score_all(recommender._model, recommender.tokenizer, history[-4:])
+    return sorted(allowed, key=lambda item: -scores[item])
+
+
+def keyed(rows) -> list[str]:
+    return [KEYS[row] for row in rows]
+
+
+HISTORIES = [[3, 1], [5], [9, 8, 7, 6, 5, 4, 3], [0, 1, 2, 3], [11, 11]]
+
+
+def test_one_user_gets_the_exact_ranking(recommender):
+    for history in HISTORIES:
+        ids, scores = recommender.recommend(keyed(history), k=N, exclude_seen=False)
+        assert ids.shape == scores.shape == (N,)
+        assert (ids.dtype, scores.dtype) == (np.int64, np.float32)
+        assert ids.tolist() == rank(recommender, history, set(range(N)))
+        model = score_all(recommender._model, recommender.tokenizer, history[-4:])
+        assert scores == pytest.approx(model[ids], abs=1e-4)
+        assert np.exp(scores).sum() == pytest.approx(1.0, abs=1e-4)  # every ID is an item here
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 128])
+def test_a_batch_is_its_users_in_their_order(recommender, batch_size):
+    histories = [keyed(history) for history in HISTORIES]
+    ids, scores = recommender.recommend(histories, k=6, batch_size=batch_size)
+    assert ids.shape == (5, 6)
+    for row, history in enumerate(histories):
+        alone, alone_scores = recommender.recommend(history, k=6)
+        assert ids[row].tolist() == alone.tolist()
+        assert scores[row] == pytest.approx(alone_scores, abs=1e-4)
+
+
+def test_what_was_seen_is_left_out_also_beyond_what_the_model_sees(recommender):
+    history = HISTORIES[2]  # 7 items, of which the model sees 4
+    ids, _ = recommender.recommend(keyed(history), k=N)
+    expected = rank(recommender, history, set(range(N)) - set(history))
+    assert ids.tolist() == expected + [-1] * 7
+    again, _ = recommender.recommend(keyed(history[-4:]), k=N, exclude_seen=False)
+    same, _ = recommender.recommend(keyed(history), k=N, exclude_seen=False)
+    assert again.tolist() == same.tolist()
+
+
+EVERY = set(range(N))
+
+
+@pytest.mark.parametrize(
+    ("allow", "exclude", "expected"),
+    [
+        ({1, 2, 3, 20}, None, lambda seen: {1, 2, 3, 20} - seen),
+        (None, {4, 5, 6}, lambda seen: EVERY - {4, 5, 6} - seen),
+        ({1, 2, 3, 20}, {1, 20}, lambda seen: {2, 3} - seen),
+        (set(), None, lambda seen: set()),
+        (None, EVERY, lambda seen: set()),
+    ],
+)
+@pytest.mark.parametrize("exclude_seen", [True, False])
+def test_lists_for_everybody(recommender, allow, exclude, expected, exclude_seen):
+    ids, scores = recommender.recommend(
+        [keyed(history) for history in HISTORIES],
+        k=N,
+        allow=None if allow is None else keyed(allow),
+        exclude=None if exclude is None else keyed(exclude),
+        exclude_seen=exclude_seen,
+    )
+    for row, history in enumerate(HISTORIES):
+        wanted = rank(recommender, history, expected(set(history) if exclude_seen else set()))
+        assert ids[row].tolist() == wanted + [-1] * (N - len(wanted))
+        assert (scores[row] == -np.inf).tolist() == (ids[row] == -1).tolist()
+
+
+@pytest.mark.parametrize("exclude_seen", [True, False])
+@pytest.mark.parametrize("which", ["allow", "exclude", "both", "shared exclude"])
+@pytest.mark.parametrize("batch_size", [2, 128])
+def test_lists_of_each_user(recommender, exclude_seen, which, batch_size):
+    rng = np.random.default_rng(3)
+    allow = [set(rng.permutation(N)[:size].tolist()) for size in (0, 1, 9, 15, 24)]
+    exclude = [set(rng.permutation(N)[:size].tolist()) for size in (24, 0, 9, 3, 1)]
+    shared = {0, 7, 13}
+    options: dict = {}
+    if which in ("allow", "both", "shared exclude"):
+        options["allow"] = [keyed(items) for items in allow]
+    if which in ("exclude", "both"):
+        options["exclude"] = [keyed(items) for items in exclude]
+    if which == "shared exclude":
+        options["exclude"] = keyed(shared)
+    ids, _ = recommender.recommend(
+        [keyed(history) for history in HISTORIES],
+        k=N,
+        exclude_seen=exclude_seen,
+        batch_size=batch_size,
+        **options,
+    )
+    for row, history in enumerate(HISTORIES):
+        wanted = set(EVERY)
+        if "allow" in options:
+            wanted &= allow[row]
+        if which in ("exclude", "both"):
+            wanted -= exclude[row]
+        if which == "shared exclude":
+            wanted -= shared
+        if exclude_seen:
+            wanted -= set(history)
+        ranked = rank(recommender, history, wanted)
+        assert ids[row].tolist() == ranked + [-1] * (N - len(ranked))
+
+
+def test_one_user_takes_flat_lists(recommender):
+    ids, _ = recommender.recommend(keyed([3, 1]), k=3, allow=keyed([1, 2, 4]))
+    assert sorted(recommender.keys(ids)) == keyed([2, 4])
+    with pytest.raises(DataError, match="allow must be one list of item keys for one user, got 1"):
+        recommender.recommend(keyed([3, 1]), k=3, allow=[keyed([1, 2])])
+
+
+def test_an_empty_history_gets_nothing(recommender):
+    ids, scores = recommender.recommend([], k=3)
+    assert (ids.tolist(), scores.tolist()) == ([-1] * 3, [-np.inf] * 3)
+    ids, _ = recommender.recommend([[], keyed([3])], k=3)
+    assert (ids >= 0).tolist() == [[False] * 3, [True] * 3]
+
+
+def test_unknown_keys_are_named_or_skipped(recommender):
+    history = ["B003", "new-1", "B001", "new-2"]
+    with pytest.raises(
+        DataError, match=r"got 2 that are not among its 24: 'new-1', 'new-2'; .*unknown='skip'"
+    ):
+        recommender.recommend([["B003"], history])
+    with pytest.raises(
+        DataError, match=r"exclude must hold items .*, got 9 .*'3', '4', .*'7', \.\.\.;"
+    ):
+        recommender.recommend(["B001"], exclude=[*"34567", "x", *"012"])
+    ids, _ = recommender.recommend(history, unknown="skip")
+    assert ids.tolist() == recommender.recommend(["B003", "B001"])[0].tolist()
+    assert (recommender.recommend(["new"], unknown="skip")[0] == -1).all()
+
+
+def test_numbers_stand_for_their_text(tokenizer):
+    named = SemanticIdTokenizer(
+        tokenizer.ids, level_sizes=SIZES, item_keys=[str(i) for i in range(N)], policy="none"
+    )
+    recommender = Recommender(build_model(), named, num_beams=N)
+    ids, _ = recommender.recommend(["3", "1"], k=5)
+    for history in ([3, 1], np.array([3, 1]), (np.int64(3), "1")):
+        assert recommender.recommend(history, k=5)[0].tolist() == ids.tolist()
+    assert recommender.keys(ids) == [str(i) for i in ids]
+
+
+def test_names_leave_empty_places_out(tokenizer):
+    titles = [f"title {i}" for i in range(N)]
+    recommender = Recommender(build_model(), tokenizer, item_titles=titles)
+    assert recommender.keys(np.array([2, 0, -1])) == ["B002", "B000"]
+    assert recommender.titles(np.array([[2, -1], [-1, -1]])) == [["title 2"], []]
+    plain = Recommender(build_model(), tokenizer)
+    assert plain.titles(np.array([1])) == ["B001"]
+
+
+def test_few_beams_still_fill_the_list(tokenizer):
+    recommender = Recommender(build_model(), tokenizer, num_beams=1)
+    ids, _ = recommender.recommend(keyed([3, 1]), k=10)
+    assert len(set(ids.tolist())) == 10
+    exact, _ = recommender.recommend(keyed([3, 1]), k=10, num_beams=N)
+    ranking = rank(recommender, [3, 1], EVERY - {3, 1})
+    assert exact.tolist() == ranking[:10]
+
+
+def test_users_reach_the_model(tokenizer):
+    model = build_model(num_users=11)
+    recommender = Recommender(model, tokenizer, num_beams=N)
+    buckets = hash_users(StringArray.from_strings(["ann", "bob", "7"]), 11).tolist()
+    assert len(set(buckets)) == 3
+    history = [keyed([3, 1])] * 3
+    ids, _ = recommender.recommend(history, k=N, users=["ann", "bob", 7], exclude_seen=False)
+    for row, bucket in enumerate(buckets):
+        scores = score_all(model, tokenizer, [3, 1], bucket)
+        assert ids[row].tolist() == sorted(range(N), key=lambda item, s=scores: -s[item])
+    alone, _ = recommender.recommend(history[0], k=N, users="bob", exclude_seen=False)
+    assert alone.tolist() == ids[1].tolist()
+    assert ids[0].tolist() != ids[1].tolist()
+    with pytest.raises(ConfigError, match="users must be given to a model with 11 user tokens"):
+        recommender.recommend(history)
+    with pytest.raises(DataError, match="users must be as many as histories, 3, got 2"):
+        recommender.recommend(history, users=["ann", "bob"])
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"k": 0}, ConfigError, "k must be >= 1, got 0"),
+        ({"unknown": "ignore"}, ConfigError, "unknown must be error or skip, got 'ignore'"),
+        ({"histories": "B001"}, DataError, r"must come in a list, got the text 'B001'"),
+        ({"allow": [["B001"]]}, DataError, "allow must be as many as histories, 2, got 1"),
+        ({"exclude": "B001"}, DataError, "must come in a list, got the text 'B001'"),
+    ],
+)
+def test_bad_calls_are_refused(recommender, options, error, message):
+    call = {"histories": [["B001"], ["B002"]]} | options
+    with pytest.raises(error, match=message):
+        recommender.recommend(**call)
+
+
+def write_run(path, tokenizer, prepared) -> None:
+    model = build_model()
+    run = RunDirectory(path)
+    run.save(5, weights=model.state_dict(), config=model.saved_config(), pointers=("best",))
+    tokenizer.save(path / "semantic_ids")
+    meta = {"prepared": str(prepared), "evaluation": {"num_beams": N, "max_history": 2}}
+    write_json_atomic(path / "meta.json", meta)
+
+
+def write_data(path, keys) -> None:
+    write_prepared(
+        path,
+        name="tiny",
+        source="by hand",
+        split_rule="leave-one-out",
+        encoder="none",
+        item_keys=keys,
+        item_titles=[f"title of {key}" for key in keys],
+        item_texts=[""] * N,
+        item_embeddings=np.zeros((N, 1), dtype=np.float32),
+        user_keys=[],
+        sequence_items=np.array([], dtype=np.int32),
+        sequence_offsets=np.array([0]),
+        train_ends=np.array([], dtype=np.int64),
+        valid_ends=np.array([], dtype=np.int64),
+        card={},
+    )
+
+
+def test_a_run_is_all_it_needs(tmp_path, tokenizer):
+    write_data(tmp_path / "data", KEYS)
+    write_run(tmp_path / "run", tokenizer, tmp_path / "data")
+    first = Recommender.from_pretrained(tmp_path / "run", device="cpu")
+    ids, scores = first.recommend(keyed([9, 3, 1]), k=4)
+    assert first.titles(ids) == [f"title of {key}" for key in first.keys(ids)]
+    expected = Recommender(build_model(), tokenizer, max_history=2, num_beams=N)
+    assert ids.tolist() == expected.recommend(keyed([9, 3, 1]), k=4)[0].tolist()
+
+    (tmp_path / "run").rename(tmp_path / "moved")
+    shutil.rmtree(tmp_path / "data")
+    second = Recommender.from_pretrained(str(tmp_path / "moved"), device="cpu")
+    again, again_scores = second.recommend(keyed([9, 3, 1]), k=4)
+    assert (again.tolist(), again_scores.tolist()) == (ids.tolist(), scores.tolist())
+    assert second.titles(again) == second.keys(again)
+
+    write_data(tmp_path / "data", KEYS[::-1])  # another data set at the old place
+    third = Recommender.from_pretrained(tmp_path / "moved", device="cpu")
+    assert third.titles(again) == third.keys(again)
+
+
+def test_what_is_no_run_is_said(tmp_path):
+    with pytest.raises(MissingPathError, match=r"must be a folder of scripts/train_decoder\.py"):
+        Recommender.from_pretrained(tmp_path)
