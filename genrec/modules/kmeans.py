@@ -143,8 +143,8 @@ def nearest_centroid(x: Tensor, centroids: Tensor) -> Tensor:
 def balanced_assign(cost: Tensor, *, num_sweeps: int = 3) -> Tensor:
     """Assign samples to clusters so that none holds more than ``ceil(N / K)``.
 
-    Sinkhorn sweeps with a falling temperature find a price for each cluster at which the
-    cheapest cluster is nearly balanced already; the few samples above the capacity then go
+    Sinkhorn sweeps with a falling temperature find a price for each crowded cluster at which
+    choosing the cheapest is nearly balanced already; the few samples above the capacity then go
     to the next cheapest cluster that has room, those that lose least by it.
 
     Args:
@@ -159,14 +159,12 @@ def balanced_assign(cost: Tensor, *, num_sweeps: int = 3) -> Tensor:
     capacity = math.ceil(num_samples / num_clusters)
     prices = cost.new_zeros(num_clusters)
     spread = float((cost - cost.amin(dim=1, keepdim=True)).mean())
-    log_target = math.log(num_samples / num_clusters)
     for share in _TEMPERATURES if spread > 0 else ():
         temperature = share * spread
         for _ in range(num_sweeps):
             log_share = ((cost + prices) / -temperature).log_softmax(dim=1)  # (N, K)
             log_load = log_share.logsumexp(dim=0)  # (K,)
-            # A cluster that nobody wants would ask for an endless subsidy in one step.
-            prices = prices + temperature * (log_load - log_target).clamp(-10, 10)
+            prices = (prices + temperature * (log_load - math.log(capacity))).clamp(min=0)
     priced = cost + prices  # (N, K)
 
     assignments = torch.full((num_samples,), -1, dtype=torch.int64, device=cost.device)
