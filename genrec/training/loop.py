@@ -29,7 +29,7 @@ from genrec.errors import ArtifactError, ConfigError, TrainingError
 from genrec.training.seeding import mix_seed
 from genrec.training.tracking import Tracker
 
-__all__ = ["BestRule", "EpochLoader", "FitResult", "fit"]
+__all__ = ["BestRule", "EpochLoader", "FitResult", "Stateful", "fit"]
 
 LossStep = Callable[[nn.Module, Any, int], tuple[Tensor, Mapping[str, Tensor]]]
 Evaluate = Callable[[nn.Module, int], Mapping[str, float]]
@@ -43,6 +43,16 @@ class EpochLoader(Protocol):
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[Any]:
         """Yield the batches of an epoch, leaving out the first ``start``."""
+
+
+class Stateful(Protocol):
+    """Something of a stage that a resumed run must find as it was."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the state."""
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take the state back."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +120,7 @@ def fit(
     best: Sequence[BestRule] = (),
     patience: int | None = None,
     resume: str | Path | None = None,
+    extra: Stateful | None = None,
     on_epoch_start: Callable[[int], None] | None = None,
     tracker: Tracker | None = None,
     label: str = "train",
@@ -136,6 +147,7 @@ def fit(
         best: Pointers to keep at the best evaluations; the first one drives ``patience``.
         patience: Evaluations without improvement before stopping, or None.
         resume: A step folder to go on from, or None.
+        extra: State of the stage that is saved and restored besides.
         on_epoch_start: Called with the epoch number before its first batch.
         tracker: Where metrics go.
         label: Shown before the progress bar.
@@ -153,6 +165,7 @@ def fit(
             f"{accumulate}; set train.iterations and train.gradient_accumulate_every"
         )
     state = _State(accelerator, model, optimizer, schedule, run_dir, model_config, best, seed)
+    state.extra = extra
     result = state.result
     if resume is not None:
         state.load(Path(resume))
@@ -253,6 +266,7 @@ class _State:
         self.best, self.seed = best, seed
         self.epoch = self.batch = 0
         self.without_improvement = 0
+        self.extra: Stateful | None = None
         self.result = FitResult()
 
     def judge(self, metrics: dict[str, float], patience: int | None) -> list[str]:
@@ -295,6 +309,7 @@ class _State:
                     "optimizer": self.optimizer.state_dict(),
                     "schedule": self.schedule.state_dict(),
                     "scaler": scaler.state_dict() if scaler is not None else None,
+                    "extra": self.extra.state_dict() if self.extra is not None else {},
                 },
                 pointers=pointers,
             )
@@ -322,6 +337,8 @@ class _State:
         self.schedule.load_state_dict(trainer["schedule"])
         if self.accelerator.scaler is not None and trainer["scaler"] is not None:
             self.accelerator.scaler.load_state_dict(trainer["scaler"])
+        if self.extra is not None:
+            self.extra.load_state_dict(trainer["extra"])
         self.epoch, self.batch = trainer["epoch"], trainer["batch"]
         self.without_improvement = trainer["without_improvement"]
         self.result.step = trainer["step"]
