@@ -27,5 +27,5 @@ stage "stage two: the retrieval model" scripts/train_decoder.py configs/decoder/
 echo "== evaluation"
 genrec evaluate runs/decoder/sample --reuse -k 5 -k 10
 echo "== recommendations for three users"
-genrec recommend runs/decoder/sample --user u00000 --user u00001 --user u00002 -k 5
+genrec recommend runs/decoder/sample --users 3 -k 5
 echo "== the run lies in runs/decoder/sample"
