@@ -1,6 +1,7 @@
 """How well a tokenizer describes a catalogue: reconstruction, use of the codes, collisions.
 
-Shape legend: N = items, B = items in a batch, X = features, L = code levels, K = codes of a level.
+Shape legend: N = items, B = items in a batch, X = features, D = latent width, L = code levels,
+K = codes of a level.
 """
 
 from __future__ import annotations
@@ -30,16 +31,20 @@ class Described(NamedTuple):
     Attributes:
         ids: Codes, shape ``(B, L)``, integers.
         target: What should be reconstructed, shape ``(B, X)``, float32.
-        reconstruction: Shape ``(B, X)``, float32.
+        reconstruction: From the codes, shape ``(B, X)``, float32.
+        unquantized: Reconstruction from the latents themselves, shape ``(B, X)``, float32.
+        latents: Shape ``(B, D)``, float32.
+        quantized: Sums of codes, shape ``(B, D)``, float32.
         loss: Reconstruction loss of each item, shape ``(B,)``.
-        quantization_error: Squared distance of latent and sum of codes, shape ``(B,)``.
     """
 
     ids: Tensor
     target: Tensor
     reconstruction: Tensor
+    unquantized: Tensor
+    latents: Tensor
+    quantized: Tensor
     loss: Tensor
-    quantization_error: Tensor
 
 
 @dataclass(frozen=True)
@@ -51,9 +56,11 @@ class CodebookReport:
         codebook_sizes: K of each level.
         r2: Share of the embeddings' variance that the codes explain: 1 is perfect, 0 no better
             than the mean embedding.
+        r2_unquantized: The same for latents before they are quantised: what the autoencoder
+            alone can hold.
         cosine: Mean cosine similarity of embeddings and reconstructions.
         loss: Mean reconstruction loss.
-        quantization_error: Mean squared distance of latents and sums of codes.
+        quantization_error: Share of the latents' variance that the codes lose.
         num_unique: Distinct ids.
         collision_rate: ``1 - num_unique / num_items``.
         largest_group: Most items with one id.
@@ -65,6 +72,7 @@ class CodebookReport:
     num_items: int
     codebook_sizes: tuple[int, ...]
     r2: float
+    r2_unquantized: float
     cosine: float
     loss: float
     quantization_error: float
@@ -85,6 +93,7 @@ class CodebookReport:
         """
         flat = {
             "r2": self.r2,
+            "r2_unquantized": self.r2_unquantized,
             "cosine": self.cosine,
             "reconstruction_loss": self.loss,
             "quantization_error": self.quantization_error,
@@ -127,36 +136,61 @@ def evaluate_codebook(
     Returns:
         The report.
     """
-    ids, sums = [], []
-    first = total = None
+    ids = []
+    sums = torch.zeros(5, dtype=torch.float64, device=items.device)
+    target_spread, latent_spread = _Spread(), _Spread()
     for rows in items.split(batch_size):
         found = describe(rows)
         ids.append(found.ids)
-        target = found.target.double()
-        first = target[0] if first is None else first
-        shifted = target - first  # variance from sums of squares cancels far from the origin
-        error = (target - found.reconstruction).square().sum(dim=1)
-        cosine = F.cosine_similarity(found.target, found.reconstruction, dim=1)
-        columns = (error, shifted.square().sum(dim=1), cosine, found.loss, found.quantization_error)
-        sums.append(torch.stack([column.double().sum() for column in columns]))
-        total = shifted.sum(dim=0) if total is None else total + shifted.sum(dim=0)
-    assert total is not None
-    error, square, cosine, loss, quantization = torch.stack(sums).sum(dim=0).tolist()
-    variance = square - float(total.square().sum()) / len(items)
+        target_spread.add(found.target)
+        latent_spread.add(found.latents)
+        columns = (
+            (found.target - found.reconstruction).square().sum(dim=1),
+            (found.target - found.unquantized).square().sum(dim=1),
+            (found.latents - found.quantized).square().sum(dim=1),
+            F.cosine_similarity(found.target, found.reconstruction, dim=1),
+            found.loss,
+        )
+        sums += torch.stack([column.double().sum() for column in columns])
+    error, unquantized, quantization, cosine, loss = sums.tolist()
+    variance, latent_variance = target_spread.total(), latent_spread.total()
     counted = collision_statistics(torch.cat(ids).cpu().numpy(), codebook_sizes)
     return CodebookReport(
         num_items=len(items),
         codebook_sizes=tuple(codebook_sizes),
         r2=1 - error / max(variance, 1e-12),
+        r2_unquantized=1 - unquantized / max(variance, 1e-12),
         cosine=cosine / len(items),
         loss=loss / len(items),
-        quantization_error=quantization / len(items),
+        quantization_error=quantization / max(latent_variance, 1e-12),
         num_unique=counted["distinct_ids"],
         collision_rate=counted["collision_rate"],
         largest_group=counted["largest_group"],
         codes_used=tuple(counted["codes_used"]),
         perplexity=tuple(counted["perplexity"]),
     )
+
+
+class _Spread:
+    """Sum over items of the squared distance from their mean, in one pass."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.origin: Tensor | None = None
+        self.sum: Tensor | float = 0.0
+        self.square: Tensor | float = 0.0
+
+    def add(self, rows: Tensor) -> None:
+        if self.origin is None:
+            self.origin = rows[0].double()
+        shifted = rows.double() - self.origin  # sums of squares cancel far from the origin
+        self.count += len(rows)
+        self.sum = self.sum + shifted.sum(dim=0)
+        self.square = self.square + shifted.square().sum()
+
+    def total(self) -> float:
+        assert isinstance(self.sum, Tensor)
+        return float(self.square - self.sum.square().sum() / self.count)
 
 
 def collapse_alarms(report: CodebookReport) -> list[str]:

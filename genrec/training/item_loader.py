@@ -90,4 +90,4 @@ class ItemLoader:
         order = order.repeat(math.ceil(len(self) * together / len(order)))[: len(self) * together]
         own = order.view(len(self), self.num_processes, self.batch_size)[:, self.process_index]
         for rows in own.to(self.items.device)[start:]:
-            yield ItemRows(self.items[rows].float(), rows)
+            yield ItemRows(self.items.index_select(0, rows).float(), rows)

@@ -120,7 +120,7 @@ def fit(
     best: Sequence[BestRule] = (),
     patience: int | None = None,
     resume: str | Path | None = None,
-    extra: Stateful | None = None,
+    stateful: Stateful | None = None,
     on_epoch_start: Callable[[int], None] | None = None,
     tracker: Tracker | None = None,
     label: str = "train",
@@ -147,7 +147,7 @@ def fit(
         best: Pointers to keep at the best evaluations; the first one drives ``patience``.
         patience: Evaluations without improvement before stopping, or None.
         resume: A step folder to go on from, or None.
-        extra: State of the stage that is saved and restored besides.
+        stateful: State of the stage that is saved and restored besides.
         on_epoch_start: Called with the epoch number before its first batch.
         tracker: Where metrics go.
         label: Shown before the progress bar.
@@ -165,7 +165,7 @@ def fit(
             f"{accumulate}; set train.iterations and train.gradient_accumulate_every"
         )
     state = _State(accelerator, model, optimizer, schedule, run_dir, model_config, best, seed)
-    state.extra = extra
+    state.stateful = stateful
     result = state.result
     if resume is not None:
         state.load(Path(resume))
@@ -266,7 +266,7 @@ class _State:
         self.best, self.seed = best, seed
         self.epoch = self.batch = 0
         self.without_improvement = 0
-        self.extra: Stateful | None = None
+        self.stateful: Stateful | None = None
         self.result = FitResult()
 
     def judge(self, metrics: dict[str, float], patience: int | None) -> list[str]:
@@ -309,7 +309,7 @@ class _State:
                     "optimizer": self.optimizer.state_dict(),
                     "schedule": self.schedule.state_dict(),
                     "scaler": scaler.state_dict() if scaler is not None else None,
-                    "extra": self.extra.state_dict() if self.extra is not None else {},
+                    "stage": self.stateful.state_dict() if self.stateful is not None else {},
                 },
                 pointers=pointers,
             )
@@ -337,8 +337,8 @@ class _State:
         self.schedule.load_state_dict(trainer["schedule"])
         if self.accelerator.scaler is not None and trainer["scaler"] is not None:
             self.accelerator.scaler.load_state_dict(trainer["scaler"])
-        if self.extra is not None:
-            self.extra.load_state_dict(trainer["extra"])
+        if self.stateful is not None:
+            self.stateful.load_state_dict(trainer["stage"])
         self.epoch, self.batch = trainer["epoch"], trainer["batch"]
         self.without_improvement = trainer["without_improvement"]
         self.result.step = trainer["step"]

@@ -104,6 +104,7 @@ def train(
     commitment_warmup_steps: int = 0,
     codebook_weight: float = 1.0,
     separation_weight: float = 0.0,
+    separation_after_epochs: int = 0,
     recon_weight: float = 1.0,
     quant_loss_weight: float = 1.0,
     recon_kind: str = "l2",
@@ -189,6 +190,7 @@ def train(
         codebook_weight: Of the codebook term.
         separation_weight: Of a term that trains items that share an id towards free ones, beside
             the commitment term; 0 for none.
+        separation_after_epochs: Epochs before that term sets in.
         recon_weight: Of the reconstruction.
         quant_loss_weight: Of codebook and commitment terms together.
         recon_kind: ``l2`` or ``l1``.
@@ -251,7 +253,7 @@ def train(
             patience=patience,
         ),
         temperature=(gumbel_temperature, temperature_end),
-        separate=separation_weight > 0,
+        separate_after_epochs=separation_after_epochs if separation_weight > 0 else None,
         commitment=(
             Ramp(start=commitment_start, end=commitment_weight, steps=commitment_warmup_steps)
             if commitment_warmup_steps

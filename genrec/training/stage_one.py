@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 from accelerate.utils import broadcast
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from genrec.data.item_dataset import ItemData
 from genrec.errors import ConfigError, DataError
@@ -174,9 +175,9 @@ class StageOneSettings:
         temperature: Of ``GUMBEL_SOFTMAX``, at the first and the last step; it changes by a
             constant factor in between.
         commitment: beta over the run; None keeps the model's.
-        separate: From the epoch after the codebooks have started, look before every epoch for
-            items that share an id, and train them towards free ones. The model's
-            ``separation_weight`` says how strongly.
+        separate_after_epochs: From this epoch on, look before every epoch for items that share
+            an id, and train them towards free ones; None for never. The model's
+            ``separation_weight`` says how strongly. Most effective late, when codes rest.
     """
 
     batch_size: int = 256
@@ -188,7 +189,7 @@ class StageOneSettings:
     rhythm: Rhythm = field(default_factory=Rhythm)
     temperature: tuple[float, float] = (1.0, 1.0)
     commitment: Ramp | None = None
-    separate: bool = False
+    separate_after_epochs: int | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.val_ratio < 1:
@@ -277,8 +278,10 @@ def evaluate_rqvae(model: RqVae, items: Tensor, *, batch_size: int = 8192) -> Co
             ids=ids,
             target=model.features.target(rows)[:, :dense],
             reconstruction=x_hat[:, :dense].float(),
+            unquantized=model.decode(latents)[:, :dense].float(),
+            latents=latents,
+            quantized=codes,
             loss=model.reconstruction_losses(rows, x_hat),
-            quantization_error=(latents - codes).square().sum(dim=1),
         )
 
     return evaluate_codebook(
@@ -315,8 +318,7 @@ def train_rqvae(
         split_batches=settings.split_batches,
     )
     choice = settings.optimization
-    steps_per_epoch = math.ceil(len(loader) / choice.accumulate)
-    num_steps = rhythm.num_steps(steps_per_epoch)
+    num_steps = rhythm.num_steps(math.ceil(len(loader) / choice.accumulate))
     model.to(accelerator.device)
     optimizer = build_optimizer(
         choice.optimizer,
@@ -333,42 +335,94 @@ def train_rqvae(
         floor=choice.floor,
     )
     optimizer.register_step_post_hook(lambda *_: model.update_codebooks())
+    stage = _Stage(session, model, optimizer, items, trained, held_out, settings, num_steps)
     wrapped, prepared = accelerator.prepare(model, optimizer)
-    quantizer = model.residual_quantizer
-    hot, cold = settings.temperature
+    return fit(
+        accelerator=accelerator,
+        model=wrapped,
+        optimizer=prepared,
+        schedule=schedule,
+        train_loader=loader,
+        loss_step=stage.loss_step,
+        num_steps=num_steps,
+        run_dir=session.run_dir,
+        model_config=model.config,
+        evaluate=stage.evaluate if rhythm.do_eval else None,
+        eval_every=rhythm.eval_every,
+        save_every=rhythm.save_every,
+        log_every=rhythm.log_every,
+        max_grad_norm=choice.max_grad_norm,
+        accumulate=choice.accumulate,
+        seed=settings.seed,
+        best=BEST_RULES if held_out is None else HELD_OUT_RULES,
+        patience=rhythm.patience,
+        resume=session.resume_step,
+        stateful=stage,
+        on_epoch_start=stage.on_epoch_start,
+        tracker=session.tracker,
+        label="stage one",
+    )
 
-    aims: Tensor | None = None  # (N, L)
 
-    def on_epoch_start(epoch: int) -> None:
-        nonlocal aims
-        start = settings.start
+class _Stage:
+    """What the loop asks of this stage: losses, evaluations, and the upkeep between epochs."""
+
+    def __init__(
+        self,
+        session: Session,
+        model: RqVae,
+        optimizer: Optimizer,
+        items: Tensor,
+        trained: Tensor,
+        held_out: Tensor | None,
+        settings: StageOneSettings,
+        num_steps: int,
+    ) -> None:
+        self.session, self.model, self.optimizer = session, model, optimizer
+        self.items, self.trained, self.held_out = items, trained, held_out
+        self.settings, self.num_steps = settings, num_steps
+        self.aims: Tensor | None = None  # (N, L)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {} if self.aims is None else {"aims": self.aims}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        aims = state.get("aims")
+        self.aims = None if aims is None else aims.to(self.items.device)
+
+    def on_epoch_start(self, epoch: int) -> None:
+        settings, start = self.settings, self.settings.start
+        quantizer = self.model.residual_quantizer
         if quantizer.is_ready:
-            aims = model.separate(trained) if settings.separate else None
+            late = settings.separate_after_epochs
+            if late is not None and epoch >= late:
+                self.aims = self.model.separate(self.trained)
             return
         if epoch < start.after_epochs:
             return
-        model.initialize_codebooks(
-            trained,
+        self.model.initialize_codebooks(
+            self.trained,
             num_iters=start.num_iters,
             max_samples=start.max_samples,
             seed=mix_seed(settings.seed, epoch) % 2**31,
         )
-        for tensor in [*quantizer.parameters(), *quantizer.buffers()]:
-            if accelerator.num_processes > 1:
+        if self.session.accelerator.num_processes > 1:  # rounding may differ between machines
+            for tensor in [*quantizer.parameters(), *quantizer.buffers()]:
                 tensor.data.copy_(broadcast(tensor.data))
         for parameter in quantizer.parameters():
-            optimizer.state.pop(parameter, None)  # moments of the warm-up mean nothing now
+            self.optimizer.state.pop(parameter, None)  # moments of the warm-up mean nothing now
 
     def loss_step(
-        wrapped_model: nn.Module, batch: ItemRows, step: int
+        self, wrapped: nn.Module, batch: ItemRows, step: int
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
-        beta = settings.commitment.at(step) if settings.commitment is not None else None
-        out = wrapped_model(
+        settings = self.settings
+        hot, cold = settings.temperature
+        out = wrapped(
             batch,
-            hot * (cold / hot) ** (step / num_steps),
-            commitment_weight=beta,
-            aims=None if aims is None else aims[batch.rows],
-            quantize=quantizer.is_ready,
+            hot * (cold / hot) ** (step / self.num_steps),
+            commitment_weight=None if settings.commitment is None else settings.commitment.at(step),
+            aims=None if self.aims is None else self.aims[batch.rows],
+            quantize=self.model.residual_quantizer.is_ready,
         )
         return out.loss, {
             "loss": out.loss,
@@ -378,46 +432,20 @@ def train_rqvae(
             "embs_norm": out.embs_norm.mean(),
         }
 
-    def evaluate(plain: nn.Module, step: int) -> dict[str, float]:
-        assert isinstance(plain, RqVae)
-        if not quantizer.is_ready:  # no codes yet: NaN never counts as the best
-            return {rule.metric: math.nan for rule in rules}
-        report = evaluate_rqvae(plain, items)
+    def evaluate(self, model: nn.Module, step: int) -> dict[str, float]:
+        assert isinstance(model, RqVae)
+        if not model.residual_quantizer.is_ready:
+            return {}  # no codes yet, nothing to choose by
+        report = evaluate_rqvae(model, self.items)
         metrics = report.metrics("eval")
-        session.say(f"step {step}/{num_steps} | {report}")
-        if held_out is not None:
-            held = evaluate_rqvae(plain, held_out)
-            metrics |= held.metrics("val")
-            session.say(f"  held out | R2 {held.r2:.4f} | loss {held.loss:.4f}")
+        self.session.say(f"step {step:,}/{self.num_steps:,} | {report}")
+        if self.held_out is not None:
+            held_out = evaluate_rqvae(model, self.held_out)
+            metrics |= held_out.metrics("val")
+            self.session.say(f"  held out | R2 {held_out.r2:.4f} | loss {held_out.loss:.4f}")
         for alarm in collapse_alarms(report):
-            session.say(f"warning: {alarm}")
+            self.session.say(f"warning: {alarm}")
         return metrics
-
-    rules = BEST_RULES if held_out is None else HELD_OUT_RULES
-    return fit(
-        accelerator=accelerator,
-        model=wrapped,
-        optimizer=prepared,
-        schedule=schedule,
-        train_loader=loader,
-        loss_step=loss_step,
-        num_steps=num_steps,
-        run_dir=session.run_dir,
-        model_config=model.config,
-        evaluate=evaluate if rhythm.do_eval else None,
-        eval_every=rhythm.eval_every,
-        save_every=rhythm.save_every,
-        log_every=rhythm.log_every,
-        max_grad_norm=choice.max_grad_norm,
-        accumulate=choice.accumulate,
-        seed=settings.seed,
-        best=rules if rhythm.do_eval else (),
-        patience=rhythm.patience,
-        resume=session.resume_step,
-        on_epoch_start=on_epoch_start,
-        tracker=session.tracker,
-        label="rqvae",
-    )
 
 
 def _share_out(items: Tensor, settings: StageOneSettings) -> tuple[Tensor, Tensor | None]:

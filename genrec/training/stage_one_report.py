@@ -65,7 +65,7 @@ def compare_steps(result: FitResult) -> str:
         Lines of text; empty where nothing was evaluated.
     """
     by_step = dict(result.history)
-    chosen = {"last": result.history[-1][0]} if result.history else {}
+    chosen = {"last": result.history[-1][0]} if result.history and result.history[-1][1] else {}
     chosen |= {name: step for name, (step, _) in result.best.items() if step in by_step}
     columns = ("R2", "loss", "collisions", "largest group")
     lines = [f"{'':<15} {'step':>8}" + "".join(f" {name:>13}" for name in columns)]
