@@ -15,6 +15,7 @@ import torch
 
 from genrec.models.rqvae import RqVae
 from genrec.tokenizer.policies import POLICIES
+from genrec.tokenizer.quantizer import read_rows
 from genrec.tokenizer.residual_kmeans import ResidualKMeans
 from genrec.tokenizer.semantic_id import SemanticIdTokenizer
 
@@ -48,13 +49,14 @@ def measure(args: argparse.Namespace) -> dict[str, object]:
     """Tokenize the file in this process."""
     items = np.load(args.file, mmap_mode="r")
     sizes = (args.codes,) * args.levels
+    model: RqVae | ResidualKMeans
     if args.quantizer == "rqvae":
         torch.manual_seed(0)
         model = RqVae(items.shape[1], codebook_size=args.codes, n_layers=args.levels).eval()
         sample = np.sort(
             np.random.default_rng(0).choice(len(items), min(len(items), 20_000), False)
         )
-        model.initialize_codebooks(torch.from_numpy(items[sample]), num_iters=10)
+        model.initialize_codebooks(torch.from_numpy(read_rows(items, sample)), num_iters=10)
     else:
         model = ResidualKMeans.fit(items, codebook_sizes=sizes, num_iters=20, max_samples=20_000)
     model.to(args.device)

@@ -23,6 +23,7 @@ from genrec.errors import ConfigError, DataError, MissingPathError
 
 __all__ = ["read_index_json", "write_index_json"]
 
+_BLOCK_ITEMS = 65_536
 _TOKEN = re.compile(r"<(.+)_(\d+)>")
 
 
@@ -42,11 +43,10 @@ def write_index_json(
     num_items, num_levels = ids.shape
     letters = string.ascii_lowercase[:num_levels]
     template = "[" + ", ".join(f'"<{letter}_%d>"' for letter in letters) + "]"
-    block = 65_536
     with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         file.write("{")
-        for start in range(0, num_items, block):
-            rows = ids[start : start + block].tolist()
+        for start in range(0, num_items, _BLOCK_ITEMS):
+            rows = ids[start : start + _BLOCK_ITEMS].tolist()
             for item, row in enumerate(rows, start):
                 name = str(item) if names is None else names[item]
                 key = json.dumps(name, ensure_ascii=False)

@@ -18,7 +18,10 @@ from torch import Tensor
 
 from genrec.errors import ArtifactError, DataError
 
-__all__ = ["ItemQuantizer", "encode_ids", "encode_rows", "evaluation_mode"]
+__all__ = ["ItemQuantizer", "encode_ids", "encode_rows", "evaluation_mode", "read_rows"]
+
+# Scattered rows bring about 64 KiB of a file with them each: 128 MiB at once.
+_READ_ROWS = 2048
 
 
 @runtime_checkable
@@ -111,6 +114,23 @@ def encode_rows(
     yield from _blocks(quantizer.encode, quantizer, embeddings, rows, batch_size, device)
 
 
+def read_rows(embeddings: npt.NDArray[Any], rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+    """Copy some rows of an array or a memory map, without keeping the file's pages resident.
+
+    Args:
+        embeddings: Shape ``(N, D)``.
+        rows: Rows to read, shape ``(R,)``.
+
+    Returns:
+        Shape ``(R, D)``, float32.
+    """
+    found = np.empty((len(rows), embeddings.shape[1]), dtype=np.float32)
+    for start in range(0, len(rows), _READ_ROWS):
+        found[start : start + _READ_ROWS] = embeddings[rows[start : start + _READ_ROWS]]
+        _release_pages(embeddings)
+    return found
+
+
 @contextmanager
 def evaluation_mode(quantizer: ItemQuantizer) -> Iterator[None]:
     """Switch dropout and batch statistics off for a while, where the quantiser has them.
@@ -151,8 +171,11 @@ def _blocks(
     block = np.zeros((batch_size, embeddings.shape[1]), dtype=np.float32)
     for start in range(0, total, batch_size):
         stop = min(start + batch_size, total)
-        source = slice(start, stop) if rows is None else rows[start:stop]
-        block[: stop - start] = embeddings[source]
+        if rows is None:
+            block[: stop - start] = embeddings[start:stop]
+            _release_pages(embeddings)
+        else:
+            block[: stop - start] = read_rows(embeddings, rows[start:stop])
         block[stop - start :] = 0
         if not np.isfinite(block).all():
             bad = int((~np.isfinite(block)).any(axis=1).sum())
@@ -161,7 +184,6 @@ def _blocks(
                 f"{start} to {stop - 1}; embed them again or replace the values with 0"
             )
         yield start, function(torch.from_numpy(block).to(device))[: stop - start]
-        _release_pages(embeddings)
 
 
 def _device_of(quantizer: ItemQuantizer) -> torch.device:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from genrec.checkpoint import load_model_files, write_model_files
 from genrec.errors import ArtifactError, ConfigError, DataError
 from genrec.modules.kmeans import kmeans, nearest_centroid
+from genrec.tokenizer.quantizer import read_rows
 
 __all__ = ["MODEL_NAME", "ResidualKMeans"]
 
@@ -226,9 +227,10 @@ class ResidualKMeans(nn.Module):
 
 def _sample(embeddings: npt.NDArray[Any] | Tensor, max_samples: int, seed: int) -> Tensor:
     """Draw rows in ascending order, so that a file is read from front to back."""
+    rows = np.arange(len(embeddings))
     if len(embeddings) > max_samples:
         rows = np.random.default_rng(seed).choice(len(embeddings), max_samples, replace=False)
-        embeddings = embeddings[np.sort(rows)]
+        rows.sort()
     if isinstance(embeddings, Tensor):
-        return embeddings.float()
-    return torch.from_numpy(np.asarray(embeddings, dtype=np.float32).copy())
+        return embeddings[torch.from_numpy(rows).to(embeddings.device)].float()
+    return torch.from_numpy(read_rows(embeddings, rows))
