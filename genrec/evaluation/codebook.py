@@ -128,7 +128,7 @@ def evaluate_codebook(
     """Describe every item by its codes, and measure what is lost.
 
     Args:
-        describe: The tokenizer, on the device of ``items``.
+        describe: The tokenizer.
         items: What it takes, shape ``(N, X)``, N >= 1, any floating dtype.
         codebook_sizes: K of each level.
         batch_size: Items described at once.
@@ -137,7 +137,7 @@ def evaluate_codebook(
         The report.
     """
     ids = []
-    sums = torch.zeros(5, dtype=torch.float64, device=items.device)
+    sums = torch.zeros(5, dtype=torch.float64)
     target_spread, latent_spread = _Spread(), _Spread()
     for rows in items.split(batch_size):
         found = describe(rows)
@@ -151,7 +151,7 @@ def evaluate_codebook(
             F.cosine_similarity(found.target, found.reconstruction, dim=1),
             found.loss,
         )
-        sums += torch.stack([column.double().sum() for column in columns])
+        sums += torch.stack([column.double().sum() for column in columns]).cpu()
     error, unquantized, quantization, cosine, loss = sums.tolist()
     variance, latent_variance = target_spread.total(), latent_spread.total()
     counted = collision_statistics(torch.cat(ids).cpu().numpy(), codebook_sizes)

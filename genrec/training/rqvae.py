@@ -12,7 +12,7 @@ import gin
 
 from genrec.config import operative_config
 from genrec.data.processed import RecDataset, load_or_prepare
-from genrec.errors import ConfigError
+from genrec.errors import ConfigError, did_you_mean
 from genrec.models.rqvae import (
     MODEL_NAME,
     FeatureSettings,
@@ -22,6 +22,9 @@ from genrec.models.rqvae import (
     QuantizerSettings,
     RqVae,
 )
+from genrec.modules.quantize.residual import per_level
+from genrec.tokenizer.policies import check_policy
+from genrec.training.residual_kmeans import KMeansSettings, train_residual_kmeans
 from genrec.training.session import (
     SessionSettings,
     on_main_first,
@@ -39,9 +42,11 @@ from genrec.training.stage_one import (
     load_items,
     train_rqvae,
 )
-from genrec.training.stage_one_report import finish_rqvae
+from genrec.training.stage_one_report import finish_stage_one
 
 __all__ = ["train"]
+
+TOKENIZERS = (MODEL_NAME, "residual_kmeans", "balanced_residual_kmeans")
 
 
 @gin.configurable
@@ -111,6 +116,7 @@ def train(
     recon_reduction: str = "sum",
     level_reduction: str = "sum",
     # Model.
+    tokenizer: str = "rqvae",
     vae_input_dim: int | None = None,
     vae_embed_dim: int = 32,
     vae_hidden_dims: Sequence[int] = (512, 256, 128),
@@ -196,6 +202,10 @@ def train(
         recon_kind: ``l2`` or ``l1``.
         recon_reduction: ``sum`` or ``mean`` over features.
         level_reduction: ``sum`` or ``mean`` over levels.
+        tokenizer: ``rqvae``; or ``residual_kmeans`` or ``balanced_residual_kmeans``, which fit
+            ``vae_n_layers`` codebooks of ``vae_codebook_size`` to the embeddings themselves, with
+            ``kmeans_iters`` and ``kmeans_max_samples``, and heed no other setting of model, loss
+            and optimisation.
         vae_input_dim: Width of the embeddings; read from the data when None.
         vae_embed_dim: Latent width.
         vae_hidden_dims: Hidden widths of the encoder.
@@ -218,6 +228,11 @@ def train(
     Raises:
         GenRecError: If a setting, a path or the data is not as it should be.
     """
+    check_policy(collision_policy)
+    if tokenizer not in TOKENIZERS:
+        raise ConfigError(
+            f"tokenizer must be known, got {tokenizer!r}; {did_you_mean(tokenizer, TOKENIZERS)}"
+        )
     temperature_end = (
         gumbel_temperature if gumbel_temperature_end is None else gumbel_temperature_end
     )
@@ -295,6 +310,35 @@ def train(
     )
     if num_replaced:
         session.say(f"warning: {num_replaced} values NaN or Inf in the embeddings, replaced with 0")
+    meta = {
+        "stage": "tokenizer",
+        "model": tokenizer,
+        "dataset": data.meta["name"],
+        "dataset_kind": RecDataset.parse(dataset).value,
+        "dataset_folder": str(dataset_folder),
+        "dataset_split": dataset_split,
+        "encoder_model_name": encoder_model_name,
+        "prepared": str(data.path.resolve()),
+        "data_fingerprint": data.fingerprint,
+        "items_fingerprint": data.items_fingerprint,
+        "seed": seed,
+    }
+    title = (
+        f"{data.meta['name']}: {data.num_items:,} items, embeddings of width {width}; {tokenizer}"
+    )
+    if tokenizer != MODEL_NAME:
+        fit_settings = KMeansSettings(
+            codebook_sizes=tuple(per_level("vae_codebook_size", vae_codebook_size, vae_n_layers)),
+            balanced=tokenizer == "balanced_residual_kmeans",
+            num_iters=kmeans_iters,
+            max_samples=kmeans_max_samples,
+            seed=seed,
+        )
+        open_run(session, meta, config_text=operative_config())
+        session.say(f"{title}, {fit_settings.codebook_sizes} codes; run {session.run_dir.path}")
+        quantizer, result = train_residual_kmeans(session, items, fit_settings)
+        finish_stage_one(session, quantizer, items, result, data, policy=collision_policy)
+        return
     scale = vae_feature_scale
     model = RqVae(
         width,
@@ -340,27 +384,8 @@ def train(
     )
     if pretrained_rqvae_path is not None:
         model.load_pretrained(pretrained_rqvae_path)
-    open_run(
-        session,
-        {
-            "stage": "tokenizer",
-            "model": MODEL_NAME,
-            "dataset": data.meta["name"],
-            "dataset_kind": RecDataset.parse(dataset).value,
-            "dataset_folder": str(dataset_folder),
-            "dataset_split": dataset_split,
-            "encoder_model_name": encoder_model_name,
-            "prepared": str(data.path.resolve()),
-            "data_fingerprint": data.fingerprint,
-            "items_fingerprint": data.items_fingerprint,
-            "seed": seed,
-            "parameters": sum(p.numel() for p in model.parameters()),
-        },
-        config_text=operative_config(),
-    )
-    session.say(
-        f"{data.meta['name']}: {data.num_items:,} items, embeddings of width {width}; "
-        f"{model.n_layers} levels of {model.codebook_sizes} codes; run {session.run_dir.path}"
-    )
+    meta["parameters"] = sum(p.numel() for p in model.parameters())
+    open_run(session, meta, config_text=operative_config())
+    session.say(f"{title}, {model.codebook_sizes} codes; run {session.run_dir.path}")
     result = train_rqvae(session, model, items, settings)
-    finish_rqvae(session, model, items, result, data, policy=collision_policy)
+    finish_stage_one(session, model.eval(), items, result, data, policy=collision_policy)

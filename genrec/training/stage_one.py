@@ -260,16 +260,17 @@ def evaluate_rqvae(model: RqVae, items: Tensor, *, batch_size: int = 8192) -> Co
 
     Args:
         model: In evaluation mode.
-        items: Shape ``(N, X)``, on the model's device.
+        items: Shape ``(N, X)``, any device.
         batch_size: Items at once.
 
     Returns:
         The report. Categorical features count in the loss and not in R2 and cosine.
     """
     dense = model.input_dim - model.n_cat_features
+    device = model.residual_quantizer.initialized.device
 
     def describe(rows: Tensor) -> Described:
-        rows = rows.float()
+        rows = rows.to(device).float()
         latents = model.encode(rows).float()
         ids = model.residual_quantizer.assign(latents)
         codes = model.get_codebook_entry(ids)

@@ -10,13 +10,12 @@ from typing import Any
 from torch import Tensor
 
 from genrec.data.prepared import PreparedDataset
-from genrec.models.rqvae import RqVae
 from genrec.tokenizer.quantizer import ItemQuantizer
 from genrec.tokenizer.semantic_id import ARTIFACT_NAME, SemanticIdTokenizer
 from genrec.training.loop import FitResult
 from genrec.training.session import Session, write_meta
 
-__all__ = ["compare_steps", "finish_rqvae", "write_semantic_ids"]
+__all__ = ["compare_steps", "finish_stage_one", "write_semantic_ids"]
 
 
 def write_semantic_ids(
@@ -81,9 +80,9 @@ def compare_steps(result: FitResult) -> str:
     return "\n".join(lines) if chosen else ""
 
 
-def finish_rqvae(
+def finish_stage_one(
     session: Session,
-    model: RqVae,
+    quantizer: ItemQuantizer,
     items: Tensor,
     result: FitResult,
     data: PreparedDataset,
@@ -97,7 +96,7 @@ def finish_rqvae(
 
     Args:
         session: The run.
-        model: With the weights of the last step.
+        quantizer: Trained, in evaluation mode; an RQ-VAE with the weights of the last step.
         items: What it was trained on, shape ``(N, X)``.
         result: From training.
         data: The catalogue.
@@ -114,7 +113,7 @@ def finish_rqvae(
     if table := compare_steps(result):
         session.say(table)
     statistics = write_semantic_ids(
-        session, model.eval(), data, policy=policy, embeddings=items.numpy()
+        session, quantizer, data, policy=policy, embeddings=items.numpy()
     )
     write_meta(
         session,
