@@ -39,12 +39,21 @@ def build_app() -> typer.Typer:
 
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", is_eager=True, help="Print the version and exit.")
+        bool,
+        typer.Option(
+            "--version",
+            is_eager=True,
+            callback=lambda wanted: _print_version() if wanted else None,
+            help="Print the version and exit.",
+        ),
     ] = False,
 ) -> None:
-    if version:
-        print(f"genrec {__version__}")
-        raise typer.Exit
+    pass
+
+
+def _print_version() -> None:
+    print(f"genrec {__version__}")
+    raise typer.Exit
 
 
 def main() -> None:

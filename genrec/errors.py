@@ -51,12 +51,15 @@ def did_you_mean(name: str, choices: Iterable[str], *, limit: int = 3) -> str:
         limit: Most names to offer.
 
     Returns:
-        ``"did you mean a, b?"``, or ``"allowed: a, b, c"`` when nothing is near.
+        ``"did you mean a, b?"``; when nothing is near ``"allowed: a, b, c"``, or where that
+        would be long ``"for example a, b, c"``.
     """
     known = sorted(set(choices))
     near = difflib.get_close_matches(name, known, n=limit, cutoff=0.5)
     if near:
         return f"did you mean {', '.join(near)}?"
+    if len(known) > 100:
+        return f"for example {', '.join(known[:limit])}"
     return f"allowed: {', '.join(known)}"
 
 

@@ -74,3 +74,5 @@ def test_near_names_come_first_and_all_names_when_none_is_near():
     assert did_you_mean("xyz", choices) == "allowed: beauty, sports, toys"
     names = [f"rate_{i}" for i in range(9)]
     assert did_you_mean("rate_1", names, limit=2).count(",") == 1
+    users = [f"user-{i:04d}" for i in range(1000)]
+    assert did_you_mean("xyz", users) == "for example user-0000, user-0001, user-0002"

@@ -1,0 +1,127 @@
+"""Who may import whom: imports are read from the source, those inside functions too."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parent.parent / "genrec"
+
+#: Longest prefix wins.
+LAYERS = {
+    "genrec": 0,  # version and the lazy list of public names
+    "genrec.atomic": 0,
+    "genrec.checkpoint": 0,
+    "genrec.config": 0,
+    "genrec.errors": 0,
+    "genrec.version": 0,
+    "genrec.data.schemas": 0,
+    "genrec.data": 1,
+    "genrec.modules": 1,
+    "genrec.decoding": 2,
+    "genrec.models": 2,
+    "genrec.tokenizer": 2,
+    "genrec.evaluation": 3,
+    "genrec.training": 4,
+    "genrec.__main__": 5,
+    "genrec.cli": 5,
+    "genrec.commands": 5,
+    "genrec.reporting": 5,
+    "genrec.serving": 5,
+}
+
+#: Besides what the layers forbid.
+FORBIDDEN = [
+    ("genrec.data", "genrec.modules", "data knows no network"),
+    ("genrec.modules", "genrec.data", "modules know no data"),
+    ("genrec.tokenizer", "genrec.models", "the tokenizer sees models through a protocol"),
+    ("genrec.models", "genrec.tokenizer", "models see semantic IDs as numbers"),
+    ("genrec.decoding", "genrec.models", "the search knows no model"),
+    ("genrec.decoding", "genrec.tokenizer", "the search knows no tokenizer"),
+    ("genrec.evaluation", "genrec.models", "evaluation is given functions"),
+    ("genrec.modules", "gin", "the library does not read gin"),
+    ("genrec.decoding", "gin", "the library does not read gin"),
+    ("genrec.tokenizer", "gin", "the library does not read gin"),
+    ("genrec.evaluation", "gin", "the library does not read gin"),
+    ("genrec.serving", "gin", "the library does not read gin"),
+    ("genrec.data.prepared", "polars", "training reads arrays only"),
+    ("genrec.data.prepared", "torch", "a prepared set needs numpy only"),
+    ("genrec.data.sequence_dataset", "polars", "datasets must survive forked workers"),
+    ("genrec.data.batching", "polars", "datasets must survive forked workers"),
+    ("genrec.training", "polars", "training reads arrays only"),
+    ("genrec.serving", "polars", "serving reads arrays only"),
+]
+
+
+def modules() -> dict[str, Path]:
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+MODULES = modules()
+
+
+def imports(name: str, source: str) -> Iterator[tuple[str, int]]:
+    """Yield what a module imports, and the line."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name, node.lineno
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                package = name.split(".")[: -node.level]
+                base = ".".join([*package, base] if base else package)
+            for alias in node.names:
+                whole = f"{base}.{alias.name}"
+                yield (whole if whole in MODULES else base), node.lineno
+
+
+def inside(name: str, prefix: str) -> bool:
+    return name == prefix or name.startswith(prefix + ".")
+
+
+def layer(name: str) -> int:
+    prefixes = [prefix for prefix in LAYERS if inside(name, prefix)]
+    return LAYERS[max(prefixes, key=len)]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_imports_point_downwards(name):
+    broken = []
+    for target, line in imports(name, MODULES[name].read_text()):
+        if inside(target, "genrec") and layer(target) > layer(name):
+            broken.append(f"line {line}: layer {layer(name)} imports {target} of {layer(target)}")
+        broken += [
+            f"line {line}: {name} imports {target}, but {why}"
+            for source, goal, why in FORBIDDEN
+            if inside(name, source) and inside(target, goal)
+            if goal != "genrec.data" or target != "genrec.data.schemas"
+        ]
+    assert not broken, "\n".join(broken)
+
+
+def test_every_module_has_a_layer_of_its_own_package():
+    """A new package must be put into a layer, not fall under ``genrec`` by default."""
+    packages = [prefix for prefix in LAYERS if prefix != "genrec"]
+    default = [name for name in MODULES if not any(inside(name, prefix) for prefix in packages)]
+    assert default == ["genrec"]
+
+
+def test_the_walk_sees_what_it_should():
+    source = (
+        "import torch.nn as nn\n"
+        "from genrec.data import prepared\n"
+        "from ..errors import DataError\n"
+        "def f():\n    from genrec.models.rqvae import RqVae\n"
+    )
+    found = [target for target, _ in imports("genrec.data.batching", source)]
+    assert found == ["torch.nn", "genrec.data.prepared", "genrec.errors", "genrec.models.rqvae"]
+    assert layer("genrec.data.schemas") == 0
+    assert layer("genrec.data.prepared") == 1
