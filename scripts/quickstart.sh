@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# The whole way on the shipped sample, offline: semantic IDs, retrieval model, evaluation,
-# recommendations. A second call reuses what is there; delete runs/ to begin anew.
+# The whole way on the shipped sample, with no network: text embeddings, semantic IDs, retrieval
+# model, evaluation, recommendations. A second call reuses what is there, and one after an
+# interruption goes on; delete runs/rqvae/sample and runs/decoder/sample to begin anew.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=scripts/environment.sh
@@ -8,24 +9,41 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 prepare_environment
 export HF_HUB_OFFLINE=1
 
-stage() { # title, script, config, run folder, the file that shows it is done, overrides
-  if [ -e "$4/$5" ]; then
-    echo "== $1: done, in $4"
-    return
+tokenizer=runs/rqvae/sample
+run=runs/decoder/sample
+
+# The last thing that training writes is how long it took.
+finished() { grep -q '"train_seconds"' "$1/meta.json" 2>/dev/null; }
+
+train() { # script, configuration, run folder, more arguments
+  local script="$1" config="$2" folder="$3"
+  shift 3
+  if [ -f "$folder/latest" ]; then # interrupted, or it would be finished
+    set -- --resume "$@"
   fi
-  local resume=()
-  if [ -f "$4/latest" ]; then resume=(--resume); fi
-  echo "== $1"
   accelerate launch --cpu --num_processes 1 --num_machines 1 --mixed_precision no \
-    --dynamo_backend no "$2" "$3" ${resume[@]+"${resume[@]}"} "${@:6}"
+    --dynamo_backend no "$script" "$config" "$@"
 }
 
-stage "stage one: semantic IDs of the items" scripts/train_rqvae.py configs/rqvae/sample.gin \
-  runs/rqvae/sample semantic_ids/meta.json
-stage "stage two: the retrieval model" scripts/train_decoder.py configs/decoder/sample.gin \
-  runs/decoder/sample metrics.json --gin "train.test_at_end=False"
-echo "== evaluation"
-genrec evaluate runs/decoder/sample --reuse -k 5 -k 10
+echo "== stage one: text embeddings and semantic IDs"
+if finished "$tokenizer"; then
+  echo "   done before: $tokenizer"
+else
+  train scripts/train_rqvae.py configs/rqvae/sample.gin "$tokenizer"
+  rm -rf "$run" # a model of older IDs
+fi
+
+echo "== stage two: the retrieval model"
+if finished "$run"; then
+  echo "   done before: $run"
+else
+  train scripts/train_decoder.py configs/decoder/sample.gin "$run" --gin train.test_at_end=False
+fi
+
+echo "== evaluation: R is Recall, N is NDCG"
+genrec evaluate "$run" --reuse -k 5 -k 10
+
 echo "== recommendations for three users"
-genrec recommend runs/decoder/sample --users 3 -k 5
-echo "== the run lies in runs/decoder/sample"
+genrec recommend "$run" --users 3 -k 5
+
+echo "== the run lies in $run, its tokenizer in $tokenizer"

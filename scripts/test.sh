@@ -5,5 +5,5 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=scripts/environment.sh
 . scripts/environment.sh
 prepare_environment dev
-export HF_HUB_OFFLINE=1
+export HF_HUB_OFFLINE="${HF_HUB_OFFLINE-1}" CUDA_VISIBLE_DEVICES="${CUDA_VISIBLE_DEVICES-}"
 exec python -m pytest "$@"
