@@ -1,11 +1,11 @@
-"""What the items of every Amazon release have in common: fields, cleaning, template."""
+"""What the items of every Amazon release have in common: fields and template."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from genrec.data.item_text import clean_text, join_path
+from genrec.data.item_text import join_path
 
 __all__ = ["AMAZON_TEMPLATE", "item_fields"]
 
@@ -15,7 +15,7 @@ AMAZON_TEMPLATE = "Title: {title}; Brand: {brand}; Categories: {categories}"
 def item_fields(
     record: Mapping[str, Any], *, drop_unknown_brand: bool = True
 ) -> dict[str, str | None]:
-    """Take the text fields out of a metadata record of any release, cleaned of HTML.
+    """Take the text fields out of a metadata record of any release, as they are.
 
     Args:
         record: An object of the metadata file.
@@ -46,8 +46,8 @@ def item_fields(
 
 
 def _text(value: object) -> str | None:
-    """Clean a field that may be a string, a number, a list of strings or absent."""
+    """Read a field that may be a string, a number, a list of strings or absent."""
     if value is None:
         return None
     parts = value if isinstance(value, list) else [value]
-    return clean_text(" ".join(str(part) for part in parts if part is not None)) or None
+    return " ".join(str(part) for part in parts if part is not None).strip() or None

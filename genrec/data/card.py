@@ -117,6 +117,10 @@ class DataCard:
             }
         )
 
+    def last_counts(self) -> dict[str, int]:
+        """Give the counts after the last step."""
+        return {name: self._steps[-1][name] for name in ("interactions", "users", "items")}
+
     def note(self, **facts: Any) -> None:
         """Note facts by name; a later value replaces an earlier one.
 

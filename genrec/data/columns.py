@@ -1,8 +1,8 @@
 """What is read from a table's columns, and how times are understood.
 
-A chunk of a file is first parsed by polars in one go; where that fails, or gives less than the
-lines hold, the chunk is read again line by line, so that each bad line is counted with its
-number and its reason. Both ways give the same values.
+A file is first parsed by polars in one go. Where that fails, or gives less than the lines hold,
+it is parsed again in blocks, and a block that polars cannot parse is read line by line, so that
+each bad line is counted with its number and its reason. Every way gives the same values.
 """
 
 from __future__ import annotations
@@ -181,7 +181,7 @@ def schema_of(columns: Sequence[Column], time: TimeReader | None) -> dict[str, p
     }
 
 
-def finish(frame: pl.DataFrame, columns: Sequence[Column], time: TimeReader | None) -> pl.DataFrame:
+def finish(frame: pl.LazyFrame, columns: Sequence[Column], time: TimeReader | None) -> pl.LazyFrame:
     """Give parsed columns their names and final form.
 
     Args:
@@ -205,18 +205,18 @@ def finish(frame: pl.DataFrame, columns: Sequence[Column], time: TimeReader | No
     return frame.select(expressions)
 
 
-def parsed_whole(frame: pl.DataFrame, columns: Sequence[Column], num_rows: int) -> bool:
-    """Tell whether a chunk was parsed without loss.
+def parsed_whole(frame: pl.DataFrame, columns: Sequence[Column], num_rows: int | None) -> bool:
+    """Tell whether a file or a block was parsed without loss.
 
     Args:
         frame: What :func:`finish` gave.
         columns: The columns.
-        num_rows: Rows that the chunk holds.
+        num_rows: Rows that it holds; None where the format cannot hide any.
 
     Returns:
         True where each line is a row and nothing required is missing.
     """
-    if len(frame) != num_rows:
+    if num_rows is not None and len(frame) != num_rows:
         return False
     for column in columns:
         values = frame[column.name]

@@ -20,7 +20,7 @@ from genrec.data.columns import (
     parsed_whole,
     schema_of,
 )
-from genrec.data.line_chunks import LineChunk, first_line, line_chunks
+from genrec.data.line_chunks import LineChunk, count_lines, first_line, line_chunks
 from genrec.errors import DataError
 
 __all__ = ["Dialect", "read_delimited", "read_header", "sample_values"]
@@ -117,6 +117,8 @@ def read_delimited(
     """
     dialect = dialect or Dialect()
     names = read_header(path, dialect)
+    if (whole := _scan(path, columns, names, dialect, time)) is not None:
+        return whole
     parser = _LineParser(path, columns, names, dialect, time, rejected)
     with_header = dialect.names is None
     frames = [pl.DataFrame(schema=final_schema(columns))]
@@ -132,6 +134,52 @@ def read_delimited(
             frame, carried = parser.parse(chunk, is_last=is_last)
         frames.append(frame)
     return pl.concat(frames)
+
+
+def _scan(
+    path: Path,
+    columns: Sequence[Column],
+    names: Sequence[str],
+    dialect: Dialect,
+    time: TimeReader | None,
+) -> pl.DataFrame | None:
+    """Parse a whole file, streaming; None where a line is flawed or that cannot be told."""
+    if len(dialect.separator) > 1 or dialect.encoding != "utf-8":
+        return None
+    # Only with the number of lines is it sure that no stray quote has swallowed some.
+    num_rows = count_lines(path)
+    if num_rows is None:
+        return None
+    places, schema, wanted = _layout(columns, names, time)
+    header_lines = 0 if dialect.names is not None else 1
+    try:
+        lazy = pl.scan_csv(
+            path,
+            has_header=False,
+            skip_rows=header_lines,
+            separator=dialect.separator,
+            schema=schema,
+            quote_char='"' if dialect.quoted else None,
+        )
+        lazy = lazy.select(wanted).rename(places, strict=False)
+        frame = finish(lazy, columns, time).collect(engine="streaming")
+    except pl.exceptions.PolarsError:
+        return None
+    return frame if parsed_whole(frame, columns, num_rows - header_lines) else None
+
+
+def _layout(
+    columns: Sequence[Column], names: Sequence[str], time: TimeReader | None
+) -> tuple[dict[str, str], dict[str, pl.DataType], list[str]]:
+    """Give each column its place: name by place, type by place, places that are wanted.
+
+    Names of a file may repeat; only those of the columns that are read must not.
+    """
+    places = {f"column_{place}": name for place, name in enumerate(names)}
+    types = schema_of(columns, time)
+    schema = {place: types.get(name, pl.String()) for place, name in places.items()}
+    wanted = [place for place, name in places.items() if name in types]
+    return {place: places[place] for place in wanted}, schema, wanted
 
 
 def _parse_fast(
@@ -154,22 +202,19 @@ def _parse_fast(
         if b"\x1f" in data:
             return None
         data, separator = data.replace(separator.encode(), b"\x1f"), "\x1f"
-    # Names of the file may repeat; only the columns that are read need to be known.
-    places = {f"column_{place}": name for place, name in enumerate(names)}
-    wanted = schema_of(columns, time)
-    schema = {place: wanted.get(name, pl.String()) for place, name in places.items()}
+    places, schema, wanted = _layout(columns, names, time)
     try:
-        frame = pl.read_csv(
+        parsed = pl.read_csv(
             data,
             has_header=False,
             separator=separator,
             schema=schema,
-            columns=[place for place, name in places.items() if name in wanted],
+            columns=wanted,
             quote_char='"' if dialect.quoted else None,
         )
     except pl.exceptions.PolarsError:
         return None
-    frame = finish(frame.rename(places, strict=False), columns, time)
+    frame = finish(parsed.lazy().rename(places), columns, time).collect()
     return frame if parsed_whole(frame, columns, chunk.num_lines) else None
 
 

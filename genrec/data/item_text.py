@@ -35,11 +35,13 @@ def clean_text(text: str) -> str:
         text = html.unescape(html.unescape(text))
     if "<" in text:
         text = _TAG.sub(" ", text)
-    return " ".join(_INVISIBLE.sub(" ", text).split())
+    if not text.isprintable():
+        text = _INVISIBLE.sub(" ", text)
+    return " ".join(text.split())
 
 
 def join_path(names: Sequence[object]) -> str:
-    """Join the names of a category path, cleaned, outermost first.
+    """Join the names of a category path, outermost first.
 
     Args:
         names: Names; empty ones are left out.
@@ -47,8 +49,7 @@ def join_path(names: Sequence[object]) -> str:
     Returns:
         For example ``"Beauty > Makeup > Nails"``.
     """
-    cleaned = [clean_text(str(name)) for name in names if name is not None]
-    return " > ".join(name for name in cleaned if name)
+    return " > ".join(str(name) for name in names if name)
 
 
 def parse_template(template: str, fields: Sequence[str]) -> list[tuple[str, tuple[str, ...]]]:

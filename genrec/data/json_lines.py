@@ -135,6 +135,8 @@ def read_json_columns(
     Returns:
         One row an object that is whole, in the order of the file.
     """
+    if (whole := _scan(path, columns, time)) is not None:
+        return whole
     frames = [pl.DataFrame(schema=final_schema(columns))]
     for chunk in line_chunks(path):
         frame = _parse_fast(chunk, columns, time)
@@ -144,16 +146,26 @@ def read_json_columns(
     return pl.concat(frames)
 
 
+def _scan(path: Path, columns: Sequence[Column], time: TimeReader | None) -> pl.DataFrame | None:
+    """Parse a whole file, streaming; None where a line or the file itself is flawed."""
+    try:
+        lazy = pl.scan_ndjson(path, schema=schema_of(columns, time))
+        frame = finish(lazy, columns, time).collect(engine="streaming")
+    except (pl.exceptions.PolarsError, OSError):
+        return None
+    return frame if parsed_whole(frame, columns, None) else None
+
+
 def _parse_fast(
     chunk: LineChunk, columns: Sequence[Column], time: TimeReader | None
 ) -> pl.DataFrame | None:
     """Parse a block in one go; None where that fails or gives less than the lines hold."""
     try:
-        frame = pl.read_ndjson(chunk.data, schema=schema_of(columns, time))
+        parsed = pl.read_ndjson(chunk.data, schema=schema_of(columns, time))
     except pl.exceptions.PolarsError:
         return None
-    frame = finish(frame, columns, time)
-    return frame if parsed_whole(frame, columns, chunk.num_lines) else None
+    frame = finish(parsed.lazy(), columns, time).collect()
+    return frame if parsed_whole(frame, columns, None) else None
 
 
 def _parse_slowly(

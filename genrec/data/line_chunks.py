@@ -14,9 +14,10 @@ from typing import BinaryIO, cast
 
 from genrec.errors import DataError, MissingPathError
 
-__all__ = ["LineChunk", "first_line", "line_chunks", "open_binary"]
+__all__ = ["LineChunk", "count_lines", "first_line", "line_chunks", "open_binary"]
 
 _CHUNK_BYTES = 16 << 20
+_COUNT_BYTES = 1 << 20
 _LONGEST_LINE_BYTES = 256 << 20
 _UTF8_MARK = b"\xef\xbb\xbf"
 
@@ -85,6 +86,28 @@ def first_line(path: Path) -> bytes:
             if plain.strip():
                 return plain
     return b""
+
+
+def count_lines(path: Path) -> int | None:
+    """Count the lines of a plain file, a last one without an end counted.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Lines; None for gzip, where counting costs as much as reading, and for a file that
+        does not begin with a line that holds something.
+    """
+    lines, last = 0, b""
+    with path.open("rb") as stream:
+        start = stream.read(2)
+        if start == b"\x1f\x8b" or start[:1] in b"\r\n":
+            return None
+        stream.seek(0)
+        while block := stream.read(_COUNT_BYTES):
+            lines += block.count(b"\n")
+            last = block[-1:]
+    return lines + (last not in (b"", b"\n"))
 
 
 def line_chunks(path: Path, *, chunk_bytes: int = _CHUNK_BYTES) -> Iterator[LineChunk]:

@@ -6,6 +6,7 @@ Shape legend: N = items, U = users, M = interactions, D = width of the embedding
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -15,7 +16,7 @@ import polars as pl
 
 from genrec.data import splits
 from genrec.data.card import DataCard, history_quantiles, time_span
-from genrec.data.item_text import parse_template, render_text, shorten
+from genrec.data.item_text import clean_text, parse_template, render_text, shorten
 from genrec.data.options import PrepareOptions
 from genrec.data.prepared import PreparedDataset, write_prepared
 from genrec.data.tables import (
@@ -116,6 +117,11 @@ def prepare(
     )
 
 
+def _all_present(rows: Interactions, users: pl.Series, items: pl.Series) -> dict[str, int]:
+    """Count where every key is known to occur, without looking through the rows."""
+    return {"interactions": len(rows), "users": len(users), "items": len(items)}
+
+
 def _with_defaults(options: PrepareOptions, raw: RawTables) -> PrepareOptions:
     """Fill in what the options leave to the source."""
     user, item = options.min_user_interactions, options.min_item_interactions
@@ -136,8 +142,9 @@ def _filtered(
 ) -> tuple[Interactions, pl.Series, pl.Series]:
     """Number the keys, then apply the filters one by one, each noted on the card."""
     frame = raw.interactions
-    users, user_keys = encode_keys(frame[USER], raw.user_order)
-    items, item_keys = encode_keys(frame[ITEM], raw.item_order)
+    with ThreadPoolExecutor(2) as pool:
+        both = pool.map(encode_keys, (frame[USER], frame[ITEM]), (raw.user_order, raw.item_order))
+        (users, user_keys), (items, item_keys) = both
     times = frame[TIME].to_numpy() if TIME in frame.columns else None
     if times is None and options.split_rule == splits.GLOBAL_TIME:
         raise ConfigError(
@@ -145,7 +152,8 @@ def _filtered(
             "use leave-one-out"
         )
     rows = Interactions(users, items, times)
-    card.step("read", **rows.counts())
+    counts = rows.counts() if raw.user_order is not None or raw.item_order is not None else None
+    card.step("read", **(counts or _all_present(rows, user_keys, item_keys)))
     if options.min_rating is not None:
         if RATING not in frame.columns:
             raise ConfigError(
@@ -157,8 +165,11 @@ def _filtered(
         card.step(f"rating at least {options.min_rating:g}", **rows.counts())
     rows = ordered(rows, options.ties)
     if rows.times is not None:
-        rows = without_duplicates(rows, options.ties)
-        card.step("one of equal user, item and time", **rows.counts())
+        before, rows = len(rows), without_duplicates(rows, options.ties)
+        card.step(
+            "one of equal user, item and time",
+            **(card.last_counts() if len(rows) == before else rows.counts()),
+        )
     if options.repeats != "all":
         rows = without_repeats(rows, options.repeats)
         card.step(f"{options.repeats} of a user's repeats", **rows.counts())
@@ -178,6 +189,8 @@ def _filtered(
 def _compact_users(rows: Interactions, keys: pl.Series) -> tuple[Interactions, pl.Series]:
     """Number the users that are left from 0 without gaps."""
     present = np.bincount(rows.users, minlength=len(keys)) > 0  # (users before,)
+    if present.all():
+        return rows, keys
     renumber = np.cumsum(present, dtype=np.int32) - 1
     return Interactions(renumber[rows.users], rows.items, rows.times), keys.filter(present)
 
@@ -190,9 +203,10 @@ def _compact_items(
     # A release that fixes its item ids keeps them all: embeddings are stored in that order.
     fixed = raw.item_order is not None and not _filters_counts(options)
     keep = np.ones_like(present) if fixed else present
-    renumber = np.cumsum(keep, dtype=np.int32) - 1
-    items = renumber[rows.items]
-    kept = keys.filter(keep)
+    items, kept = rows.items, keys
+    if not keep.all():
+        renumber = np.cumsum(keep, dtype=np.int32) - 1
+        items, kept = renumber[items], keys.filter(keep)
     if options.keep_unseen_items and raw.item_order is None:
         ids, every = encode_keys(pl.concat([kept, raw.items[ITEM]]))
         items, kept = ids[: len(kept)][items], every
@@ -231,7 +245,9 @@ def _describe_items(raw: RawTables, keys: pl.Series, options: PrepareOptions) ->
     segments = parse_template(template, fields) if template else []
     table = pl.DataFrame({ITEM: keys}).with_row_index("id")
     matched = raw.items.with_row_index("row").join(table, on=ITEM, how="inner")
-    columns = [matched[name].to_list() for name in fields]
+    needed = {name for _, names in segments for name in names} | {"title"}
+    fields = [name for name in fields if name in needed]
+    columns = [_cleaned(matched[name]) for name in fields]
     texts, titles = [""] * len(keys), [""] * len(keys)
     row_of = np.full(len(keys), -1, dtype=np.int64)  # (N,)
     found = zip(matched["id"].to_list(), matched["row"].to_list(), *columns, strict=True)
@@ -272,6 +288,11 @@ def _describe_items(raw: RawTables, keys: pl.Series, options: PrepareOptions) ->
         num_unused_rows=len(raw.items) - len(matched),
         num_repeated_rows=len(matched) - int((row_of >= 0).sum()),
     )
+
+
+def _cleaned(texts: pl.Series) -> list[str | None]:
+    """Clean the texts of a field of HTML; what is left empty counts as missing."""
+    return [clean_text(text) or None if text else None for text in texts.to_list()]
 
 
 def _statistics(

@@ -17,7 +17,6 @@ import polars as pl
 from genrec.data.card import RejectedRows
 from genrec.data.columns import Column, TimeReader
 from genrec.data.delimited import Dialect, read_delimited, read_header, sample_values
-from genrec.data.item_text import clean_text
 from genrec.data.tables import ITEM, RATING, TIME, USER, RawTables
 from genrec.errors import DataError, MissingPathError
 
@@ -130,10 +129,6 @@ def _read_items(path: Path, rejected: RejectedRows) -> pl.DataFrame:
     columns = [Column(ITEM, _full(types, "item_id", path), "key")]
     columns += [Column(name, full, "text", required=False) for name, full in texts.items()]
     frame = read_delimited(path, columns, rejected=rejected, dialect=_DIALECT)
-    cleaned = {name: [clean_text(text or "") or None for text in frame[name]] for name in texts}
-    frame = frame.with_columns(
-        pl.Series(name, column, pl.String) for name, column in cleaned.items()
-    )
     titles = [name for name in texts if name in ("title", "name") or name.endswith("_title")]
     if titles and "title" not in texts:
         frame = frame.rename({titles[0]: "title"})

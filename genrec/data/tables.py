@@ -6,6 +6,7 @@ Shape legend: N = items, U = users, M = interactions.
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,8 +39,8 @@ TIME = "time"
 RATING = "rating"
 
 
-#: Most ranges of users, as a power of two, in which interactions are sorted.
-_MOST_PART_BITS = 6
+#: About how many interactions are sorted at a time.
+_PART_ROWS = 1 << 19
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,15 +202,23 @@ def k_core(rows: Interactions, *, min_user: int, min_item: int) -> tuple[Interac
     Returns:
         What is left, and how many rounds it took.
     """
+    user_counts, item_counts = np.bincount(rows.users), np.bincount(rows.items)
     rounds = 0
     while len(rows):
-        keep = np.ones(len(rows), dtype=bool)
-        if min_user > 1:
-            keep &= (np.bincount(rows.users) >= min_user)[rows.users]
-        if min_item > 1:
-            keep &= (np.bincount(rows.items) >= min_item)[rows.items]
-        if keep.all():
+        # Rows are only looked through where a count says that there is something to find.
+        keep = None
+        for ids, counts, fewest in (
+            (rows.users, user_counts, min_user),
+            (rows.items, item_counts, min_item),
+        ):
+            if ((counts > 0) & (counts < fewest)).any():
+                enough = (counts >= fewest)[ids]
+                keep = enough if keep is None else keep & enough
+        if keep is None:
             break
+        gone = ~keep
+        user_counts -= np.bincount(rows.users[gone], minlength=len(user_counts))
+        item_counts -= np.bincount(rows.items[gone], minlength=len(item_counts))
         rows = rows.where(keep)
         rounds += 1
     return rows, rounds
@@ -239,37 +248,49 @@ def ordered(rows: Interactions, ties: Ties) -> Interactions:
 def _sorted_by_all(rows: Interactions) -> Interactions:
     """Order by user, time and item.
 
-    The three are packed into one 64-bit number and the numbers are sorted, which takes a
-    fraction of the time of a sort by three columns. What does not fit is sorted in parts, a
-    range of users each.
+    The three are packed into one 64-bit number and the numbers are sorted, in parts that are a
+    range of users each: a fraction of the time of a sort by three columns.
     """
     assert rows.times is not None
     first = int(rows.times.min())
     time_bits = (int(rows.times.max()) - first).bit_length()
     item_bits = int(rows.items.max()).bit_length()
     user_bits = int(rows.users.max()).bit_length()
-    part_bits = max(0, user_bits + time_bits + item_bits - 64)
-    if part_bits > _MOST_PART_BITS or part_bits > user_bits:
+    # As many bits of the user as fit beside time and item, and parts small enough for a cache.
+    low_bits = min(64 - time_bits - item_bits, user_bits)
+    wanted = max(0, len(rows) // _PART_ROWS).bit_length()
+    low_bits = min(low_bits, max(0, user_bits - wanted))
+    if low_bits < 0 or user_bits - low_bits > 16:
         return rows.take(np.lexsort((rows.items, rows.times, rows.users)))
-    part_of = rows.users >> (user_bits - part_bits) if part_bits else None
+    part_of = (rows.users >> low_bits).astype(np.uint16)
+    if not (part_of[1:] >= part_of[:-1]).all():  # else the file has the users together already
+        order = np.argsort(part_of, kind="stable")  # a radix sort for 16 bits
+        rows, part_of = rows.take(order), part_of[order]
+    assert rows.times is not None
+    old_times = rows.times
+    num_parts = int(part_of[-1]) + 1
+    ends = np.searchsorted(part_of, np.arange(num_parts), side="right").tolist()
     users, items = np.empty_like(rows.users), np.empty_like(rows.items)
-    times = np.empty_like(rows.times)
-    shift = np.uint64(time_bits + item_bits)
-    start = 0
-    for part in range(1 << part_bits):
-        inside = slice(None) if part_of is None else np.flatnonzero(part_of == part)
-        low = part << (user_bits - part_bits)
-        packed = (rows.users[inside] - low).astype(np.uint64) << shift
-        packed |= (rows.times[inside] - first).astype(np.uint64) << np.uint64(item_bits)
-        packed |= rows.items[inside].astype(np.uint64)
+    times = np.empty_like(old_times)
+    shift, item_shift = np.uint64(time_bits + item_bits), np.uint64(item_bits)
+    item_mask, time_mask = np.uint64((1 << item_bits) - 1), np.uint64((1 << time_bits) - 1)
+
+    def sort_part(part: int, start: int, end: int) -> None:
+        here, low = slice(start, end), part << low_bits
+        packed = (old_times[here] - first).view(np.uint64)
+        packed <<= item_shift
+        packed |= rows.items[here].view(np.uint32)
+        if low_bits:
+            packed |= (rows.users[here] - low).astype(np.uint64) << shift
         packed.sort()
-        here = slice(start, start + len(packed))
-        items[here] = packed & np.uint64((1 << item_bits) - 1)
-        times[here] = (packed >> np.uint64(item_bits)) & np.uint64((1 << time_bits) - 1)
-        users[here] = packed >> shift if shift < 64 else 0
-        users[here] += low
-        start += len(packed)
-    times += first
+        items[here] = packed & item_mask
+        users[here] = (packed >> shift if low_bits else 0) + low
+        packed >>= item_shift
+        packed &= time_mask
+        np.add(packed.view(np.int64), first, out=times[here])
+
+    with ThreadPoolExecutor(pl.thread_pool_size()) as pool:
+        list(pool.map(sort_part, range(num_parts), [0, *ends], ends))
     return Interactions(users, items, times)
 
 
@@ -286,10 +307,12 @@ def without_duplicates(rows: Interactions, ties: Ties) -> Interactions:
     if rows.times is None or len(rows) < 2:
         return rows
     if ties == "item":  # rows that agree are neighbours
-        differs = rows.items[1:] != rows.items[:-1]
-        differs |= rows.times[1:] != rows.times[:-1]
-        differs |= rows.users[1:] != rows.users[:-1]
-        return rows.where(np.concatenate([[True], differs]))
+        after = np.flatnonzero(rows.items[1:] == rows.items[:-1]) + 1
+        same = rows.times[after] == rows.times[after - 1]
+        same &= rows.users[after] == rows.users[after - 1]
+        keep = np.ones(len(rows), dtype=bool)
+        keep[after[same]] = False
+        return rows.where(keep)
     frame = pl.DataFrame({"user": rows.users, "time": rows.times, "item": rows.items})
     return rows.where(frame.select(_first()).to_series().to_numpy())
 

@@ -15,7 +15,6 @@ import polars as pl
 
 from genrec.data.card import RejectedRows
 from genrec.data.columns import Column, TimeReader, ticks_of_unit
-from genrec.data.item_text import clean_text
 from genrec.data.table_files import TABLE_SUFFIXES, TableFile, parse_vector
 from genrec.data.tables import ITEM, RATING, TIME, USER, RawTables
 from genrec.errors import ConfigError, DataError, MissingPathError, did_you_mean
@@ -249,7 +248,7 @@ def _read_items(
     vector: str | None,
     rejected: RejectedRows,
 ) -> tuple[pl.DataFrame, npt.NDArray[np.float32] | None]:
-    """Read the items' texts, cleaned of HTML, and their vectors."""
+    """Read the items' texts and their vectors."""
     values: dict[str, list[Any]] = {ITEM: [], **{field: [] for field in texts.values()}}
     vectors: list[list[float]] = []
     names = [key, *texts, *([vector] if vector else [])]
@@ -280,7 +279,7 @@ def _text(value: object) -> str | None:
         return None
     if isinstance(value, (list, tuple)):
         value = ", ".join(str(part) for part in value if part is not None)
-    return clean_text(str(value)) or None
+    return str(value)
 
 
 def _template(texts: dict[str, str]) -> str:
