@@ -29,7 +29,7 @@ class BeamResult:
     Attributes:
         codes: Semantic IDs, shape ``(B, W, L)``, int64.
         scores: Sum of the log-probabilities of the codes, shape ``(B, W)``, float32.
-        leaves: Leaves of the prefix index, shape ``(B, W)``, int64.
+        leaves: Leaves of the prefix index, shape ``(B, W)``, int32.
         items: Item ids, shape ``(B, R)``, int64.
         item_scores: Score of each item's ID, shape ``(B, R)``, float32.
         item_beams: Column of ``codes`` that each item came from, shape ``(B, R)``, int64.
@@ -101,7 +101,7 @@ def constrained_beam_search(
     if not temperature > 0:
         raise ConfigError(f"temperature must be > 0, got {temperature}; use 1.0 for the model's")
     device = index.device
-    states = torch.zeros(batch_size, 1, dtype=torch.long, device=device)
+    states = torch.zeros(batch_size, 1, dtype=torch.int32, device=device)
     scores = torch.zeros(batch_size, 1, dtype=torch.float32, device=device)
     noisy = torch.zeros_like(scores)
     history = torch.zeros(batch_size, 1, 0, dtype=torch.long, device=device)

@@ -27,9 +27,10 @@ class TrieStep:
     """The continuations of some states.
 
     Attributes:
-        codes: Code of each continuation, shape ``(B, W, C)``, int64; 0 where illegal.
-        states: State after it, shape ``(B, W, C)``, int64; 0 where illegal.
-        legal: Whether it exists, shape ``(B, W, C)``, bool.
+        codes: Code of each continuation, shape ``(B, W, C)``, int64.
+        states: State after it, shape ``(B, W, C)``, int32.
+        legal: Whether it exists, shape ``(B, W, C)``, bool; where it does not, code and state
+            are some that exist elsewhere.
     """
 
     codes: Tensor
@@ -70,11 +71,26 @@ class PrefixIndex:
     ) -> None:
         self.level_sizes = tuple(int(size) for size in level_sizes)
         self.first_child = list(first_child)
-        self.child_codes = list(child_codes)
         self.leaf_items = leaf_items
         self.leaf_offsets = leaf_offsets
         self.num_states = [1] + [len(codes) for codes in child_codes]
         self.max_children = [int(table.diff().max()) for table in self.first_child]
+        # The children of a state are a window of their level's codes, so whole rows are copied;
+        # the last windows reach beyond the end, hence the padding.
+        padded = [
+            torch.nn.functional.pad(codes, (0, width))
+            for codes, width in zip(child_codes, self.max_children, strict=True)
+        ]
+        self.child_codes = [p[:count] for p, count in zip(padded, self.num_states[1:], strict=True)]
+        self._windows = [
+            codes.unfold(0, width, 1)
+            for codes, width in zip(padded, self.max_children, strict=True)
+        ]
+        # Row c of these masks marks the first c columns.
+        self._first_columns = {
+            width: torch.ones(width + 1, width, dtype=torch.bool, device=self.device).tril(-1)
+            for width in set(self.max_children)
+        }
         self._leaf_of_item: Tensor | None = None
 
     @classmethod
@@ -159,6 +175,7 @@ class PrefixIndex:
     def num_bytes(self) -> int:
         """Size of all tables in bytes."""
         tables = [*self.first_child, *self.child_codes, self.leaf_items]
+        tables.extend(self._first_columns.values())
         if self.leaf_offsets is not None:
             tables.append(self.leaf_offsets)
         return sum(table.numel() * table.element_size() for table in tables)
@@ -186,22 +203,26 @@ class PrefixIndex:
         """List the continuations of states, for all beams at once.
 
         Args:
-            states: States of ``level``, shape ``(B, W)``, int64; -1 for a dead beam.
+            states: States of ``level``, shape ``(B, W)``, integer; -1 for a dead beam.
             level: How many codes the prefixes have, in ``[0, L)``.
 
         Returns:
             The continuations, ``C`` columns wide, those of each state in rising order of code.
         """
         table = self.first_child[level]
-        alive = states >= 0
-        safe = states.clamp(min=0)
-        first = table[safe]  # (B, W)
-        count = torch.where(alive, table[safe + 1] - first, 0)
-        ranks = torch.arange(self.max_children[level], device=self.device, dtype=torch.int32)
-        legal = ranks < count.unsqueeze(-1)  # (B, W, C)
-        following = torch.where(legal, first.unsqueeze(-1) + ranks, 0)
-        codes = self.child_codes[level][following].long() * legal
-        return TrieStep(codes=codes, states=following.long(), legal=legal)
+        safe = states.clamp(min=0).flatten()
+        first = table.index_select(0, safe)
+        count = table.index_select(0, safe + 1) - first
+        count = torch.where(states.flatten() >= 0, count, 0)
+        shape = (*states.shape, self.max_children[level])
+        codes = self._windows[level].index_select(0, first)
+        ranks = torch.arange(shape[-1], device=self.device, dtype=torch.int32)
+        following = (first.unsqueeze(1) + ranks).clamp_(max=self.num_states[level + 1] - 1)
+        return TrieStep(
+            codes=codes.long().view(shape),
+            states=following.view(shape),
+            legal=self._first_columns[shape[-1]].index_select(0, count).view(shape),
+        )
 
     def find(self, prefixes: Tensor) -> Tensor:
         """Find the states of prefixes.
@@ -224,7 +245,7 @@ class PrefixIndex:
             match = found.legal & (found.codes == prefixes[:, level, None, None])  # (B, 1, C)
             hit = match.any(dim=-1).squeeze(1)
             column = match.int().argmax(dim=-1, keepdim=True)
-            states = torch.where(hit, found.states.gather(-1, column).reshape(-1), -1)
+            states = torch.where(hit, found.states.gather(-1, column).reshape(-1).long(), -1)
         return states
 
     def verify(self, prefixes: Tensor) -> Tensor:
@@ -329,7 +350,7 @@ class PrefixIndex:
         """Turn leaves into items; items that share an ID follow one another by item id.
 
         Args:
-            leaves: Leaves in order of preference, shape ``(B, W)``, int64; -1 for none.
+            leaves: Leaves in order of preference, shape ``(B, W)``, integer; -1 for none.
             num_results: Items to return for each row, >= 1.
             legal: The restriction under which the leaves were found.
 
@@ -338,7 +359,7 @@ class PrefixIndex:
             each item and the column of ``leaves`` it came from.
         """
         batch, width = leaves.shape
-        safe = leaves.clamp(min=0)
+        safe = leaves.clamp(min=0).long()
         if self.leaf_offsets is None:
             first = safe
             count = (leaves >= 0).long()

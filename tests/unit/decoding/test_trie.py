@@ -71,6 +71,6 @@ def test_codes_outside_their_level_are_refused() -> None:
 
 
 def test_the_index_is_small() -> None:
-    ids = np.random.default_rng(0).integers(0, 256, (200_000, 4))
+    ids = np.random.default_rng(0).integers(0, 256, (1_000_000, 4), dtype=np.int32)
     index = PrefixIndex.from_ids(ids, (256,) * 4)
     assert index.num_bytes / len(ids) <= 16
