@@ -93,7 +93,7 @@ def read_artifact(
         keys = StringArray.load(folder, "item_keys")
     except ArtifactError:
         raise
-    except (OSError, ValueError) as error:
+    except (EOFError, OSError, ValueError) as error:
         raise ArtifactError(
             f"semantic IDs must be complete, got {folder} with {error}; "
             "make them again with `genrec tokenize RUN_DIR`"
@@ -118,7 +118,7 @@ def read_codes(path: str | os.PathLike[str]) -> npt.NDArray[Any]:
         raise MissingPathError(f"table of codes must exist, got {path}; check the path")
     try:
         array: npt.NDArray[Any] = np.load(path)
-    except ValueError as error:
+    except (EOFError, ValueError) as error:
         raise ArtifactError(
             f"table of codes must be a .npy file, got {path} with {error}; save it with np.save"
         ) from error

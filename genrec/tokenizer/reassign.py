@@ -31,9 +31,13 @@ __all__ = ["Placement", "reassign"]
 
 Keys = npt.NDArray[np.int64]
 
-# (beam width, candidates): the first reaches the optimum on real catalogues to within 1 %,
-# the second is for large groups of equal items.
+# (beam width, candidates) of the searches, each for what the one before left. On real catalogues
+# the first reaches the optimum to within 1 %, and the second is for large groups of equal items.
 _SEARCHES = ((8, 32), (32, 256))
+# Where tuples are scarce, good ones are far away: 0.5 ms an item instead of 0.1, and up to a
+# fifth less distortion.
+_CROWDED_SEARCHES = ((64, 512),)
+_CROWDED = 0.2  # share of all tuples that will be in use
 # Items placed together. The solver takes time quadratic in them, and neighbours in the order of
 # codes are what competes.
 _BLOCK_ITEMS = 2048
@@ -133,7 +137,9 @@ class _Placer:
 
     def run(self) -> None:
         pending = np.arange(len(self.rows))
-        for width, num_candidates in _SEARCHES:
+        tuples = math.prod(self.tree.sizes)
+        crowded = len(self.taken) + len(self.rows) > _CROWDED * tuples
+        for width, num_candidates in _CROWDED_SEARCHES if crowded else _SEARCHES:
             for start in range(0, len(pending), _BLOCK_ITEMS):
                 self._match(pending[start : start + _BLOCK_ITEMS], width, num_candidates)
             pending = pending[self.keys[pending] < 0]
