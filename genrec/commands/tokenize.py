@@ -95,7 +95,7 @@ def tokenize_run(
     import torch
 
     from genrec.data.prepared import PreparedDataset
-    from genrec.tokenizer.policies import check_policy
+    from genrec.tokenizer.policies import POLICIES, check_policy
     from genrec.tokenizer.semantic_id import ARTIFACT_NAME, SemanticIdTokenizer
 
     if policy is not None:
@@ -104,6 +104,7 @@ def tokenize_run(
     old = None
     if (run / ARTIFACT_NAME / "meta.json").is_file():
         old = SemanticIdTokenizer.load(run)
+    kept = old.policy if old is not None and old.policy in POLICIES else None
     if extend and old is None:
         raise MissingPathError(
             f"--extend needs the table of an earlier call, got {run} without {ARTIFACT_NAME}/; "
@@ -134,7 +135,7 @@ def tokenize_run(
             quantizer,
             embeddings,
             item_keys=data.item_keys,
-            policy=policy or (old.policy if old is not None else "dedup_token"),
+            policy=policy or kept or "dedup_token",
             **where,
         )
     table.save(run / ARTIFACT_NAME if out is None else out)

@@ -65,9 +65,10 @@ def encode_ids(
 
     Every call of the quantiser gets exactly ``batch_size`` rows, the last block filled up
     with zeros: a matrix product may round differently for another number of rows, and a
-    rounding decides between two codes that are equally near. So the codes of a row depend on
-    the row, the quantiser and the device alone: not on N, on its neighbours, or on how many
-    processes share the catalogue.
+    rounding decides between two codes that are equally near. So the codes of a row are the
+    same whatever N is, whatever rows are beside it, and however many processes share the
+    catalogue. Another ``batch_size``, device or number of threads may decide such a tie
+    differently; tables are therefore built once and read by everyone.
 
     Args:
         quantizer: The frozen quantiser, in evaluation mode.

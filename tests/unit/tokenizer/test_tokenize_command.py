@@ -1,0 +1,188 @@
+"""``genrec tokenize`` on runs of both kinds of quantiser."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import typer
+from typer.testing import CliRunner
+
+from genrec.atomic import write_json_atomic
+from genrec.checkpoint import RunDirectory
+from genrec.commands.tokenize import app_command, load_quantizer
+from genrec.data.prepared import write_prepared
+from genrec.models.rqvae import RqVae
+from genrec.tokenizer.residual_kmeans import ResidualKMeans
+from genrec.tokenizer.semantic_id import SemanticIdTokenizer
+
+RUNNER = CliRunner()
+
+
+def tokenize(*arguments):
+    app = typer.Typer()
+    app.callback()(lambda: None)
+    app_command(app)
+    return RUNNER.invoke(app, ["tokenize", *map(str, arguments)])
+
+
+def prepare(path, keys, embeddings):
+    none = np.zeros(0, dtype=np.int64)
+    return write_prepared(
+        path,
+        name="tiny",
+        source="a test",
+        split_rule="none",
+        encoder="none",
+        item_keys=keys,
+        item_titles=keys,
+        item_texts=keys,
+        item_embeddings=embeddings,
+        user_keys=[],
+        sequence_items=none,
+        sequence_offsets=np.zeros(1, dtype=np.int64),
+        train_ends=none,
+        valid_ends=none,
+        card={},
+    )
+
+
+@pytest.fixture
+def keys(embeddings):
+    return [f"B{row:03d}" for row in range(len(embeddings))]
+
+
+@pytest.fixture
+def run(tmp_path, quantizer, embeddings, keys):
+    """A finished stage-one run of residual k-means that knows its data set."""
+    data = prepare(tmp_path / "data", keys, embeddings)
+    run_dir = RunDirectory(tmp_path / "run")
+    run_dir.save(7, weights=quantizer.state_dict(), config=quantizer.config)
+    write_json_atomic(run_dir.path / "meta.json", {"prepared": str(data.path)})
+    return run_dir.path
+
+
+def test_table_is_written_and_described(run, quantizer, embeddings, keys):
+    done = tokenize(run)
+    assert done.exit_code == 0, done.output
+    table = SemanticIdTokenizer.load(run)
+    expected = SemanticIdTokenizer.build(quantizer, embeddings, item_keys=keys)
+    assert table.fingerprint == expected.fingerprint
+    assert table.items_fingerprint == expected.items_fingerprint
+    count = expected.statistics
+    assert f"{count['items_sharing_id']} items share an ID, largest group" in done.output
+    assert "policy dedup_token: 0 items share an ID, largest group 1" in done.output
+    assert f"semantic_ids: 4 levels of {expected.level_sizes} codes" in " ".join(
+        done.output.split()
+    )
+
+
+def test_policy_is_kept_from_call_to_call(run):
+    assert tokenize(run, "--policy", "reassign").exit_code == 0
+    first = SemanticIdTokenizer.load(run)
+    assert first.policy == "reassign"
+    assert tokenize(run).exit_code == 0
+    assert SemanticIdTokenizer.load(run).fingerprint == first.fingerprint
+
+
+def test_json_and_exports(run, tmp_path):
+    done = tokenize(
+        run, "--json", "--out", tmp_path / "ids", "--index-json", tmp_path / "x.index.json",
+        "--npy", tmp_path / "x.npy",
+    )  # fmt: skip
+    said = json.loads(done.output)
+    table = SemanticIdTokenizer.load(tmp_path / "ids")
+    assert said["fingerprint"] == table.fingerprint
+    assert said["items_sharing_id"] == table.statistics["items_sharing_id"]
+    assert np.array_equal(np.load(tmp_path / "x.npy"), table.ids)
+    assert len(json.loads((tmp_path / "x.index.json").read_text())) == 90
+    assert not (run / "semantic_ids").exists()
+
+
+def test_extend_keeps_old_ids_in_the_order_of_the_new_data_set(run, tmp_path, embeddings, keys):
+    assert tokenize(run).exit_code == 0
+    old = SemanticIdTokenizer.load(run)
+    rng = np.random.default_rng(0)
+    order = rng.permutation(95)
+    grown = np.concatenate([embeddings, embeddings[:5] + 0.01])[order]
+    grown_keys = np.array([*keys, *(f"N{row}" for row in range(5))])[order].tolist()
+    data = prepare(tmp_path / "grown", grown_keys, grown)
+    done = tokenize(run, "--extend", "--data", data.path, "--out", tmp_path / "ids")
+    assert done.exit_code == 0, done.output
+    assert "5 items added" in done.output
+    table = SemanticIdTokenizer.load(tmp_path / "ids")
+    table.check_items(data.items_fingerprint)
+    assert table.level_sizes == old.level_sizes
+    for row, key in enumerate(keys):
+        assert table.ids[grown_keys.index(key)].tolist() == old.ids[row].tolist()
+    assert len(np.unique(table.ids, axis=0)) == 95
+
+
+def test_rqvae_run_and_choice_of_checkpoint(tmp_path, embeddings, keys):
+    data = prepare(tmp_path / "data", keys, embeddings)
+    run_dir = RunDirectory(tmp_path / "run", keep_last=5)
+    models = []
+    for step in (1, 2):
+        torch.manual_seed(step)
+        model = RqVae(8, embed_dim=4, hidden_dims=(8,), codebook_size=6, n_layers=2)
+        model.initialize_codebooks(torch.from_numpy(embeddings))
+        run_dir.save(step, weights=model.state_dict(), config=model.config)
+        models.append(model.eval())
+    run_dir.point("best_collision", 1)
+    write_json_atomic(run_dir.path / "meta.json", {"prepared": str(data.path)})
+    for arguments, model in (([], models[1]), (["--checkpoint", "best_collision"], models[0]),
+                             (["--checkpoint", "step_2"], models[1])):  # fmt: skip
+        assert tokenize(run_dir.path, *arguments).exit_code == 0
+        expected = SemanticIdTokenizer.build(model, embeddings)
+        assert SemanticIdTokenizer.load(run_dir.path).fingerprint == expected.fingerprint
+    assert isinstance(load_quantizer(run_dir.path), RqVae)
+
+
+def test_non_finite_embeddings(run, tmp_path, embeddings, keys):
+    broken = embeddings.copy()
+    broken[3, 2] = np.nan
+    data = prepare(tmp_path / "broken", keys, broken)
+    done = tokenize(run, "--data", data.path)
+    assert done.exit_code == 2
+    assert "1 items with NaN or inf" in done.stderr
+    assert not (run / "semantic_ids").exists()
+    assert tokenize(run, "--data", data.path, "--replace-non-finite").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        (["--policy", "reasign"], "did you mean reassign"),
+        (["--checkpoint", "step_99"], "must name a step or a pointer of"),
+        (["--data", "nowhere"], "prepared data set must be a folder"),
+        (["--extend"], "--extend needs the table of an earlier call"),
+    ],
+)
+def test_mistakes_are_one_line_and_leave_nothing(run, arguments, match):
+    done = tokenize(run, *arguments)
+    assert done.exit_code == 2
+    assert match in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not (run / "semantic_ids").exists()
+
+
+def test_folders_that_are_no_stage_one_run(tmp_path, quantizer):
+    assert "RUN_DIR must be a folder" in tokenize(tmp_path / "nowhere").stderr
+    RunDirectory(tmp_path / "other").save(
+        1, weights=quantizer.state_dict(), config={"model": "retrieval"}
+    )
+    assert "with a retrieval" in tokenize(tmp_path / "other").stderr
+    RunDirectory(tmp_path / "bare").save(1, weights=quantizer.state_dict(), config=quantizer.config)
+    assert "--data must be given where the run" in tokenize(tmp_path / "bare").stderr
+
+
+def test_extend_refuses_another_policy(run):
+    assert tokenize(run).exit_code == 0
+    done = tokenize(run, "--extend", "--policy", "none")
+    assert "--policy must be the table's dedup_token with --extend, got none" in done.stderr
+
+
+def test_load_quantizer_from_a_step_folder(run):
+    assert isinstance(load_quantizer(run / "step_7"), ResidualKMeans)
