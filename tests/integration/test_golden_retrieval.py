@@ -17,9 +17,9 @@ import torch
 from genrec.data.prepared import PreparedDataset, write_prepared
 from genrec.models.retrieval import EncoderDecoderRetrievalModel
 from genrec.tokenizer.semantic_id import SemanticIdTokenizer
-from genrec.training.decoder import RetrievalTraining, train_retrieval
 from genrec.training.retrieval_eval import EvaluationSettings
 from genrec.training.session import SessionSettings, start_session
+from genrec.training.stage_two import RetrievalTraining, train_retrieval
 
 GOLDEN = {
     "bucketed": [
