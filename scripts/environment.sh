@@ -41,7 +41,7 @@ prepare_environment() { # $1: extra of pyproject.toml to install too, for exampl
   if [ "$have" != "$want ${1:-}" ] && [ "$have" != "$want dev" ]; then
     echo "== installing genrec into $VIRTUAL_ENV (some minutes the first time)"
     python -m pip install --disable-pip-version-check --no-input --progress-bar off \
-      -c constraints.txt -e ".${1:+[$1]}" | sed -n -e 's/^Collecting /  /p' -e '/^Successfully/p'
+      -c constraints.txt -e ".${1:+[$1]}" | sed -n 's/^Collecting \([^ ]*\).*/   \1/p'
     echo "$want ${1:-}" >"$stamp"
   fi
 }
