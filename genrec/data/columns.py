@@ -39,8 +39,9 @@ _FINAL: dict[Kind, pl.DataType] = {
     "rating": pl.Float32(),
     "text": pl.String(),
 }
-_INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
+_INTEGER = re.compile(r"[+-]?[0-9]{1,19}")
 _LARGEST_INT32 = 2**31 - 1
+_LARGEST_TIME = 2**63
 
 
 @dataclass(frozen=True)
@@ -136,9 +137,13 @@ class TimeReader:
         if self.style == "text":
             return self._text(text)
         if _INTEGER.fullmatch(text):
-            return int(text) * self._factor
-        number = _number(text)
-        return None if number is None else round(number * self._factor)
+            ticks = int(text) * self._factor
+        else:
+            number = _number(text)
+            if number is None:
+                return None
+            ticks = round(number * self._factor)
+        return ticks if abs(ticks) < _LARGEST_TIME else None
 
     def _text(self, text: str) -> int | None:
         try:
