@@ -20,8 +20,8 @@ from genrec.errors import ArtifactError, DataError
 
 __all__ = ["ItemQuantizer", "encode_ids", "encode_rows", "evaluation_mode", "read_rows"]
 
-# Scattered rows bring about 64 KiB of a file with them each: 128 MiB at once.
-_READ_ROWS = 2048
+# A scattered row of a memory map makes up to 2 MiB of the file beside it resident as well.
+_READ_ROWS = 64
 
 
 @runtime_checkable
