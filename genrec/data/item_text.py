@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import html
 import re
-import string
 from collections.abc import Mapping, Sequence
 
 from genrec.errors import ConfigError, did_you_mean
 
-__all__ = ["clean_text", "join_path", "parse_template", "render_text", "shorten"]
+__all__ = ["Segment", "clean_text", "join_path", "parse_template", "render_text", "shorten"]
 
 _TAG = re.compile(r"<(?:/?[a-zA-Z][^<>]*|!--.*?--)>", re.DOTALL)
+_FIELD = re.compile(r"\{([^{}]*)\}")
 _INVISIBLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b\u200e\u200f\ufeff]")
+
+#: Plain texts and names of fields in turn, beginning and ending with a text.
+Segment = list[str]
 
 
 def clean_text(text: str) -> str:
@@ -52,7 +55,7 @@ def join_path(names: Sequence[object]) -> str:
     return " > ".join(str(name) for name in names if name)
 
 
-def parse_template(template: str, fields: Sequence[str]) -> list[tuple[str, tuple[str, ...]]]:
+def parse_template(template: str, fields: Sequence[str]) -> list[Segment]:
     """Read a text template: segments separated by ``;``, each with fields in braces.
 
     Args:
@@ -60,30 +63,27 @@ def parse_template(template: str, fields: Sequence[str]) -> list[tuple[str, tupl
         fields: Names that items have.
 
     Returns:
-        Each segment with the fields that it needs.
+        The segments, each as plain texts and names of fields in turn.
 
     Raises:
         ConfigError: If a field is unknown, a brace is alone, or there is no field at all.
     """
     segments = []
-    for segment in template.split(";"):
-        try:
-            parsed = list(string.Formatter().parse(segment))
-        except ValueError as error:
+    for part in template.split(";"):
+        segment = _FIELD.split(part.strip())  # text, name, text, name, ..., text
+        if any(sign in text for text in segment[::2] for sign in "{}"):
             raise ConfigError(
-                f"text template must be segments like 'Title: {{title}}', got {segment!r} "
-                f"({error}); close every brace"
-            ) from None
-        names = [name for _, name, _, _ in parsed if name is not None]
-        for name in names:
+                f"text template must be segments like 'Title: {{title}}', got {part.strip()!r}; "
+                "close every brace"
+            )
+        for name in segment[1::2]:
             if name not in fields:
                 raise ConfigError(
                     f"text template must name fields that the items have, got {name!r}; "
                     f"{did_you_mean(name, fields)}"
                 )
-        if segment.strip():
-            segments.append((segment.strip(), tuple(names)))
-    if not any(names for _, names in segments):
+        segments.append(segment)
+    if not any(len(segment) > 1 for segment in segments):
         raise ConfigError(
             f"text template must name at least one field, got {template!r}; "
             f"for example 'Title: {{{fields[0] if fields else 'title'}}}'"
@@ -91,10 +91,8 @@ def parse_template(template: str, fields: Sequence[str]) -> list[tuple[str, tupl
     return segments
 
 
-def render_text(
-    segments: Sequence[tuple[str, tuple[str, ...]]], fields: Mapping[str, str | None]
-) -> str:
-    """Fill a template for one item; a segment with an empty field is left out.
+def render_text(segments: Sequence[Segment], fields: Mapping[str, str | None]) -> str:
+    """Fill a template for one item; a segment without a full field is left out.
 
     Args:
         segments: What :func:`parse_template` gave.
@@ -103,11 +101,13 @@ def render_text(
     Returns:
         The text, empty when nothing is known of the item.
     """
-    parts = [
-        segment.format_map({name: fields[name] for name in names})
-        for segment, names in segments
-        if names and all(fields.get(name) for name in names)
-    ]
+    parts = []
+    for segment in segments:
+        values = [fields.get(name) for name in segment[1::2]]
+        if values and all(values):
+            filled = segment.copy()
+            filled[1::2] = [value for value in values if value]
+            parts.append("".join(filled))
     return "; ".join(parts)
 
 

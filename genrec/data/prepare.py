@@ -245,7 +245,7 @@ def _describe_items(raw: RawTables, keys: pl.Series, options: PrepareOptions) ->
     segments = parse_template(template, fields) if template else []
     table = pl.DataFrame({ITEM: keys}).with_row_index("id")
     matched = raw.items.with_row_index("row").join(table, on=ITEM, how="inner")
-    needed = {name for _, names in segments for name in names} | {"title"}
+    needed = {name for segment in segments for name in segment[1::2]} | {raw.title_field}
     fields = [name for name in fields if name in needed]
     columns = [_cleaned(matched[name]) for name in fields]
     texts, titles = [""] * len(keys), [""] * len(keys)
@@ -257,7 +257,7 @@ def _describe_items(raw: RawTables, keys: pl.Series, options: PrepareOptions) ->
         # Ties by the text itself, so that the order of the rows never matters.
         if row_of[item] >= 0 and (-len(text), text) >= (-len(texts[item]), texts[item]):
             continue
-        texts[item], titles[item], row_of[item] = text, content.get("title") or "", row
+        texts[item], titles[item], row_of[item] = text, content.get(raw.title_field) or "", row
     names = keys.cast(pl.String).to_list()
     titles = [
         shorten(title or text or f"item {name}")

@@ -89,12 +89,16 @@ def read_recbole(root: str | os.PathLike[str], name: str | None = None) -> RawTa
     if "rating" in types:
         columns.append(Column(RATING, types["rating"], "rating", required=False))
     frame = read_delimited(log, columns, rejected=rejected, dialect=_DIALECT, time=time)
+    table = _read_items(items, rejected)
+    fields = [field for field in table.columns if field != ITEM]
+    title = _title(fields)
     return RawTables(
         name=log.stem,
         source=f"RecBole files {log.name} and {items.name}",
         interactions=frame,
-        items=(table := _read_items(items, rejected)),
-        text_template=_template([field for field in table.columns if field != ITEM]),
+        items=table,
+        text_template=_template(fields, title),
+        title_field=title,
         rejected=rejected,
         ticks_per_s=time.ticks_per_s if time else 1,
     )
@@ -128,13 +132,17 @@ def _read_items(path: Path, rejected: RejectedRows) -> pl.DataFrame:
         )
     columns = [Column(ITEM, _full(types, "item_id", path), "key")]
     columns += [Column(name, full, "text", required=False) for name, full in texts.items()]
-    frame = read_delimited(path, columns, rejected=rejected, dialect=_DIALECT)
-    titles = [name for name in texts if name in ("title", "name") or name.endswith("_title")]
-    if titles and "title" not in texts:
-        frame = frame.rename({titles[0]: "title"})
-    return frame
+    return read_delimited(path, columns, rejected=rejected, dialect=_DIALECT)
 
 
-def _template(fields: list[str]) -> str:
-    ordered = sorted(fields, key=lambda field: field != "title")
-    return "; ".join(f"{name.replace('_', ' ').capitalize()}: {{{name}}}" for name in ordered)
+def _title(fields: list[str]) -> str:
+    """Find the field that names an item."""
+    usual = [name for name in fields if name in ("title", "name") or name.endswith("_title")]
+    return usual[0] if usual else fields[0]
+
+
+def _template(fields: list[str], title: str) -> str:
+    """Name every field, the title first."""
+    labels = {name: name.replace("_", " ").capitalize() for name in fields} | {title: "Title"}
+    ordered = sorted(fields, key=lambda field: field != title)
+    return "; ".join(f"{labels[name]}: {{{name}}}" for name in ordered)

@@ -57,6 +57,7 @@ class RawTables:
         rejected: Rows that could not be used.
         ticks_per_s: Unit of ``time``: 1 for seconds, 1,000 for milliseconds.
         text_template: Template of the item text, see :mod:`genrec.data.item_text`.
+        title_field: Field of ``items`` to show a person.
         user_order: All users in the order of their ids, where the source fixes it.
         item_order: All items in the order of their ids, where the source fixes it.
         min_interactions: Fewest interactions of a user and of an item, where the options leave
@@ -72,6 +73,7 @@ class RawTables:
     text_template: str
     rejected: RejectedRows = field(default_factory=RejectedRows)
     ticks_per_s: int = 1
+    title_field: str = "title"
     user_order: pl.Series | None = None
     item_order: pl.Series | None = None
     min_interactions: int = 0

@@ -133,14 +133,17 @@ def read_tables(
     if vector is not None:
         _known(vector, catalogue, "vector")
         taken["vector"] = vector
-    texts = _text_columns(columns, catalogue, key, taken)
-    table, vectors = _read_items(catalogue, key, texts, vector, rejected)
+    texts, title = _text_columns(columns, catalogue, key, taken)
+    # Every column is kept, since a template may name any.
+    fields = [name for name in catalogue.names if name not in (key, vector)]
+    table, vectors = _read_items(catalogue, key, fields, vector, rejected)
     return RawTables(
         name=name,
         source=f"tables {catalogue.path.name} and {log.path.name}",
         interactions=frame,
         items=table,
         text_template=text_template or _template(texts),
+        title_field=title or "",
         rejected=rejected,
         ticks_per_s=time.ticks_per_s if time else 1,
         vectors=vectors,
@@ -208,8 +211,8 @@ def _known(name: str, table: TableFile, role: str) -> None:
 
 def _text_columns(
     columns: TableColumns, table: TableFile, key: str, taken: dict[str, str]
-) -> dict[str, str]:
-    """Choose the text fields: name of the field by column; the title is called ``title``."""
+) -> tuple[list[str], str | None]:
+    """Choose the columns to make text of, and the one to show."""
     for name in columns.text:
         _known(name, table, "text")
     title = columns.title
@@ -220,7 +223,12 @@ def _text_columns(
         title = next((usual[name] for name in _NAMES["title"].split() if name in usual), None)
     names = list(columns.text)
     if not names:
-        rest = [name for name in table.names if name not in (key, columns.vector)]
+        # A template could not name a column with these signs.
+        rest = [
+            name
+            for name in table.names
+            if name not in (key, columns.vector) and not set(name) & set(";{}")
+        ]
         names = [name for name in rest if _plain(name) in _NAMES["text"].split()]
         names = names or [name for name in rest if _is_text(table.sample(name))]
         if title is not None:
@@ -235,34 +243,33 @@ def _text_columns(
         taken["text"] = ", ".join(names) + how
     if title is not None:
         taken["title"] = title + ("" if columns.title else " (guessed)")
-    fields = {name: name for name in names}
-    if title is not None and not (title != "title" and "title" in fields):
-        fields[title] = "title"
-    return fields
+    return names, title
 
 
 def _read_items(
     table: TableFile,
     key: str,
-    texts: dict[str, str],
+    fields: Sequence[str],
     vector: str | None,
     rejected: RejectedRows,
 ) -> tuple[pl.DataFrame, npt.NDArray[np.float32] | None]:
     """Read the items' texts and their vectors."""
-    values: dict[str, list[Any]] = {ITEM: [], **{field: [] for field in texts.values()}}
+    keys: list[str] = []
+    values: dict[str, list[Any]] = {field: [] for field in fields}
     vectors: list[list[float]] = []
-    names = [key, *texts, *([vector] if vector else [])]
-    for number, row in table.records(list(dict.fromkeys(names)), rejected):
+    names = [key, *fields, *([vector] if vector else [])]
+    for number, row in table.records(names, rejected):
         if vector is not None:
             try:
                 vectors.append(parse_vector(row.get(vector)))
             except (ValueError, TypeError):
                 rejected.add(table.path.name, f"{vector} is no vector", line=number)
                 continue
-        values[ITEM].append(row[key])
-        for name, field in texts.items():
-            values[field].append(_text(row.get(name)))
-    frame = pl.DataFrame(values, schema=dict.fromkeys(values, pl.String))
+        keys.append(row[key])
+        for field in fields:
+            values[field].append(_text(row.get(field)))
+    columns = {ITEM: keys, **{name: column for name, column in values.items() if name != ITEM}}
+    frame = pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.String))
     if vector is None:
         return frame, None
     widths = {len(entry) for entry in vectors}
@@ -282,9 +289,10 @@ def _text(value: object) -> str | None:
     return str(value)
 
 
-def _template(texts: dict[str, str]) -> str:
-    labels = {name: re.sub(r"[_\-.;{}]+", " ", name).strip().capitalize() for name in texts}
-    return "; ".join(f"{labels[name]}: {{{field}}}" for name, field in texts.items())
+def _template(texts: Sequence[str]) -> str:
+    """Name every text column; the signs of a template cannot be part of a label."""
+    labels = [re.sub(r"[_\-.;{}]+", " ", name).strip().capitalize() for name in texts]
+    return "; ".join(f"{label}: {{{name}}}" for label, name in zip(labels, texts, strict=True))
 
 
 def _is_text(values: Sequence[str]) -> bool:

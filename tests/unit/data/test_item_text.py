@@ -45,6 +45,14 @@ def test_values_are_not_read_as_templates():
     )
 
 
+def test_names_of_fields_are_plain_text():
+    names = ["a.b", "c:d", "e!r", "Product Name", "0"]
+    segments = parse_template("; ".join(f"{{{name}}}" for name in names), names)
+    assert render_text(segments, {name: name.upper() for name in names}) == (
+        "A.B; C:D; E!R; PRODUCT NAME; 0"
+    )
+
+
 @pytest.mark.parametrize(
     ("template", "message"),
     [
@@ -53,6 +61,8 @@ def test_values_are_not_read_as_templates():
         ("Title", "must name at least one field, got 'Title'"),
         ("{title.__class__}", r"got 'title\.__class__'"),
         ("{}", "got ''"),
+        ("{{title}}", "close every brace"),
+        ("title}", "close every brace"),
     ],
 )
 def test_template_errors(template, message):

@@ -1,0 +1,149 @@
+"""``genrec prepare`` as a user types it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from genrec.commands.prepare import app_command, prepare_source
+from genrec.data import releases
+from genrec.data.prepared import PreparedDataset
+
+ITEMS = "id,name,colour,weight\n1,Red Cup,red,5\n2,Blue Cup,blue,6\n3,Green Fork,green,7\n"
+LOG = "who,what,when\n" + "".join(
+    f"{who},{what},2024-01-{day:02d}\n"
+    for day, (who, what) in enumerate([(7, 1), (7, 2), (7, 3), (8, 3), (8, 1), (8, 2)], start=1)
+)
+
+
+@pytest.fixture
+def run():
+    app = typer.Typer()
+
+    @app.callback()
+    def root() -> None: ...
+
+    app_command(app)
+
+    def call(*arguments):
+        return CliRunner().invoke(app, ["prepare", *map(str, arguments)])
+
+    return call
+
+
+@pytest.fixture
+def shop(tmp_path):
+    folder = tmp_path / "shop"
+    folder.mkdir()
+    (folder / "catalogue.csv").write_text(ITEMS)
+    (folder / "log.csv").write_text(LOG)
+    return folder
+
+
+COLUMNS = ["--interactions", "log.csv", "--items", "catalogue.csv", "--user-column", "who",
+           "--item-column", "what", "--time-column", "when"]  # fmt: skip
+
+
+def test_tables_of_your_own(run, shop, tmp_path):
+    out = tmp_path / "out"
+    done = run(shop, "--out", out, *COLUMNS, "--text-column", "colour", "--text-column", "name",
+               "--raw-dir", tmp_path / "raw")  # fmt: skip
+    assert done.exit_code == 0, done.output
+    data = PreparedDataset.load(out)
+    assert list(data.item_keys) == ["1", "2", "3"]
+    assert data.item_texts[0] == "Colour: red; Name: Red Cup"
+    assert data.sequence_items.tolist() == [0, 1, 2, 2, 0, 1]
+    assert "rejected rows: 0" in done.output
+    assert "time span: 2024-01-01" in done.output
+    assert f"wrote {out}" in done.output
+    card = json.loads((out / "meta.json").read_text())["card"]
+    assert card["columns"]["user"] == "who"
+    assert card["interactions"] == 6
+
+
+def test_options_reach_the_pipeline(run, shop, tmp_path):
+    np.save(tmp_path / "v.npy", np.array([[1.0, np.nan], [2.0, 0.0], [3.0, 0.0]]))
+    (tmp_path / "keys").write_text("3\n1\n2\n")
+    done = run(
+        shop, "--out", tmp_path / "out", *COLUMNS, "--encoder", tmp_path / "v.npy",
+        "--vector-keys", tmp_path / "keys", "--replace-non-finite", "--k-core", 1,
+        "--split-rule", "global-time", "--valid-share", 0.2, "--test-share", 0.2,
+        "--repeats", "last", "--ties", "file", "--text-template", "{name}",
+        "--raw-dir", tmp_path / "raw",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    data = PreparedDataset.load(tmp_path / "out")
+    assert data.item_embeddings.tolist() == [[2, 0], [3, 0], [1, 0]]
+    assert data.meta["split_rule"] == "global-time"
+    assert data.meta["card"]["options"]["repeats"] == "last"
+    assert data.item_texts[1] == "Blue Cup"
+
+
+def test_a_prepared_set_may_be_replaced_and_nothing_else(run, shop, tmp_path):
+    out = tmp_path / "out"
+    for _ in range(2):
+        assert run(shop, "--out", out, *COLUMNS, "--raw-dir", tmp_path / "raw").exit_code == 0
+    done = run(shop, "--out", shop, *COLUMNS)
+    assert done.exit_code == 2
+    assert (shop / "log.csv").read_text() == LOG
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["{shop}", "--out", "{shop}", *COLUMNS], "--out must be a new or empty folder"),
+        (["{shop}", "--out", "{out}"], "column for the user, got who, what, when"),
+        (["{shop}/log.csv", "--out", "{out}"], "--interactions log.csv --items <items file>"),
+        (["{shop}/..", "--out", "{out}"], "SOURCE must hold a release"),
+        (["beuty", "--out", "{out}"], "got 'beuty'; did you mean beauty"),
+        (["{shop}", "--out", "{out}", "--dataset", "ml"], "dataset must be one of the known kinds"),
+        (["{shop}", "--out", "{out}", "--dataset", "ml-1m"], "ml-1m must hold ratings.dat"),
+        (["{shop}", "--out", "{out}", *COLUMNS[:-1], "whn"], "got 'whn'"),
+        (["{shop}", "--out", "{out}", *COLUMNS, "--min-rating", "3"], "interactions with a rating"),
+        (["{shop}", "--out", "{out}", *COLUMNS, "--k-core", "9"], "keep at least one interaction"),
+        (
+            ["{shop}", "--out", "{out}", *COLUMNS, "--encoder", "x.npy"],
+            "embeddings file must exist",
+        ),
+        (["{shop}", "--out", "{out}", *COLUMNS, "--ties", "no"], "ties must be one of"),
+        (["{shop}", "--out", "{out}", *COLUMNS, "--text-template", "{{x}}"], "got 'x'"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(run, shop, tmp_path, arguments, message):
+    filled = [a.format(shop=shop, out=tmp_path / "out") for a in arguments]
+    done = run(*filled)
+    assert done.exit_code == 2, done.output
+    lines = done.stderr.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("error: ")
+    assert message in lines[0]
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_release_by_name_is_fetched(tmp_path, monkeypatch, capsys):
+    """The whole way from a name to arrays, with the network replaced by a folder."""
+    contents = {
+        "reviews_Beauty_5.json.gz": "".join(
+            f'{{"reviewerID": "A{k}", "asin": "B{j}", "unixReviewTime": {j}, "overall": 5.0}}\n'
+            for k in range(3)
+            for j in range(4)
+        ),
+        "meta_Beauty.json.gz": "".join(
+            f"{{'asin': 'B{j}', 'title': 'Soap {j}'}}\n" for j in range(4)
+        ),
+    }
+
+    def fetch(url, destination, **_):
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        destination.write_text(contents[Path(url).name])
+        return destination
+
+    monkeypatch.setattr(releases, "fetch", fetch)
+    data = prepare_source("beauty", tmp_path / "out", raw_dir=tmp_path / "raw")
+    assert data.sequence_items.tolist() == [0, 1, 2, 3] * 3
+    assert "Amazon 2014, 5-core, Beauty" in capsys.readouterr().out
