@@ -86,7 +86,7 @@ class TfidfSvdEncoder:
         self.dim = dim
         self.seed = seed
         self.name = f"tfidf:{dim}"
-        self.identity = f"tfidf:{dim}:{seed}:1"  # the last number counts changes of the recipe
+        self.identity = f"tfidf:{dim}:{seed}:2"  # the last number counts changes of the recipe
 
     def encode(self, texts: Sequence[str], *, item_keys: Sequence[str] | None = None) -> Embeddings:
         """Embed texts; rows have length 1, a text without a word gives a row of zeros.
@@ -107,7 +107,8 @@ class TfidfSvdEncoder:
         vectorizer = TfidfVectorizer(
             sublinear_tf=True,
             ngram_range=(1, 2),
-            min_df=2 if len(texts) >= 2_000 else 1,  # drops the long tail of unique pairs
+            # Words of a single item tell near duplicates apart; only large catalogues drop them.
+            min_df=2 if len(texts) >= 100_000 else 1,
             max_features=200_000,
             token_pattern=r"(?u)\b\w+\b",
             dtype=np.float32,
