@@ -1,13 +1,34 @@
-"""Fixtures shared by all tests."""
+"""Fixtures shared by all tests: real data, and runs of the scripts on the shipped sample."""
 
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+Launch = Callable[..., subprocess.CompletedProcess[str]]
+
+#: A stage on the sample in some seconds: what each test changes comes on top.
+STAGE_ONE = {"iterations": 20, "kmeans_after_epochs": 1, "eval_every": 10, "log_every": 1}
+STAGE_TWO = {
+    "iterations": 12,
+    "epochs": None,
+    "full_eval_every": 6,
+    "log_every": 1,
+    "decoder_embed_dim": 16,
+    "attn_embed_dim": 16,
+    "attn_heads": 2,
+    "attn_layers": 2,
+    "ff_dim": 32,
+    "num_beams": 10,
+    "top_k_eval_list": [5, 10],
+}
 
 
 @pytest.fixture(scope="session")
@@ -23,3 +44,113 @@ def shared_data() -> Path:
     if not path.is_dir():
         pytest.skip(f"real data is absent: no folder {path}; set GENREC_TEST_DATA")
     return path
+
+
+def bindings(**settings: object) -> list[str]:
+    """Write settings of ``train`` as words of a command line."""
+    return [word for k, v in settings.items() for word in ("--gin", f"train.{k}={v!r}")]
+
+
+@pytest.fixture(scope="session")
+def launch() -> Launch:
+    """A function that runs a script, by default without a launcher, which is fastest.
+
+    With ``processes`` it is launched: one process by Accelerate, more by torchrun, since
+    ``accelerate launch --cpu`` starts a single process whatever the number.
+    """
+
+    def run(
+        script: str, *words: object, processes: int | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        launcher: list[str] = []
+        if processes == 1:
+            launcher = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1"]
+            launcher += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+        elif processes is not None:
+            launcher = ["-m", "torch.distributed.run", "--standalone"]
+            launcher += ["--nproc_per_node", str(processes)]
+        return subprocess.run(
+            [sys.executable, *launcher, str(REPOSITORY / "scripts" / script), *map(str, words)],
+            cwd=REPOSITORY,
+            capture_output=True,
+            text=True,
+            timeout=240,
+            env={
+                **os.environ,
+                "ACCELERATE_USE_CPU": "true",
+                "HF_HUB_OFFLINE": "1",
+                "OMP_NUM_THREADS": "1",
+            },
+        )
+
+    return run
+
+
+class Workshop:
+    """A folder with prepared data and runs on the sample.
+
+    Attributes:
+        path: The folder.
+    """
+
+    def __init__(self, path: Path, launch: Launch) -> None:
+        self.path, self.launch = path, launch
+
+    def tokenizer(
+        self, name: str, *words: str, processes: int | None = None, **settings: object
+    ) -> Path:
+        """Train stage one; return its run."""
+        target = self.path / name
+        settings = {
+            **STAGE_ONE,
+            "save_dir_root": str(target),
+            "processed_dir": str(self.path / "processed"),
+            **settings,
+        }
+        config = "configs/rqvae/sample.gin"
+        done = self.launch(
+            "train_rqvae.py", config, *bindings(**settings), *words, processes=processes
+        )
+        assert done.returncode == 0, done.stderr
+        return target
+
+    def decoder(
+        self,
+        name: str,
+        tokenizer: Path,
+        *words: str,
+        processes: int | None = None,
+        **settings: object,
+    ) -> Path:
+        """Train stage two; return its run."""
+        target = self.path / name
+        settings = {
+            **STAGE_TWO,
+            "save_dir_root": str(target),
+            "pretrained_rqvae_path": str(tokenizer),
+            **settings,
+        }
+        config = "configs/decoder/sample.gin"
+        done = self.launch(
+            "train_decoder.py", config, *bindings(**settings), *words, processes=processes
+        )
+        assert done.returncode == 0, done.stderr
+        return target
+
+
+@pytest.fixture(scope="session")
+def workshop(tmp_path_factory, launch) -> Workshop:
+    """Where the runs of this session lie."""
+    return Workshop(tmp_path_factory.mktemp("workshop"), launch)
+
+
+@pytest.fixture(scope="session")
+def sample_tokenizer(workshop) -> Path:
+    """A finished stage-one run on the sample, with checkpoints at steps 10 and 20."""
+    return workshop.tokenizer("rqvae", processes=1)
+
+
+@pytest.fixture(scope="session")
+def sample_decoder(workshop, sample_tokenizer) -> Path:
+    """A finished stage-two run on it, with checkpoints at steps 6 and 12."""
+    return workshop.decoder("decoder", sample_tokenizer, processes=1)

@@ -8,6 +8,7 @@ process. What a batch holds depends on (seed, epoch, position) alone.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -140,10 +141,12 @@ class TrainingBatches:
         self.items = torch.from_numpy(np.array(data.data.sequence_items)).to(table.codes.device)
         if mode == "packed":
             self.columns: tuple[npt.NDArray[np.int64], ...] = data.packed_windows()
-            self.sizes = self.columns[1]
+            _, self.sizes, firsts, _ = self.columns
+            self.num_targets = self.sizes - firsts
         else:
             self.columns = (data.positions, data.lengths, data.users)
             self.sizes = data.lengths
+            self.num_targets = np.ones_like(self.sizes)
         users = self.columns[-1]
         self._user_starts = np.flatnonzero(np.diff(users, prepend=-1))
         self.num_rows = len(self._user_starts) if one_per_user else len(users)
@@ -166,7 +169,9 @@ class TrainingBatches:
         gather = gather_windows if self.mode == "packed" else gather_rows
         for rows in self.plan(epoch)[start:]:
             mine = rows[self.rank :: self.world_size]
-            yield self.table.tokenize(gather(self.items, *(c[mine] for c in self.columns)))
+            batch = self.table.tokenize(gather(self.items, *(c[mine] for c in self.columns)))
+            share = self.num_targets[mine].sum() / self.num_targets[rows].sum()
+            yield replace(batch, weight=float(share * self.world_size))
 
     def plan(self, epoch: int) -> list[npt.NDArray[np.int64]]:
         """Draw the batches of an epoch, the same on every process.

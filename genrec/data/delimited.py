@@ -29,6 +29,7 @@ __all__ = ["Dialect", "read_delimited", "read_header", "sample_values"]
 _LONGEST_RECORD_LINES = 200
 _SAMPLE_LINES = 1_000
 _SAMPLE_BYTES = 1 << 18
+_MARK = "\x1e"
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def read_header(path: Path, dialect: Dialect) -> list[str]:
     line = first_line(path)
     if not line.strip():
         raise DataError(f"table must have a header line, got an empty file {path}; check the file")
-    return [name.strip() for name in _fields(_decode(line, dialect)[0], dialect)]
+    return [name.strip() for name in _fields(_decode(line, dialect)[0], dialect)[0]]
 
 
 def sample_values(path: Path, source: str, dialect: Dialect) -> list[str]:
@@ -86,7 +87,7 @@ def sample_values(path: Path, source: str, dialect: Dialect) -> list[str]:
         chunk = _without_header(chunk)
     values = []
     for line in chunk.data.split(b"\n")[:_SAMPLE_LINES] if chunk else ():
-        fields = _fields(_decode(line.rstrip(b"\r"), dialect)[0], dialect)
+        fields, _ = _fields(_decode(line.rstrip(b"\r"), dialect)[0], dialect)
         if position < len(fields):
             values.append(fields[position])
     return values
@@ -258,7 +259,7 @@ class _LineParser:
                 self.rejected.repaired(self.file, "not UTF-8, read as Latin-1", line=number)
             try:
                 if used <= 0:
-                    raise ValueError("a quote that does not close")
+                    raise ValueError("a quote or carriage return out of place")
                 if (row := self._row(fields)) is not None:
                     rows.append(row)
             except ValueError as reason:
@@ -269,18 +270,18 @@ class _LineParser:
     def _record(self, text: str, lines: list[bytes], index: int) -> tuple[list[str], int]:
         """Split a record into fields and say how many lines it takes.
 
-        Zero where its quote never closes, -1 where the block ends before it can be told.
+        Zero where no fields can be made of it, -1 where the block ends before it can be told.
         """
-        fields = _fields(text, self.dialect)
-        if not (self.dialect.quoted and fields and fields[-1].endswith("\n")):
-            return fields, 1
+        fields, is_open = _fields(text, self.dialect)
+        if not is_open:
+            return fields, 1 if fields else 0
         end = min(len(lines), index + _LONGEST_RECORD_LINES)
         for following in range(index + 1, end):
             text += "\n" + _decode(lines[following], self.dialect)[0]
             if b'"' not in lines[following]:
                 continue
-            fields = _fields(text, self.dialect)
-            if not fields[-1].endswith("\n"):
+            fields, is_open = _fields(text, self.dialect)
+            if not is_open:
                 # Two stray quotes close each other too; then the number of fields is wrong.
                 used = following + 1 - index
                 return (fields, used) if len(fields) == self.num_fields else ([], 0)
@@ -299,11 +300,19 @@ class _LineParser:
         return values
 
 
-def _fields(text: str, dialect: Dialect) -> list[str]:
-    """Split a line; where a quote stays open, the last field ends in a line feed."""
+def _fields(text: str, dialect: Dialect) -> tuple[list[str], bool]:
+    """Split a record into fields, none where that fails; tell whether a quote stays open."""
     if not dialect.quoted or '"' not in text:
-        return text.split(dialect.separator)
-    return next(csv.reader([text + "\n"], delimiter=dialect.separator), [])
+        return text.split(dialect.separator), False
+    # An open quote swallows the mark behind the last field.
+    marked = f"{text}{dialect.separator}{_MARK}"
+    try:
+        fields = next(csv.reader([marked], delimiter=dialect.separator))
+    except csv.Error:
+        return [], False
+    if fields[-1] != _MARK:
+        return fields, True
+    return fields[:-1], False
 
 
 def _decode(line: bytes, dialect: Dialect) -> tuple[str, bool]:

@@ -43,6 +43,8 @@ class TokenizedBatch:
         user_ids: Hashed users, shape ``(B,)``, int64.
         packed: As in :class:`SequenceBatch`.
         padded: As in :class:`SequenceBatch`.
+        weight: Of the batch's mean loss among those of all processes, 1 on average, so that
+            every target of the step counts the same wherever it is.
     """
 
     history: Tensor
@@ -50,3 +52,4 @@ class TokenizedBatch:
     user_ids: Tensor
     packed: bool = False
     padded: bool = True
+    weight: float = 1.0

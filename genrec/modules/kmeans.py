@@ -78,9 +78,9 @@ def kmeans(
         scikit-learn. Differs: seeds are searched in a bounded random share of the samples.
 
     Example:
-        >>> x = torch.tensor([[0.0], [0.1], [5.0], [5.1]])
+        >>> x = torch.tensor([[0.0], [1.0], [5.0], [6.0]])
         >>> kmeans(x, 2).centroids.sort(dim=0).values.flatten().tolist()
-        [0.05..., 5.05...]
+        [0.5, 5.5]
     """
     if x.ndim != 2 or x.shape[0] == 0:
         raise ValueError(

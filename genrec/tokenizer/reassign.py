@@ -89,9 +89,6 @@ def reassign(
 
     Raises:
         ArtifactError: If there are fewer tuples than items.
-
-    Example:
-        Used by ``SemanticIdTokenizer.build(..., policy="reassign")``.
     """
     sizes = tuple(int(size) for size in quantizer.codebook_sizes)
     if len(taken) + len(rows) > math.prod(sizes):

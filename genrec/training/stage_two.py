@@ -130,8 +130,11 @@ def train_retrieval(
             label_smoothing=settings.label_smoothing,
             level_weights=settings.level_weights,
         )
-        levels = {f"loss_level_{i + 1}": x for i, x in enumerate(out.level_losses.unbind())}
-        return out.loss, {"loss": out.loss, **levels}
+        loss, by_level = out.loss * batch.weight, out.level_losses * batch.weight
+        return loss, {
+            "loss": loss,
+            **{f"loss_level_{i + 1}": x for i, x in enumerate(by_level.unbind())},
+        }
 
     return fit(
         accelerator=accelerator,

@@ -1,4 +1,4 @@
-"""Data sets shared by the integration tests."""
+"""Real data, prepared once."""
 
 from __future__ import annotations
 

@@ -206,3 +206,14 @@ def test_evaluation_hardly_pads(train):
 def test_bad_settings_are_refused(train, options, message):
     with pytest.raises(ConfigError, match=message):
         loader(train, **options)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_weights_make_the_mean_over_processes_that_over_targets(train, mode):
+    parts = [
+        list(loader(train, mode=mode, rank=rank, world_size=2).batches(0)) for rank in range(2)
+    ]
+    for pair in zip(*parts, strict=True):
+        counts = [int((batch.targets[..., 0] >= 0).sum()) for batch in pair]
+        shares = [2 * count / sum(counts) for count in counts]
+        assert [batch.weight for batch in pair] == pytest.approx(shares)

@@ -107,7 +107,7 @@ def test_flaws_are_counted_by_line(tmp_path):
         "no item": [6],
         "no time": [8],
         "more than 5 fields": [12],
-        "a quote that does not close": [14],
+        "a quote or carriage return out of place": [14],
     }
 
 

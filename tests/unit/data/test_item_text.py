@@ -25,7 +25,7 @@ def test_clean_text(dirty, clean):
 
 
 def test_join_path_leaves_out_what_is_empty():
-    assert join_path(["Beauty", None, "", "Nails &amp; Hands"]) == "Beauty > Nails & Hands"
+    assert join_path(["Beauty", None, "", "Nails & Hands"]) == "Beauty > Nails & Hands"
     assert join_path([]) == ""
 
 
