@@ -179,6 +179,9 @@ def app_command(app: typer.Typer) -> None:
         keep_unseen_items: Annotated[
             bool, typer.Option(help="Keep items that nobody interacted with.")
         ] = False,
+        items_only: Annotated[
+            bool, typer.Option(help="A catalogue without interactions, for stage one alone.")
+        ] = False,
         raw_dir: Annotated[Path, typer.Option(help="Where fetched files are kept.")] = Path(
             "data/raw"
         ),
@@ -192,6 +195,7 @@ def app_command(app: typer.Typer) -> None:
                 "interactions": interactions,
                 "separator": separator,
                 "encoding": encoding,
+                "items_only": items_only or None,
                 "columns": _columns(
                     user=user_column,
                     item=item_column,

@@ -15,7 +15,7 @@ from pathlib import Path
 import polars as pl
 
 from genrec.data.card import RejectedRows
-from genrec.data.columns import Column, TimeReader
+from genrec.data.columns import Column, TimeReader, final_schema
 from genrec.data.delimited import Dialect, read_delimited
 from genrec.data.tables import ITEM, RATING, TIME, USER, RawTables
 from genrec.errors import MissingPathError
@@ -54,15 +54,18 @@ _GENRES_100K = (
 )
 
 
-def find_movielens(root: str | os.PathLike[str], release: str) -> tuple[Path, ...]:
+def find_movielens(
+    root: str | os.PathLike[str], release: str, *, items_only: bool = False
+) -> tuple[Path, ...]:
     """Find the files of a release.
 
     Args:
         root: The release's folder, or the folder that holds it.
         release: For example ``"ml-1m"``.
+        items_only: Do without the ratings.
 
     Returns:
-        Ratings and movies, then tags where there are tags.
+        Movies, then ratings, then tags where there are tags.
 
     Raises:
         MissingPathError: If a file is not there.
@@ -74,20 +77,25 @@ def find_movielens(root: str | os.PathLike[str], release: str) -> tuple[Path, ..
             break
     else:
         folder = base
-    for name in (layout.ratings, layout.movies):
+    wanted = [layout.movies] if items_only else [layout.movies, layout.ratings]
+    for name in wanted:
         if not (folder / name).is_file():
             raise MissingPathError(
-                f"{release} must hold {layout.ratings} and {layout.movies}, got {folder} without "
+                f"{release} must hold {' and '.join(reversed(wanted))}, got {folder} without "
                 f"{name}; unpack the whole release there"
             )
-    files = [folder / layout.ratings, folder / layout.movies]
+    files = [folder / name for name in wanted]
     if layout.tags and (folder / layout.tags).is_file():
         files.append(folder / layout.tags)
     return tuple(files)
 
 
 def read_movielens(
-    root: str | os.PathLike[str], release: str, *, tags_per_movie: int = 10
+    root: str | os.PathLike[str],
+    release: str,
+    *,
+    tags_per_movie: int = 10,
+    items_only: bool = False,
 ) -> RawTables:
     """Read a release.
 
@@ -95,6 +103,7 @@ def read_movielens(
         root: See :func:`find_movielens`.
         release: For example ``"ml-32m"``.
         tags_per_movie: Most frequent tags of a movie to put into its text; 0 takes none.
+        items_only: Leave the ratings out.
 
     Returns:
         The tables; items are named by ``movieId``.
@@ -103,24 +112,30 @@ def read_movielens(
         MissingPathError: If a file is not there.
         DataError: If a file does not hold what it should.
     """
-    files = find_movielens(root, release)
+    files = find_movielens(root, release, items_only=items_only)
     layout = _LAYOUTS[_LAYOUT_OF.get(release, "csv")]
     rejected = RejectedRows()
-    ratings = read_delimited(
-        files[0],
-        [
-            Column(USER, "userId", "number_key"),
-            Column(ITEM, "movieId", "number_key"),
-            Column(RATING, "rating", "rating"),
-            Column(TIME, "timestamp", "time"),
-        ],
-        rejected=rejected,
-        dialect=layout.ratings_dialect,
-        time=TimeReader(["0"], where=f"timestamp of {files[0]}"),
-    )
-    movies = _read_movies(files[1], rejected)
-    if len(files) > 2 and tags_per_movie > 0:
-        tags = _read_tags(files[2], tags_per_movie, rejected)
+    movies_path, *others = files
+    columns = [
+        Column(USER, "userId", "number_key"),
+        Column(ITEM, "movieId", "number_key"),
+        Column(RATING, "rating", "rating"),
+        Column(TIME, "timestamp", "time"),
+    ]
+    if items_only:
+        ratings = pl.DataFrame(schema=final_schema(columns))
+    else:
+        path = others.pop(0)
+        ratings = read_delimited(
+            path,
+            columns,
+            rejected=rejected,
+            dialect=layout.ratings_dialect,
+            time=TimeReader(["0"], where=f"timestamp of {path}"),
+        )
+    movies = _read_movies(movies_path, rejected)
+    if others and tags_per_movie > 0:
+        tags = _read_tags(others[0], tags_per_movie, rejected)
         movies = movies.join(tags, on=ITEM, how="left", maintain_order="left")
     else:
         movies = movies.with_columns(pl.lit(None, pl.String).alias("tags"))
@@ -131,6 +146,7 @@ def read_movielens(
         items=movies,
         text_template=MOVIELENS_TEMPLATE,
         rejected=rejected,
+        items_only=items_only,
     )
 
 

@@ -64,6 +64,8 @@ def prepare(
         ConfigError: If an option asks for what the source does not have.
     """
     options = _with_defaults(options or PrepareOptions(), raw)
+    if raw.items_only:
+        options = replace(options, keep_unseen_items=True)
     card = DataCard(raw.name, raw.source)
     rows, user_keys, item_keys = _filtered(raw, options, card)
     rows, user_keys = _compact_users(rows, user_keys)
@@ -94,7 +96,7 @@ def prepare(
         rejected=raw.rejected.as_list(),
         repaired=raw.rejected.repaired_list(),
     )
-    if rows.times is not None:
+    if rows.times is not None and len(rows):
         card.note(
             time_span=time_span(int(rows.times.min()), int(rows.times.max()), raw.ticks_per_s)
         )
@@ -178,7 +180,7 @@ def _filtered(
         rows, rounds = k_core(rows, min_user=min_user, min_item=min_item)
         card.step(f"at least {min_user} a user and {min_item} an item", **rows.counts())
         card.note(k_core_rounds=rounds)
-    if len(rows) == 0:
+    if len(rows) == 0 and not raw.items_only:
         raise DataError(
             f"a data set must keep at least one interaction, got 0 of {len(frame)} in "
             f"{raw.source} after the filters; loosen min_rating or the minimum counts"
@@ -307,7 +309,7 @@ def _statistics(
         "users": num_users,
         "items": num_items,
         "interactions": len(rows),
-        "density": float(f"{len(rows) / (num_users * num_items):.3g}"),
+        "density": float(f"{len(rows) / max(1, num_users * num_items):.3g}"),
         "history_length": history_quantiles(np.diff(offsets)),
         "interactions_by_part": {
             "train": int((train_ends - offsets[:-1]).sum()),

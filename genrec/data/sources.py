@@ -69,20 +69,24 @@ def open_source(
             return _source(files, read_p5, path, split, **more)
         reviews = find_amazon(path, split)
         return _source((reviews.reviews, reviews.meta), read_amazon, path, split, **more)
+    items_only = bool(more.get("items_only"))
     if dataset in ("tables", "sample"):
         if dataset == "sample":
             more = {"text_template": AMAZON_TEMPLATE, **more}
         named = (more.pop("items", None), more.pop("interactions", None))
         items, interactions = (path / name if name else None for name in named)
-        if items is None or interactions is None:
-            usual = find_tables(path)
+        more.pop("items_only", None)
+        if items is None or (interactions is None and not items_only):
+            usual = find_tables(path, items_only=items_only or interactions is not None)
             items, interactions = items or usual[0], interactions or usual[1]
         name = more.pop("name", None) or ("sample" if dataset == "sample" else path.resolve().name)
         tables = {"items": items, "interactions": interactions, "name": name}
-        return _source((items, interactions), read_tables, **tables, **more)
+        files = tuple(file for file in (items, interactions) if file is not None)
+        return _source(files, read_tables, **tables, **more)
     if dataset == "recbole":
         return _source(find_recbole(path, split), read_recbole, path, split, **more)
-    return _source(find_movielens(path, dataset), read_movielens, path, dataset, **more)
+    files = find_movielens(path, dataset, items_only=items_only)
+    return _source(files, read_movielens, path, dataset, **more)
 
 
 def detect_kind(folder: Path, split: str | None = None) -> str:

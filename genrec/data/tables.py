@@ -63,6 +63,7 @@ class RawTables:
         min_interactions: Fewest interactions of a user and of an item, where the options leave
             them open.
         vectors: One vector a row of ``items``, where the source brings them.
+        items_only: Whether this is a catalogue without interactions, for stage one alone.
         notes: More facts for the data card.
     """
 
@@ -78,6 +79,7 @@ class RawTables:
     item_order: pl.Series | None = None
     min_interactions: int = 0
     vectors: npt.NDArray[np.floating[Any]] | None = None
+    items_only: bool = False
     notes: dict[str, Any] = field(default_factory=dict)
 
 

@@ -66,22 +66,26 @@ class TableColumns:
     time_unit: str | None = None
 
 
-def find_tables(folder: str | os.PathLike[str]) -> tuple[Path, Path]:
+def find_tables(
+    folder: str | os.PathLike[str], *, items_only: bool = False
+) -> tuple[Path, Path | None]:
     """Find the two tables of a folder by their names.
 
     Args:
         folder: The folder.
+        items_only: Do without the interactions.
 
     Returns:
         Path of the items (``items.*``, ``products.*``, ...) and of the interactions
-        (``interactions.*``, ``events.*``, ...).
+        (``interactions.*``, ``events.*``, ...), None with ``items_only``.
 
     Raises:
         MissingPathError: If one of them is not there.
     """
     base = Path(folder)
-    found = []
-    for option, stems in (("--items", _ITEM_STEMS), ("--interactions", _LOG_STEMS)):
+    found: list[Path | None] = []
+    tables = [("--items", _ITEM_STEMS), ("--interactions", _LOG_STEMS)]
+    for option, stems in tables[: 1 if items_only else 2]:
         paths = [base / f"{stem}{suffix}" for stem in stems for suffix in TABLE_SUFFIXES]
         path = next((path for path in paths if path.is_file()), None)
         if path is None:
@@ -90,13 +94,15 @@ def find_tables(folder: str | os.PathLike[str]) -> tuple[Path, Path]:
                 f"got {base} without it; add the file or name it with {option}"
             )
         found.append(path)
-    return found[0], found[1]
+    items, interactions = [*found, None][:2]
+    assert items is not None
+    return items, interactions
 
 
 def read_tables(
     *,
     items: str | os.PathLike[str],
-    interactions: str | os.PathLike[str],
+    interactions: str | os.PathLike[str] | None,
     name: str,
     columns: TableColumns | None = None,
     text_template: str | None = None,
@@ -107,7 +113,7 @@ def read_tables(
 
     Args:
         items: One row an item: Parquet, CSV, TSV or JSON lines.
-        interactions: One row an interaction, in any of these formats.
+        interactions: One row an interaction, in any of these formats; None for a catalogue alone.
         name: Short name of the data set.
         columns: Names of the columns; None guesses all.
         text_template: Template of the item text; None names every text column.
@@ -124,8 +130,10 @@ def read_tables(
     columns = columns or TableColumns()
     rejected = RejectedRows()
     taken: dict[str, str] = {}
-    log = TableFile(Path(interactions), separator=separator, encoding=encoding)
-    frame, time = _read_log(log, columns, rejected, taken)
+    frame, time = pl.DataFrame(schema={USER: pl.String, ITEM: pl.String}), None
+    if interactions is not None:
+        log = TableFile(Path(interactions), separator=separator, encoding=encoding)
+        frame, time = _read_log(log, columns, rejected, taken)
     catalogue = TableFile(Path(items), separator=separator, encoding=encoding)
     key = _named("item_key", columns.item_key, catalogue, taken, guess="item")
     assert key is not None
@@ -139,7 +147,7 @@ def read_tables(
     table, vectors = _read_items(catalogue, key, fields, vector, rejected)
     return RawTables(
         name=name,
-        source=f"tables {catalogue.path.name} and {log.path.name}",
+        source=" and ".join(f"table {Path(p).name}" for p in (items, interactions) if p),
         interactions=frame,
         items=table,
         text_template=text_template or _template(texts),
@@ -147,6 +155,7 @@ def read_tables(
         rejected=rejected,
         ticks_per_s=time.ticks_per_s if time else 1,
         vectors=vectors,
+        items_only=interactions is None,
         notes={"columns": taken},
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from genrec.commands.prepare import prepare_source
 from genrec.data.p5_amazon import P5AmazonItemDataset
 
 
@@ -70,3 +71,36 @@ def test_beauty_root_may_be_the_split_itself(beauty, shared_data, tmp_path):
         processed_dir=tmp_path,
     )
     assert items.prepared.fingerprint == beauty.fingerprint
+
+
+def test_movielens_latest_small(shared_data, tmp_path):
+    """Five rated movies have no row in ``movies.csv``: they keep their ratings and ids."""
+    source = shared_data / "movielens" / "ml-latest-small"
+    data = prepare_source(str(source), tmp_path / "out", raw_dir=tmp_path)
+    assert (data.num_users, data.num_items, data.num_interactions) == (610, 9_724, 100_836)
+    card = data.meta["card"]
+    assert card["items_without_metadata"] == 5
+    assert card["rejected"] == []
+    keys = list(data.item_keys)
+    nameless = [keys.index(key) for key in ("6003", "26958", "32600", "64997", "168358")]
+    assert {data.item_texts[item] for item in nameless} == {""}
+    lines = (source / "ratings.csv").read_text().split()[1:]
+    rated = np.array([int(line.split(",")[1]) for line in lines])
+    counts = np.bincount(data.sequence_items, minlength=data.num_items)
+    assert [counts[i] for i in nameless] == [(rated == int(keys[i])).sum() for i in nameless]
+    assert counts[keys.index("1")] == (rated == 1).sum()
+    assert data.item_titles[keys.index("1")] == "Toy Story (1995)"
+
+
+def test_movielens_1m_movies_alone(shared_data, tmp_path):
+    data = prepare_source(
+        str(shared_data / "movielens" / "ml-1m"),
+        tmp_path / "out",
+        dataset="ml-1m",
+        reader_options={"items_only": True},
+        raw_dir=tmp_path,
+    )
+    assert (data.num_items, data.num_users, data.num_interactions) == (3_883, 0, 0)
+    assert data.item_texts[0] == (
+        "Title: Toy Story; Year: 1995; Genres: Animation, Children's, Comedy"
+    )

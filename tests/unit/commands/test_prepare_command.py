@@ -147,3 +147,15 @@ def test_a_release_by_name_is_fetched(tmp_path, monkeypatch, capsys):
     data = prepare_source("beauty", tmp_path / "out", raw_dir=tmp_path / "raw")
     assert data.sequence_items.tolist() == [0, 1, 2, 3] * 3
     assert "Amazon 2014, 5-core, Beauty" in capsys.readouterr().out
+
+
+def test_a_catalogue_alone(run, shop, tmp_path):
+    (shop / "log.csv").unlink()
+    out = tmp_path / "out"
+    done = run(shop, "--out", out, "--items", "catalogue.csv", "--items-only",
+               "--raw-dir", tmp_path / "raw")  # fmt: skip
+    assert done.exit_code == 0, done.output
+    data = PreparedDataset.load(out)
+    assert list(data.item_keys) == ["1", "2", "3"]
+    assert (data.num_users, data.num_interactions) == (0, 0)
+    assert data.meta["card"]["items_without_interactions"] == 3
