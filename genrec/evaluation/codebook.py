@@ -202,6 +202,8 @@ def collapse_alarms(report: CodebookReport) -> list[str]:
     Returns:
         One sentence a level in trouble; empty where all is well.
     """
+    if report.collision_rate == 0 and report.r2 > 0.95:
+        return []  # few items: the first levels tell them apart, and leave nothing to the others
     alarms = []
     levels = zip(report.codebook_sizes, report.codes_used, report.perplexity, strict=True)
     for level, (size, used, perplexity) in enumerate(levels, start=1):

@@ -110,3 +110,9 @@ def test_alarm_says_which_level_and_what_to_change(
 def test_more_codes_than_items_are_no_collapse() -> None:
     few = replace(healthy(), num_items=20, codes_used=(20, 18), perplexity=(19.0, 17.0))
     assert collapse_alarms(few) == []
+
+
+def test_levels_that_are_not_needed_are_no_collapse() -> None:
+    tiny = replace(healthy(), num_items=30, codes_used=(30, 8), perplexity=(30.0, 6.7))
+    assert len(collapse_alarms(tiny)) == 1
+    assert collapse_alarms(replace(tiny, r2=0.999, collision_rate=0.0)) == []
