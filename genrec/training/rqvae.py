@@ -102,7 +102,7 @@ def train(
     sinkhorn_epsilon: float = 0.05,
     sinkhorn_iters: int = 20,
     gumbel_temperature: float = 1.0,
-    gumbel_temperature_end: float | None = None,
+    gumbel_temperature_end: float | None = 0.05,
     # Loss.
     commitment_weight: float = 0.25,
     commitment_start: float = 0.0,
