@@ -17,7 +17,8 @@ def separate_last_level(ids: Tensor, residual: Tensor, codes: Tensor) -> Tensor:
     """Find a free code of the last level for every item but one of each colliding group.
 
     The item that fits its code best keeps it. The others get the nearest codes that no item
-    with the same first ``L - 1`` codes has; where two want one code, the nearer gets it.
+    with the same first ``L - 1`` codes has, seen from their residuals moved apart; where two want
+    one code, the nearer gets it.
 
     Args:
         ids: Codes of the items, shape ``(N, L)``, int64.
@@ -48,7 +49,7 @@ def separate_last_level(ids: Tensor, residual: Tensor, codes: Tensor) -> Tensor:
     taken = torch.zeros(len(crowded), num_codes, dtype=torch.bool, device=ids.device)
     taken[place[settled], ids[settled, -1]] = True
 
-    cost = torch.cdist(residual[movers], codes)  # (M, K)
+    cost = torch.cdist(_spread_out(residual, codes, prefix)[movers], codes)  # (M, K)
     waiting = torch.arange(len(movers), device=ids.device)
     while len(waiting) > 0:  # every round settles at least one item of each prefix with room
         best, choice = cost[waiting].masked_fill(taken[row[waiting]], torch.inf).min(dim=1)
@@ -59,6 +60,25 @@ def separate_last_level(ids: Tensor, residual: Tensor, codes: Tensor) -> Tensor:
         taken[row[waiting[wins]], choice[wins]] = True
         waiting = waiting[~wins]
     return aims
+
+
+def _spread_out(residual: Tensor, codes: Tensor, prefix: Tensor) -> Tensor:
+    """Move the residuals of each prefix apart, until they lie as far apart as codes do.
+
+    Items that share an id lie close together. Seen from afar, the codes around them lie in
+    directions that have nothing to do with how the items differ, and such aims cannot be learnt.
+    """
+    num_prefixes = int(prefix.max()) + 1
+    counts = torch.bincount(prefix, minlength=num_prefixes).to(residual.dtype)  # (P,)
+    means = torch.zeros(
+        num_prefixes, residual.shape[1], dtype=residual.dtype, device=residual.device
+    )
+    means = means.index_add_(0, prefix, residual) / counts[:, None]
+    centred = residual - means[prefix]  # (N, D)
+    spread = torch.zeros_like(counts).index_add_(0, prefix, centred.square().sum(dim=1)) / counts
+    wanted = (codes - codes.mean(dim=0)).square().sum(dim=1).mean()
+    factor = (wanted / spread.clamp_min(1e-12)).sqrt().clamp(1.0, 100.0)  # (P,)
+    return means[prefix] + factor[prefix, None] * centred
 
 
 def _first_of_group(group: Tensor, cost: Tensor) -> Tensor:

@@ -48,3 +48,12 @@ def test_unique_ids_stay() -> None:
     ids = torch.tensor([[0, 1], [0, 2], [1, 1]])
     assert separate_last_level(ids, torch.zeros(3, 2), torch.randn(4, 2)).tolist() == [-1] * 3
     assert separate_last_level(ids[:1], torch.zeros(1, 2), torch.randn(4, 2)).tolist() == [-1]
+
+
+def test_close_items_go_different_ways() -> None:
+    """Two near twins beside a code: the one on the right goes right, however close they lie."""
+    codes = torch.tensor([[0.0, 0.0], [-1.0, 0.2], [1.0, 0.3]])
+    residual = torch.tensor([[-0.002, 0.0], [0.002, 0.0], [0.0, 0.0]])
+    ids = torch.zeros(3, 2, dtype=torch.int64)
+    # From afar code 1 is the nearer one to both.
+    assert separate_last_level(ids, residual, codes).tolist() == [1, 2, -1]
