@@ -21,7 +21,8 @@ MAX_ITEMS = 20
 
 
 def measure(step: Callable[[int], int], steps: int, device: str) -> float:
-    """Samples a second over some steps, after one that is not counted."""
+    """Samples a second over some steps, after two that are not counted."""
+    step(0)
     step(0)
     if device != "cpu":
         torch.cuda.synchronize()
@@ -36,7 +37,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="print one JSON line only")
     parser.add_argument("--batch-size", type=int, default=256)
-    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--hf-steps", type=int, default=3)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=os.cpu_count())

@@ -173,6 +173,10 @@ def app_command(app: typer.Typer) -> None:
         users: Annotated[int, typer.Option(help="Users to show where none is named.")] = 3,
         k: Annotated[int, typer.Option("-k", help="Items for each user.")] = 5,
         beams: Annotated[int | None, typer.Option(help="Beams. [those of the run]")] = None,
+        ids: Annotated[
+            Path | None,
+            typer.Option(help="ID table with new items, from `genrec tokenize --extend`."),
+        ] = None,
         exclude_seen: Annotated[
             bool, typer.Option(help="Leave out what the history holds.")
         ] = True,
@@ -186,15 +190,18 @@ def app_command(app: typer.Typer) -> None:
             from genrec.atomic import read_json
             from genrec.data.prepared import PreparedDataset
             from genrec.serving.recommender import Recommender
+            from genrec.tokenizer.semantic_id import SemanticIdTokenizer
 
-            recommender = Recommender.from_pretrained(run_dir, device=device)
+            table = SemanticIdTokenizer.load(ids) if ids is not None else None
+            recommender = Recommender.from_pretrained(run_dir, tokenizer=table, device=device)
             options = {"k": k, "num_beams": beams, "exclude_seen": exclude_seen}
             if history:
                 lists = [[key.strip() for key in line.split(",")] for line in history]
                 answers = recommend_after(recommender, lists, users=user or None, **options)
             else:
                 data = PreparedDataset.load(read_json(run_dir / "meta.json")["prepared"])
-                recommender.tokenizer.check_items(data.items_fingerprint)
+                trained = recommender.tokenizer if ids is None else SemanticIdTokenizer.load(run_dir)
+                trained.check_items(data.items_fingerprint)
                 chosen = pick_users(data, user or (), users)
                 answers = recommend_for(recommender, data, chosen, **options)
             if as_json:

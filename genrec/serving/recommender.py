@@ -20,7 +20,7 @@ from genrec.data.prepared import PreparedDataset, StringArray, is_prepared
 from genrec.data.sequence_dataset import hash_users
 from genrec.decoding.legal import LegalSet
 from genrec.decoding.trie import PrefixIndex
-from genrec.errors import ConfigError, DataError
+from genrec.errors import ArtifactError, ConfigError, DataError
 from genrec.models.retrieval import EncoderDecoderRetrievalModel
 from genrec.tokenizer.semantic_id import SemanticIdTokenizer
 from genrec.training.retrieval_eval import load_model
@@ -87,12 +87,18 @@ class Recommender:
 
     @classmethod
     def from_pretrained(
-        cls, path: str | os.PathLike[str], *, device: torch.device | str | None = None
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        tokenizer: SemanticIdTokenizer | None = None,
+        device: torch.device | str | None = None,
     ) -> Recommender:
         """Open a stage-two run.
 
         Args:
             path: The run's folder. Its best step is used.
+            tokenizer: The run's ID table with new items added, which then are recommended too;
+                None takes the run's own.
             device: Where to compute; a GPU where there is one when None.
 
         Returns:
@@ -100,7 +106,8 @@ class Recommender:
 
         Raises:
             MissingPathError: If the run is not there.
-            ArtifactError: If a file of it is damaged.
+            ArtifactError: If a file of it is damaged, or ``tokenizer`` does not go on from its
+                table.
         """
         if device is None:
             device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -111,10 +118,16 @@ class Recommender:
             data = PreparedDataset.load(prepared)
             if data.items_fingerprint == run.tokenizer.items_fingerprint:
                 titles = data.item_titles
+        index: PrefixIndex | None = run.index
+        if tokenizer is not None:
+            _check_extends(tokenizer, run.tokenizer)
+            if titles is not None:
+                titles = [*titles, *list(tokenizer.item_keys)[run.tokenizer.num_items :]]
+            index = None
         return cls(
             run.model,
-            run.tokenizer,
-            index=run.index,
+            tokenizer or run.tokenizer,
+            index=index,
             max_history=run.settings.max_history,
             num_beams=run.settings.num_beams,
             item_titles=titles,
@@ -315,6 +328,23 @@ class _Limits:
         if own is None or self.shared is None:
             return own or self.shared
         return self.shared & own
+
+
+def _check_extends(tokenizer: SemanticIdTokenizer, trained: SemanticIdTokenizer) -> None:
+    """Refuse a table in which the items that the model was trained on have other IDs."""
+    count = trained.num_items
+    same = (
+        tokenizer.level_sizes == trained.level_sizes
+        and tokenizer.num_items >= count
+        and np.array_equal(tokenizer.ids[:count], trained.ids)
+        and list(tokenizer.item_keys)[:count] == list(trained.item_keys)
+    )
+    if not same:
+        raise ArtifactError(
+            f"ID table must begin with the {count} items that the model was trained on, got "
+            f"another one of {tokenizer.num_items}; extend the run's table with `genrec tokenize "
+            "--extend`"
+        )
 
 
 def _as_lists(value: Keys | Sequence[Keys]) -> tuple[bool, list[list[Any]]]:

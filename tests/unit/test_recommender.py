@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 
 import numpy as np
@@ -13,7 +14,7 @@ from genrec.checkpoint import RunDirectory
 from genrec.data.prepared import StringArray, write_prepared
 from genrec.data.schemas import TokenizedBatch
 from genrec.data.sequence_dataset import hash_users
-from genrec.errors import ConfigError, DataError, MissingPathError
+from genrec.errors import ArtifactError, ConfigError, DataError, MissingPathError
 from genrec.models.retrieval import EncoderDecoderRetrievalModel
 from genrec.serving.recommender import Recommender
 from genrec.tokenizer.semantic_id import SemanticIdTokenizer
@@ -310,6 +311,30 @@ def test_a_run_is_all_it_needs(tmp_path, tokenizer):
     write_data(tmp_path / "data", KEYS[::-1])  # another data set at the old place
     third = Recommender.from_pretrained(tmp_path / "moved", device="cpu")
     assert third.titles(again) == third.keys(again)
+
+
+def test_new_items_are_recommended_without_retraining(tmp_path, tokenizer):
+    write_data(tmp_path / "data", KEYS)
+    write_run(tmp_path / "run", tokenizer, tmp_path / "data")
+    known = {tuple(row) for row in np.asarray(tokenizer.ids).tolist()}
+    every = itertools.product(*map(range, tokenizer.level_sizes))
+    free = next(codes for codes in every if codes not in known)
+    ids = np.concatenate([tokenizer.ids, [free]])
+    sizes = tokenizer.level_sizes
+    extended = SemanticIdTokenizer(ids, level_sizes=sizes, item_keys=[*KEYS, "new"])
+    recommender = Recommender.from_pretrained(tmp_path / "run", tokenizer=extended, device="cpu")
+    found, scores = recommender.recommend(keyed([9, 3, 1]), k=N + 1, exclude_seen=False)
+    assert sorted(found.tolist()) == list(range(N + 1))
+    assert recommender.titles(found)[found.tolist().index(N)] == "new"
+    own = Recommender.from_pretrained(tmp_path / "run", device="cpu")
+    before, before_scores = own.recommend(keyed([9, 3, 1]), k=N, exclude_seen=False)
+    keep = found != N
+    assert found[keep].tolist() == before.tolist()
+    assert np.allclose(scores[keep], before_scores, atol=1e-5)
+
+    shuffled = SemanticIdTokenizer(ids[::-1], level_sizes=sizes, item_keys=["new", *KEYS[::-1]])
+    with pytest.raises(ArtifactError, match=rf"must begin with the {N} items that the model"):
+        Recommender.from_pretrained(tmp_path / "run", tokenizer=shuffled, device="cpu")
 
 
 def test_what_is_no_run_is_said(tmp_path):
