@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "genrec"
 #: Longest prefix wins.
 LAYERS = {
     "genrec": 0,  # version and the lazy list of public names
+    "genrec.allocator": 0,
     "genrec.atomic": 0,
     "genrec.checkpoint": 0,
     "genrec.config": 0,

@@ -200,7 +200,9 @@ def app_command(app: typer.Typer) -> None:
                 answers = recommend_after(recommender, lists, users=user or None, **options)
             else:
                 data = PreparedDataset.load(read_json(run_dir / "meta.json")["prepared"])
-                trained = recommender.tokenizer if ids is None else SemanticIdTokenizer.load(run_dir)
+                trained = (
+                    recommender.tokenizer if ids is None else SemanticIdTokenizer.load(run_dir)
+                )
                 trained.check_items(data.items_fingerprint)
                 chosen = pick_users(data, user or (), users)
                 answers = recommend_for(recommender, data, chosen, **options)

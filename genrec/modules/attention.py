@@ -89,6 +89,10 @@ class RelativePositionBias(nn.Module):
         return bias.permute(2, 0, 1).unsqueeze(0)
 
 
+#: Up to so many scores of a head (queries x keys) fit a core's cache.
+_FEW_SCORES = 128 * 128
+
+
 class SelfAttention(nn.Module):
     """Attention of a sequence to itself, projections in one matrix, T5's unscaled scores.
 
@@ -164,17 +168,22 @@ class CrossAttention(nn.Module):
         self.kv = nn.Linear(width, 2 * inner_width, bias=False)
         self.out = nn.Linear(inner_width, width, bias=False)
 
-    def keys_values(self, memory: Tensor) -> tuple[Tensor, Tensor]:
+    def keys_values(self, memory: Tensor, *, reused: bool = False) -> tuple[Tensor, Tensor]:
         """Project the encoder's output.
 
         Args:
             memory: Shape ``(B, S, D)``.
+            reused: Whether more than one step will look at them, so that laying them out in the
+                order of the CPU's matrix products pays.
 
         Returns:
             Keys and values, each ``(B, H, S, E)``.
         """
         kv = self.kv(memory)
         keys, values = rearrange(kv, "b s (n h e) -> n b h s e", n=2, h=self.num_heads)
+        if reused and memory.device.type == "cpu":
+            keys = keys.transpose(-2, -1).contiguous().transpose(-2, -1)
+            values = values.contiguous()
         return keys, values
 
     def forward(self, x: Tensor, kv: tuple[Tensor, Tensor], bias: Tensor | None) -> Tensor:
@@ -196,9 +205,11 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, p: float) -> T
     """Mix values by unscaled attention; return shape ``(B, T, H * E)``."""
     if bias is not None:
         bias = bias.to(q.dtype)
-    if q.device.type == "cpu" and torch.is_grad_enabled():
-        # A bias that learns keeps the fused kernel out, and its substitute guards against rows
-        # without a visible key, which do not occur here.
+    few = q.shape[-2] * k.shape[-2] <= _FEW_SCORES
+    if q.device.type == "cpu" and (few or torch.is_grad_enabled()):
+        # Short histories: two batches of matrix products beat the fused kernel. And a bias that
+        # learns keeps that kernel out, whose substitute guards against rows without a visible
+        # key, which do not occur here.
         scores = q @ k.transpose(-2, -1)
         if bias is not None:
             scores = scores + bias

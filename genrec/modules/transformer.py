@@ -264,7 +264,7 @@ class Decoder(nn.Module):
         Returns:
             A cache for one beam a user.
         """
-        cross = [layer.cross.keys_values(memory) for layer in self._layers()]
+        cross = [layer.cross.keys_values(memory, reused=True) for layer in self._layers()]
         return DecoderCache(cross=cross, cross_bias=cross_bias, own=[[] for _ in cross], rows=[])
 
     def _layers(self) -> list[DecoderLayer]:

@@ -17,6 +17,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from genrec.allocator import keep_freed_memory
 from genrec.atomic import read_json, write_json_atomic
 from genrec.checkpoint import RunDirectory
 from genrec.data.batching import TokenTable
@@ -289,6 +290,8 @@ def evaluate_run(
         Metrics of the model and of each baseline.
     """
     accelerator = Accelerator()
+    if accelerator.device.type == "cpu":
+        keep_freed_memory()
     overrides: dict[str, Any] = {}
     if num_beams is not None:
         overrides["num_beams"] = num_beams

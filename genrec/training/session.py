@@ -16,6 +16,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
+from genrec.allocator import keep_freed_memory
 from genrec.atomic import atomic_file, read_json, write_json_atomic
 from genrec.checkpoint import RunDirectory
 from genrec.errors import ConfigError
@@ -128,6 +129,8 @@ def start_session(settings: SessionSettings) -> Session:
         log_with=list(trackers) or None,
         project_dir=str(settings.path),
     )
+    if accelerator.device.type == "cpu":
+        keep_freed_memory()
     seed_everything(settings.seed)
     run_dir = RunDirectory(settings.path, keep_last=settings.keep_last)
     resume_step = run_dir.pointed("latest")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import shutil
 
 import numpy as np
@@ -314,26 +313,29 @@ def test_a_run_is_all_it_needs(tmp_path, tokenizer):
 
 
 def test_new_items_are_recommended_without_retraining(tmp_path, tokenizer):
-    write_data(tmp_path / "data", KEYS)
-    write_run(tmp_path / "run", tokenizer, tmp_path / "data")
-    known = {tuple(row) for row in np.asarray(tokenizer.ids).tolist()}
-    every = itertools.product(*map(range, tokenizer.level_sizes))
-    free = next(codes for codes in every if codes not in known)
-    ids = np.concatenate([tokenizer.ids, [free]])
-    sizes = tokenizer.level_sizes
-    extended = SemanticIdTokenizer(ids, level_sizes=sizes, item_keys=[*KEYS, "new"])
+    sizes, count = tokenizer.level_sizes, N - 1
+    trained = SemanticIdTokenizer(
+        tokenizer.ids[:count], level_sizes=sizes, item_keys=KEYS[:count], policy="none"
+    )
+    write_data(tmp_path / "data", KEYS[:count])
+    write_run(tmp_path / "run", trained, tmp_path / "data")
+    extended = SemanticIdTokenizer(
+        tokenizer.ids, level_sizes=sizes, item_keys=[*KEYS[:count], "new"], policy="none"
+    )
+    history = keyed([9, 3, 1])
     recommender = Recommender.from_pretrained(tmp_path / "run", tokenizer=extended, device="cpu")
-    found, scores = recommender.recommend(keyed([9, 3, 1]), k=N + 1, exclude_seen=False)
-    assert sorted(found.tolist()) == list(range(N + 1))
-    assert recommender.titles(found)[found.tolist().index(N)] == "new"
+    found, scores = recommender.recommend(history, k=N, num_beams=N, exclude_seen=False)
+    assert sorted(found.tolist()) == list(range(N))
+    assert recommender.titles(found)[found.tolist().index(count)] == "new"
     own = Recommender.from_pretrained(tmp_path / "run", device="cpu")
-    before, before_scores = own.recommend(keyed([9, 3, 1]), k=N, exclude_seen=False)
-    keep = found != N
-    assert found[keep].tolist() == before.tolist()
-    assert np.allclose(scores[keep], before_scores, atol=1e-5)
+    before, before_scores = own.recommend(history, k=count, num_beams=N, exclude_seen=False)
+    assert found[found != count].tolist() == before.tolist()
+    assert np.allclose(scores[found != count], before_scores, atol=1e-5)
 
-    shuffled = SemanticIdTokenizer(ids[::-1], level_sizes=sizes, item_keys=["new", *KEYS[::-1]])
-    with pytest.raises(ArtifactError, match=rf"must begin with the {N} items that the model"):
+    shuffled = SemanticIdTokenizer(
+        tokenizer.ids[::-1], level_sizes=sizes, item_keys=KEYS, policy="none"
+    )
+    with pytest.raises(ArtifactError, match=rf"must begin with the {count} items that the model"):
         Recommender.from_pretrained(tmp_path / "run", tokenizer=shuffled, device="cpu")
 
 
