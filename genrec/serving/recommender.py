@@ -112,7 +112,7 @@ class Recommender:
         if device is None:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         run = load_model(path, device=device)
-        titles = None
+        titles: Sequence[str] | None = None
         prepared = run.meta.get("prepared")
         if prepared is not None and is_prepared(prepared):
             data = PreparedDataset.load(prepared)
