@@ -47,6 +47,7 @@ class RetrievalTraining:
     max_grad_norm: float | None = 1.0
     label_smoothing: float = 0.0
     level_weights: tuple[float, ...] | None = None
+    do_eval: bool = True
     partial_eval_every: int = 0
     full_eval_every: int = 0
     partial_eval_users: int = 1000
@@ -120,7 +121,10 @@ def train_retrieval(
         num_steps=num_steps,
         floor=settings.schedule_floor,
     )
-    validator = _Validator(session, tokenizer, data, table, layout.num_users, settings, num_steps)
+    validator = None
+    if settings.do_eval:
+        users = layout.num_users
+        validator = _Validator(session, tokenizer, data, table, users, settings, num_steps)
 
     def loss_step(
         module: nn.Module, batch: TokenizedBatch, step: int
@@ -153,7 +157,7 @@ def train_retrieval(
         max_grad_norm=settings.max_grad_norm,
         accumulate=settings.accumulate,
         seed=settings.seed,
-        best=(BestRule("best", f"valid/{validator.chooser}"),),
+        best=() if validator is None else (BestRule("best", f"valid/{validator.chooser}"),),
         patience=settings.patience,
         resume=session.resume_step,
         tracker=session.tracker,

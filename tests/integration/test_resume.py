@@ -70,3 +70,10 @@ def test_stage_two(workshop, sample_tokenizer, sample_decoder, tmp_path):
         for row in results["test"].values():
             row.pop("users_per_s", None)
     assert found[0] == found[1]
+
+
+def test_without_evaluation_stage_two_only_trains(workshop, sample_tokenizer):
+    run = workshop.decoder("no evaluation", sample_tokenizer, do_eval=False, iterations=2)
+    assert not any("valid" in name for row in rows(run) for name in row)
+    assert not (run / "metrics.json").exists()
+    assert RunDirectory(run).pointers() == {"latest": "step_2"}
