@@ -280,8 +280,9 @@ def train(
             path=run_path(save_dir_root, dataset_split),
             seed=seed,
             amp=amp,
-            mixed_precision_type=mixed_precision_type if amp else "no",
-            trackers=tuple(dict.fromkeys([*trackers, *(["wandb"] if wandb_logging else [])])),
+            mixed_precision_type=mixed_precision_type,
+            trackers=tuple(trackers),
+            wandb_logging=wandb_logging,
             resume=resume,
             overwrite=overwrite,
         )

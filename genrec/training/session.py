@@ -48,6 +48,7 @@ class SessionSettings:
         amp: Whether to use mixed precision.
         mixed_precision_type: ``fp16`` or ``bf16``, with ``amp``.
         trackers: External trackers, of ``tensorboard`` and ``wandb``.
+        wandb_logging: The same as naming ``wandb`` among them.
         resume: Whether to go on from the run's latest checkpoint.
         overwrite: Whether an older run in the folder may be deleted.
         keep_last: Newest checkpoints to keep.
@@ -56,8 +57,9 @@ class SessionSettings:
     path: Path
     seed: int = 0
     amp: bool = False
-    mixed_precision_type: str = "no"
+    mixed_precision_type: str = "bf16"
     trackers: tuple[str, ...] = ()
+    wandb_logging: bool = False
     resume: bool = False
     overwrite: bool = False
     keep_last: int = 2
@@ -123,7 +125,8 @@ def start_session(settings: SessionSettings) -> Session:
             "mixed_precision_type fp16 must run on a GPU, got none; set "
             "train.mixed_precision_type='bf16' or train.amp=False"
         )
-    trackers = Tracker.check(list(settings.trackers))
+    named = [*settings.trackers, *(["wandb"] if settings.wandb_logging else [])]
+    trackers = Tracker.check(list(dict.fromkeys(named)))
     accelerator = Accelerator(
         mixed_precision=precision,
         log_with=list(trackers) or None,
