@@ -3,44 +3,23 @@
 import argparse
 import json
 import os
-import platform
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
 import transformers
+from _bench import build_ids, open_data, versions
 
 from genrec.allocator import keep_freed_memory
 from genrec.data.batching import EvaluationBatches, TokenTable
-from genrec.data.prepared import PreparedDataset
-from genrec.data.processed import load_or_prepare
 from genrec.data.sequence_dataset import SeqData
 from genrec.decoding.trie import PrefixIndex
 from genrec.models.retrieval import EncoderDecoderRetrievalModel
 from genrec.models.t5 import to_t5
 from genrec.models.token_layout import PAD_TOKEN
-from genrec.tokenizer.residual_kmeans import ResidualKMeans
-from genrec.tokenizer.semantic_id import SemanticIdTokenizer
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 TOP = 10
-
-
-def open_data() -> tuple[PreparedDataset, str]:
-    """Real Beauty where it is at hand, else the shipped sample."""
-    real = Path(os.environ.get("GENREC_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
-    if (real / "amazon" / "beauty").is_dir():
-        return load_or_prepare("amazon", real / "amazon", split="beauty"), "amazon-beauty"
-    return load_or_prepare("sample", REPOSITORY / "data" / "sample"), "sample"
-
-
-def build_ids(data: PreparedDataset) -> SemanticIdTokenizer:
-    """Three levels of 256 codes and a dedup digit, by residual k-means."""
-    embeddings = np.asarray(data.item_embeddings, dtype=np.float32)
-    quantizer = ResidualKMeans.fit(embeddings, codebook_sizes=(256,) * 3, num_iters=10)
-    return SemanticIdTokenizer.build(quantizer, embeddings, item_keys=data.item_keys)
 
 
 def hugging_face(
@@ -217,11 +196,7 @@ def main() -> None:
                 "items": data.num_items,
                 "device": args.device,
                 "threads": args.threads,
-                "versions": {
-                    "python": platform.python_version(),
-                    "torch": torch.__version__,
-                    "transformers": transformers.__version__,
-                },
+                "versions": versions("torch", "transformers"),
             }
         )
     )

@@ -3,11 +3,11 @@
 import argparse
 import json
 import os
-import platform
 import time
 
 import numpy as np
 import torch
+from _bench import versions
 
 from genrec.decoding.trie import PrefixIndex
 
@@ -63,8 +63,7 @@ def main() -> None:
         )
         if not args.json:
             print(results[-1], flush=True)
-    versions = {"python": platform.python_version(), "torch": torch.__version__}
-    print(json.dumps({"results": results, "device": args.device, "versions": versions}))
+    print(json.dumps({"results": results, "device": args.device, "versions": versions("torch")}))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from _bench import versions
 
 from genrec.models.rqvae import RqVae
 from genrec.tokenizer.policies import POLICIES
@@ -114,8 +114,7 @@ def main() -> None:
             results.append(json.loads(done.stdout))
             if not args.json:
                 print(results[-1], flush=True)
-    versions = {"python": platform.python_version(), "torch": torch.__version__}
-    print(json.dumps({"results": results, "threads": args.threads, "versions": versions}))
+    print(json.dumps({"results": results, "threads": args.threads, "versions": versions("torch")}))
 
 
 if __name__ == "__main__":

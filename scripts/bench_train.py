@@ -3,13 +3,12 @@
 import argparse
 import json
 import os
-import platform
 import time
 from collections.abc import Callable
 
 import torch
 import transformers
-from bench_decode import build_ids, open_data
+from _bench import build_ids, open_data, versions
 
 from genrec.allocator import keep_freed_memory
 from genrec.data.batching import TokenTable, TrainingBatches
@@ -106,11 +105,7 @@ def main() -> None:
     found["packed_ratio"] = round(rates["packed_samples_per_s"] / rates["hf_samples_per_s"], 2)
     found |= {"data": name, "batch_size": args.batch_size}
     found |= {"device": args.device, "threads": args.threads}
-    found["versions"] = {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-    }
+    found["versions"] = versions("torch", "transformers")
     print(json.dumps(found))
 
 
