@@ -5,13 +5,19 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import pytest
+
+from genrec.data.prepared import PreparedDataset, write_prepared
+from genrec.data.splits import leave_one_out
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
+WriteData = Callable[..., PreparedDataset]
 Launch = Callable[..., subprocess.CompletedProcess[str]]
 
 #: A stage on the sample in some seconds: what each test changes comes on top.
@@ -44,6 +50,41 @@ def shared_data() -> Path:
     if not path.is_dir():
         pytest.skip(f"real data is absent: no folder {path}; set GENREC_TEST_DATA")
     return path
+
+
+@pytest.fixture(scope="session")
+def write_data() -> WriteData:
+    """A function that writes a small leave-one-out data set and opens it."""
+
+    def write(
+        path: Path,
+        item_keys: Sequence[str],
+        embeddings: npt.NDArray[np.floating] | None = None,
+        sequences: Sequence[npt.ArrayLike] = (),
+        item_titles: Sequence[str] | None = None,
+    ) -> PreparedDataset:
+        arrays = [np.zeros(0, dtype=np.int32), *map(np.asarray, sequences)]
+        offsets = np.cumsum([len(array) for array in arrays])
+        train_ends, valid_ends = leave_one_out(offsets)
+        return write_prepared(
+            path,
+            name="small",
+            source="made by the test",
+            split_rule="leave-one-out",
+            encoder="none",
+            item_keys=item_keys,
+            item_titles=item_titles or item_keys,
+            item_texts=item_keys,
+            item_embeddings=np.zeros((len(item_keys), 1)) if embeddings is None else embeddings,
+            user_keys=[f"user {user}" for user in range(len(sequences))],
+            sequence_items=np.concatenate(arrays),
+            sequence_offsets=offsets,
+            train_ends=train_ends,
+            valid_ends=valid_ends,
+            card={},
+        )
+
+    return write
 
 
 def bindings(**settings: object) -> list[str]:

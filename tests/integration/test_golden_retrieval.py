@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from genrec.data.prepared import PreparedDataset, write_prepared
+from genrec.data.prepared import PreparedDataset
 from genrec.models.retrieval import EncoderDecoderRetrievalModel
 from genrec.tokenizer.semantic_id import SemanticIdTokenizer
 from genrec.training.retrieval_eval import EvaluationSettings
@@ -50,33 +50,16 @@ GOLDEN = {
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedDataset:
+def data(tmp_path_factory: pytest.TempPathFactory, write_data: Any) -> PreparedDataset:
     """60 users who walk over 50 items on a circle, at their own pace."""
     rng = np.random.default_rng(0)
     lengths = rng.integers(3, 12, 60)
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
     runs = [
         (s + p * np.arange(n)) % 50
         for s, p, n in zip(rng.integers(0, 50, 60), rng.integers(1, 4, 60), lengths, strict=True)
     ]
     keys = [f"item {i}" for i in range(50)]
-    return write_prepared(
-        tmp_path_factory.mktemp("data") / "circle",
-        name="circle",
-        source="made by the test",
-        split_rule="leave-one-out",
-        encoder="none",
-        item_keys=keys,
-        item_titles=keys,
-        item_texts=keys,
-        item_embeddings=rng.normal(size=(50, 4)).astype(np.float32),
-        user_keys=[f"user {u}" for u in range(60)],
-        sequence_items=np.concatenate(runs),
-        sequence_offsets=offsets,
-        train_ends=offsets[1:] - 2,
-        valid_ends=offsets[1:] - 1,
-        card={},
-    )
+    return write_data(tmp_path_factory.mktemp("data") / "circle", keys, sequences=runs)
 
 
 def run(data: PreparedDataset, path: Path, mode: str, steps: int, resume: bool = False) -> Any:

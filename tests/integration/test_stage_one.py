@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from genrec.checkpoint import RunDirectory, load_model_files
-from genrec.data.prepared import PreparedDataset, write_prepared
+from genrec.data.prepared import PreparedDataset
 from genrec.errors import ConfigError, DataError
 from genrec.models.rqvae import QuantizeForwardMode, RqVae
 from genrec.reporting.diagnose import diagnose_run
@@ -40,7 +40,7 @@ GOLDEN = [
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedDataset:
+def data(tmp_path_factory: pytest.TempPathFactory, write_data: Any) -> PreparedDataset:
     """600 items in 40 groups, each of five kinds of three variants: a catalogue in small."""
     rng = np.random.default_rng(0)
     groups = rng.normal(size=(40, 1, 1, 6))
@@ -49,23 +49,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedDataset:
     items = np.tanh(tastes @ rng.normal(size=(6, WIDTH)))
     items /= np.linalg.norm(items, axis=1, keepdims=True)
     keys = [f"item-{i}" for i in range(NUM_ITEMS)]
-    return write_prepared(
-        tmp_path_factory.mktemp("data") / "prepared",
-        name="small",
-        source="made by the test",
-        split_rule="leave-one-out",
-        encoder="random",
-        item_keys=keys,
-        item_titles=keys,
-        item_texts=keys,
-        item_embeddings=items.astype(np.float32),
-        user_keys=["user"],
-        sequence_items=np.array([0, 1, 2], dtype=np.int32),
-        sequence_offsets=np.array([0, 3], dtype=np.int64),
-        train_ends=np.array([1], dtype=np.int64),
-        valid_ends=np.array([2], dtype=np.int64),
-        card={},
-    )
+    path = tmp_path_factory.mktemp("data") / "prepared"
+    return write_data(path, keys, items.astype(np.float32), sequences=[[0, 1, 2]])
 
 
 @pytest.fixture

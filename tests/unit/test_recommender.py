@@ -10,7 +10,7 @@ import torch
 
 from genrec.atomic import write_json_atomic
 from genrec.checkpoint import RunDirectory
-from genrec.data.prepared import StringArray, write_prepared
+from genrec.data.prepared import StringArray
 from genrec.data.schemas import TokenizedBatch
 from genrec.data.sequence_dataset import hash_users
 from genrec.errors import ArtifactError, ConfigError, DataError, MissingPathError
@@ -271,28 +271,12 @@ def write_run(path, tokenizer, prepared) -> None:
     write_json_atomic(path / "meta.json", meta)
 
 
-def write_data(path, keys) -> None:
-    write_prepared(
-        path,
-        name="tiny",
-        source="by hand",
-        split_rule="leave-one-out",
-        encoder="none",
-        item_keys=keys,
-        item_titles=[f"title of {key}" for key in keys],
-        item_texts=[""] * len(keys),
-        item_embeddings=np.zeros((len(keys), 1), dtype=np.float32),
-        user_keys=[],
-        sequence_items=np.array([], dtype=np.int32),
-        sequence_offsets=np.array([0]),
-        train_ends=np.array([], dtype=np.int64),
-        valid_ends=np.array([], dtype=np.int64),
-        card={},
-    )
+def write_items(write_data, path, keys) -> None:
+    write_data(path, keys, item_titles=[f"title of {key}" for key in keys])
 
 
-def test_a_run_is_all_it_needs(tmp_path, tokenizer):
-    write_data(tmp_path / "data", KEYS)
+def test_a_run_is_all_it_needs(tmp_path, tokenizer, write_data):
+    write_items(write_data, tmp_path / "data", KEYS)
     write_run(tmp_path / "run", tokenizer, tmp_path / "data")
     first = Recommender.from_pretrained(tmp_path / "run", device="cpu")
     ids, scores = first.recommend(keyed([9, 3, 1]), k=4)
@@ -307,17 +291,17 @@ def test_a_run_is_all_it_needs(tmp_path, tokenizer):
     assert (again.tolist(), again_scores.tolist()) == (ids.tolist(), scores.tolist())
     assert second.titles(again) == second.keys(again)
 
-    write_data(tmp_path / "data", KEYS[::-1])  # another data set at the old place
+    write_items(write_data, tmp_path / "data", KEYS[::-1])  # another data set at the old place
     third = Recommender.from_pretrained(tmp_path / "moved", device="cpu")
     assert third.titles(again) == third.keys(again)
 
 
-def test_new_items_are_recommended_without_retraining(tmp_path, tokenizer):
+def test_new_items_are_recommended_without_retraining(tmp_path, tokenizer, write_data):
     sizes, count = tokenizer.level_sizes, N - 1
     trained = SemanticIdTokenizer(
         tokenizer.ids[:count], level_sizes=sizes, item_keys=KEYS[:count], policy="none"
     )
-    write_data(tmp_path / "data", KEYS[:count])
+    write_items(write_data, tmp_path / "data", KEYS[:count])
     write_run(tmp_path / "run", trained, tmp_path / "data")
     extended = SemanticIdTokenizer(
         tokenizer.ids, level_sizes=sizes, item_keys=[*KEYS[:count], "new"], policy="none"

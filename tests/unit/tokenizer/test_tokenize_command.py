@@ -13,7 +13,6 @@ from typer.testing import CliRunner
 from genrec.atomic import write_json_atomic
 from genrec.checkpoint import RunDirectory
 from genrec.commands.tokenize import app_command, load_quantizer
-from genrec.data.prepared import write_prepared
 from genrec.models.rqvae import RqVae
 from genrec.tokenizer.residual_kmeans import ResidualKMeans
 from genrec.tokenizer.semantic_id import SemanticIdTokenizer
@@ -28,36 +27,15 @@ def tokenize(*arguments):
     return RUNNER.invoke(app, ["tokenize", *map(str, arguments)])
 
 
-def prepare(path, keys, embeddings):
-    none = np.zeros(0, dtype=np.int64)
-    return write_prepared(
-        path,
-        name="tiny",
-        source="a test",
-        split_rule="none",
-        encoder="none",
-        item_keys=keys,
-        item_titles=keys,
-        item_texts=keys,
-        item_embeddings=embeddings,
-        user_keys=[],
-        sequence_items=none,
-        sequence_offsets=np.zeros(1, dtype=np.int64),
-        train_ends=none,
-        valid_ends=none,
-        card={},
-    )
-
-
 @pytest.fixture
 def keys(embeddings):
     return [f"B{row:03d}" for row in range(len(embeddings))]
 
 
 @pytest.fixture
-def run(tmp_path, quantizer, embeddings, keys):
+def run(tmp_path, quantizer, embeddings, keys, write_data):
     """A finished stage-one run of residual k-means that knows its data set."""
-    data = prepare(tmp_path / "data", keys, embeddings)
+    data = write_data(tmp_path / "data", keys, embeddings)
     run_dir = RunDirectory(tmp_path / "run")
     run_dir.save(7, weights=quantizer.state_dict(), config=quantizer.config)
     write_json_atomic(run_dir.path / "meta.json", {"prepared": str(data.path)})
@@ -101,14 +79,16 @@ def test_json_and_exports(run, tmp_path):
     assert not (run / "semantic_ids").exists()
 
 
-def test_extend_keeps_old_ids_in_the_order_of_the_new_data_set(run, tmp_path, embeddings, keys):
+def test_extend_keeps_old_ids_in_the_order_of_the_new_data_set(
+    run, tmp_path, embeddings, keys, write_data
+):
     assert tokenize(run).exit_code == 0
     old = SemanticIdTokenizer.load(run)
     rng = np.random.default_rng(0)
     order = rng.permutation(95)
     grown = np.concatenate([embeddings, embeddings[:5] + 0.01])[order]
     grown_keys = np.array([*keys, *(f"N{row}" for row in range(5))])[order].tolist()
-    data = prepare(tmp_path / "grown", grown_keys, grown)
+    data = write_data(tmp_path / "grown", grown_keys, grown)
     done = tokenize(run, "--extend", "--data", data.path, "--out", tmp_path / "ids")
     assert done.exit_code == 0, done.output
     assert "5 items added" in done.output
@@ -120,8 +100,8 @@ def test_extend_keeps_old_ids_in_the_order_of_the_new_data_set(run, tmp_path, em
     assert len(np.unique(table.ids, axis=0)) == 95
 
 
-def test_rqvae_run_and_choice_of_checkpoint(tmp_path, embeddings, keys):
-    data = prepare(tmp_path / "data", keys, embeddings)
+def test_rqvae_run_and_choice_of_checkpoint(tmp_path, embeddings, keys, write_data):
+    data = write_data(tmp_path / "data", keys, embeddings)
     run_dir = RunDirectory(tmp_path / "run", keep_last=5)
     models = []
     for step in (1, 2):
@@ -140,10 +120,10 @@ def test_rqvae_run_and_choice_of_checkpoint(tmp_path, embeddings, keys):
     assert isinstance(load_quantizer(run_dir.path), RqVae)
 
 
-def test_non_finite_embeddings(run, tmp_path, embeddings, keys):
+def test_non_finite_embeddings(run, tmp_path, embeddings, keys, write_data):
     broken = embeddings.copy()
     broken[3, 2] = np.nan
-    data = prepare(tmp_path / "broken", keys, broken)
+    data = write_data(tmp_path / "broken", keys, broken)
     done = tokenize(run, "--data", data.path)
     assert done.exit_code == 2
     assert "1 items with NaN or inf" in done.stderr
