@@ -10,7 +10,7 @@ __all__ = ["keep_freed_memory"]
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 _TOP_PAD = 1 << 26
-_LARGEST_INT = (1 << 31) - 1
+_NEVER = -1  # as documented for the trim threshold; a number would end at 2 GiB
 
 
 def keep_freed_memory() -> bool:
@@ -29,6 +29,6 @@ def keep_freed_memory() -> bool:
     library = ctypes.CDLL(None)
     if not hasattr(library, "gnu_get_libc_version"):  # another C library
         return False
-    settings = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, _LARGEST_INT), (_M_TOP_PAD, _TOP_PAD))
+    settings = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, _NEVER), (_M_TOP_PAD, _TOP_PAD))
     done = [library.mallopt(name, value) for name, value in settings]
     return all(status == 1 for status in done)

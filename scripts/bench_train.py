@@ -6,12 +6,14 @@ import os
 import time
 from collections.abc import Callable
 
+import numpy as np
 import torch
 import transformers
 from _bench import build_ids, open_data, versions
 
 from genrec.allocator import keep_freed_memory
 from genrec.data.batching import TokenTable, TrainingBatches
+from genrec.data.schemas import TokenizedBatch
 from genrec.data.sequence_dataset import SeqData
 from genrec.models.retrieval import EncoderDecoderRetrievalModel
 from genrec.models.t5 import to_t5
@@ -20,15 +22,24 @@ from genrec.models.token_layout import PAD_TOKEN
 MAX_ITEMS = 20
 
 
-def measure(step: Callable[[int], int], steps: int, device: str) -> float:
-    """Samples a second over some steps, after two that are not counted."""
-    step(0)
-    step(0)
-    if device != "cpu":
+def sample(loader: TrainingBatches, steps: int) -> list[TokenizedBatch]:
+    """Batches of an epoch, evenly spread over its lengths, in the epoch's own order."""
+    batches = list(loader.batches(0))
+    by_length = np.argsort([batch.history.shape[1] for batch in batches], kind="stable")
+    chosen = by_length[((np.arange(steps) + 0.5) * len(batches) / steps).astype(int)]
+    return [batches[number] for number in np.sort(chosen)]
+
+
+def measure(step: Callable[[TokenizedBatch], int], loader: TrainingBatches, steps: int) -> float:
+    """Samples a second, after two steps that are not counted."""
+    batches = sample(loader, steps)
+    for batch in batches[:2]:
+        step(batch)
+    if loader.items.is_cuda:
         torch.cuda.synchronize()
     began = time.perf_counter()
-    samples = sum(step(number) for number in range(1, steps + 1))
-    if device != "cpu":
+    samples = sum(step(batch) for batch in batches)
+    if loader.items.is_cuda:
         torch.cuda.synchronize()
     return samples / (time.perf_counter() - began)
 
@@ -58,17 +69,15 @@ def main() -> None:
         ).to(args.device)
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
         loader = TrainingBatches(examples, table, batch_size=args.batch_size, mode=mode)
-        batches = loader.batches(0)
 
-        def step(_: int) -> int:
-            batch = next(batches)
+        def step(batch: TokenizedBatch) -> int:
             model(batch).loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             optimizer.zero_grad()
             return int((batch.targets[..., 0] >= 0).sum())
 
-        return measure(step, args.steps, args.device)
+        return measure(step, loader, args.steps)
 
     def hugging_face() -> float:
         model = EncoderDecoderRetrievalModel(
@@ -77,10 +86,8 @@ def main() -> None:
         t5 = to_t5(model).to(args.device).train()
         optimizer = torch.optim.AdamW(t5.parameters(), lr=1e-3)
         loader = TrainingBatches(examples, table, batch_size=args.batch_size, mode="padded")
-        batches = loader.batches(0)
 
-        def step(_: int) -> int:
-            batch = next(batches)
+        def step(batch: TokenizedBatch) -> int:
             tokens = model.layout.history_tokens(batch.history, None)
             wide = MAX_ITEMS * model.layout.tokens_per_item
             tokens = torch.nn.functional.pad(tokens, (0, wide - tokens.shape[1]), value=PAD_TOKEN)
@@ -92,7 +99,7 @@ def main() -> None:
             optimizer.zero_grad()
             return len(tokens)
 
-        return measure(step, args.hf_steps, args.device)
+        return measure(step, loader, args.hf_steps)
 
     # The peer first, in a process as PyTorch leaves it; then what our training sessions set.
     rates = {"hf_samples_per_s": hugging_face()}

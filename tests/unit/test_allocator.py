@@ -45,6 +45,27 @@ def test_arrays_are_not_faulted_in_anew():
     assert int(kept) < int(usual) / 2
 
 
+BREAK = """
+import ctypes
+import torch
+from genrec.allocator import keep_freed_memory
+
+keep_freed_memory()
+here = ctypes.CDLL(None).sbrk
+here.restype = ctypes.c_void_p
+large = torch.empty(3 << 30, dtype=torch.uint8)  # never touched, so it costs no memory
+before = here(0)
+del large
+print(before == here(0))
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs Linux with glibc")
+def test_more_than_two_gibibytes_are_kept():
+    command = [sys.executable, "-c", BREAK]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "True\n"
+
+
 def test_a_setting_of_the_user_wins():
     said, _ = run("keep", MALLOC_TRIM_THRESHOLD_="100000")
     assert said == "False"
