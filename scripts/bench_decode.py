@@ -14,10 +14,12 @@ from _bench import build_ids, open_data, versions
 from genrec.allocator import keep_freed_memory
 from genrec.data.batching import EvaluationBatches, TokenTable
 from genrec.data.sequence_dataset import SeqData
+from genrec.decoding.beam_search import BeamResult
 from genrec.decoding.trie import PrefixIndex
 from genrec.models.retrieval import EncoderDecoderRetrievalModel
 from genrec.models.t5 import to_t5
 from genrec.models.token_layout import PAD_TOKEN
+from genrec.threads import side_by_side
 
 TOP = 10
 
@@ -68,10 +70,11 @@ def ours(
     scores = np.zeros((count, TOP))
     if batches.items.is_cuda:
         torch.cuda.synchronize()
-    began = time.perf_counter()
-    for rows, batch in batches:
+
+    def answer(number: int) -> tuple[np.ndarray, BeamResult]:
+        rows, batch = batches[number]
         tokens = table.tokenize(batch)
-        found = model.generate(
+        return rows, model.generate(
             tokens.history,
             index,
             num_beams=num_beams,
@@ -79,6 +82,9 @@ def ours(
             user_ids=tokens.user_ids,
             padded=tokens.padded,
         )
+
+    began = time.perf_counter()
+    for rows, found in side_by_side(answer, len(batches), batches.items.device):
         results[rows] = found.codes[:, :TOP].cpu().numpy()
         scores[rows] = found.scores[:, :TOP].cpu().numpy()
     return results, scores, time.perf_counter() - began

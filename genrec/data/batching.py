@@ -261,11 +261,13 @@ class EvaluationBatches:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def __getitem__(self, number: int) -> tuple[npt.NDArray[np.int64], SequenceBatch]:
+        rows, data = self.rows[number], self.data
+        columns = (data.positions[rows], data.lengths[rows], data.users[rows])
+        return rows, gather_rows(self.items, *columns)
+
     def __iter__(self) -> Iterator[tuple[npt.NDArray[np.int64], SequenceBatch]]:
-        data = self.data
-        for rows in self.rows:
-            columns = (data.positions[rows], data.lengths[rows], data.users[rows])
-            yield rows, gather_rows(self.items, *columns)
+        return map(self.__getitem__, range(len(self)))
 
 
 def _budget_cuts(

@@ -19,6 +19,7 @@ from genrec.data.schemas import SequenceBatch
 from genrec.data.sequence_dataset import SeqData
 from genrec.errors import ConfigError
 from genrec.evaluation.metrics import coverage, hit_ranks, ranking_metrics
+from genrec.threads import side_by_side
 
 __all__ = ["DEFAULT_KS", "Evaluator", "PredictFn"]
 
@@ -89,7 +90,8 @@ class Evaluator:
         """Evaluate a recommender.
 
         Args:
-            predict: From a batch to items, best first, shape ``(B, R)``, int64, -1 for none.
+            predict: From a batch to items, best first, shape ``(B, R)``, int64, -1 for none;
+                on a CPU called from several threads at once.
 
         Returns:
             Recall, NDCG and MRR at item level and, with ``groups``, at SID level; coverage by
@@ -99,10 +101,13 @@ class Evaluator:
         device = self.accelerator.device
         ranks = torch.full((2, len(self.data)), -2, dtype=torch.long, device=device)
         shown = torch.zeros(self.num_items + 1, dtype=torch.long, device=device)
+
+        def answer(number: int) -> tuple[npt.NDArray[np.int64], Tensor, Tensor]:
+            rows, batch = self.batches[number]
+            return rows, batch.targets[:, 0], predict(batch)[:, : self.num_results]
+
         began = time.perf_counter()
-        for rows, batch in self.batches:
-            results = predict(batch)[:, : self.num_results]
-            targets = batch.targets[:, 0]
+        for rows, targets, results in side_by_side(answer, len(self.batches), device):
             where = torch.from_numpy(rows).to(device)
             ranks[0, where] = hit_ranks(results, targets)
             if self.groups is not None:

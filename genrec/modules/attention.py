@@ -138,15 +138,18 @@ class SelfAttention(nn.Module):
         """
         inner = self.out.in_features
         q, kv = self.qkv(x).split([inner, 2 * inner], dim=-1)
-        seen = [*past, kv]
+        kv = kv.contiguous()  # a view would keep the queries alive as well
         heads = (*x.shape[:2], self.num_heads, -1)
-        # Up to six keys a query: products and sums beat a batch of tiny matrix products.
-        scores = torch.stack([(q * k[..., :inner]).view(heads).sum(-1) for k in seen], dim=-1)
-        weights = (scores + bias[:, :, 0]).softmax(dim=-1).unsqueeze(-2)  # (B, W, H, 1, T)
+        # Up to six keys a query: products and sums beat a batch of tiny matrix products, and
+        # positions first, a softmax over whole vectors one over tiny rows.
+        seen = [*past, kv]
+        scores = torch.stack([(q * k[..., :inner]).view(heads).sum(-1) for k in seen])
+        scores += bias[0, :, 0].T[:, None, None]
+        weights = scores.softmax(dim=0).unsqueeze(-1)  # (T, B, W, H, 1)
         values = [v[..., inner:].unflatten(-1, (self.num_heads, -1)) for v in seen]
-        mixed = values[0] * weights[..., 0]
-        for position, value in enumerate(values[1:], start=1):
-            mixed = torch.addcmul(mixed, value, weights[..., position])
+        mixed = values[0] * weights[0]
+        for value, weight in zip(values[1:], weights[1:], strict=True):
+            mixed.addcmul_(value, weight)
         return self.out(mixed.flatten(2)), kv
 
 

@@ -284,6 +284,5 @@ class Decoder(nn.Module):
         bias = self.position_bias(1, position + 1, offset=position)
         for number, layer in enumerate(self._layers()):
             x, new = layer.step(x, cache.past(number), bias, cache.cross[number], cache.cross_bias)
-            # A view of the joint projection would keep the queries alive as well.
-            cache.own[number].append(new.contiguous())
+            cache.own[number].append(new)
         return self.norm(x)

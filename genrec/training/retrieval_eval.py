@@ -17,7 +17,6 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from genrec.allocator import keep_freed_memory
 from genrec.atomic import read_json, write_json_atomic
 from genrec.checkpoint import RunDirectory
 from genrec.data.batching import TokenTable
@@ -30,6 +29,7 @@ from genrec.evaluation.baselines import cooccurrence, popularity
 from genrec.evaluation.evaluator import DEFAULT_KS, Evaluator, PredictFn
 from genrec.models.retrieval import EncoderDecoderRetrievalModel
 from genrec.tokenizer.semantic_id import ARTIFACT_NAME, SemanticIdTokenizer
+from genrec.training.processes import start_accelerator
 
 __all__ = [
     "EvaluationSettings",
@@ -289,9 +289,7 @@ def evaluate_run(
     Returns:
         Metrics of the model and of each baseline.
     """
-    accelerator = Accelerator()
-    if accelerator.device.type == "cpu":
-        keep_freed_memory()
+    accelerator = start_accelerator()
     overrides: dict[str, Any] = {}
     if num_beams is not None:
         overrides["num_beams"] = num_beams

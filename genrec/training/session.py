@@ -16,11 +16,11 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
-from genrec.allocator import keep_freed_memory
 from genrec.atomic import atomic_file, read_json, write_json_atomic
 from genrec.checkpoint import RunDirectory
 from genrec.errors import ConfigError
 from genrec.tokenizer.semantic_id import ARTIFACT_NAME
+from genrec.training.processes import start_accelerator
 from genrec.training.seeding import seed_everything
 from genrec.training.tracking import Tracker
 from genrec.version import __version__
@@ -127,13 +127,11 @@ def start_session(settings: SessionSettings) -> Session:
         )
     named = [*settings.trackers, *(["wandb"] if settings.wandb_logging else [])]
     trackers = Tracker.check(list(dict.fromkeys(named)))
-    accelerator = Accelerator(
+    accelerator = start_accelerator(
         mixed_precision=precision,
         log_with=list(trackers) or None,
         project_dir=str(settings.path),
     )
-    if accelerator.device.type == "cpu":
-        keep_freed_memory()
     seed_everything(settings.seed)
     run_dir = RunDirectory(settings.path, keep_last=settings.keep_last)
     resume_step = run_dir.pointed("latest")
