@@ -1,0 +1,47 @@
+"""The benchmarks run, on the sample and as small as they go, and print the keys they promise."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPTS = Path(__file__).resolve().parent.parent.parent / "scripts"
+
+
+@pytest.mark.parametrize(
+    ("script", "words", "keys"),
+    [
+        (
+            "bench_decode.py",
+            "--users 6 --beams 10",
+            "results users items device threads versions",
+        ),
+        (
+            "bench_train.py",
+            "--steps 1 --hf-steps 1 --batch-size 16",
+            "samples_per_s packed_samples_per_s hf_samples_per_s ratio packed_ratio",
+        ),
+        ("bench_index.py", "--items 1000,2000 --codes 16", "results device versions"),
+        ("bench_rqvae.py", "--steps 1", "steps_per_s mlp_steps_per_s items_per_s peak_mib"),
+        ("bench_tokenize.py", "--items 2000 --width 8 --codes 16", "results versions"),
+    ],
+)
+def test_a_benchmark_runs(script, words, keys, tmp_path):
+    done = subprocess.run(
+        [sys.executable, str(SCRIPTS / script), "--json", *words.split()],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "GENREC_TEST_DATA": str(tmp_path)},
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert set(keys.split()) <= set(found)
+    if script == "bench_decode.py":
+        assert found["results"][0]["same_topk"] == 1.0
