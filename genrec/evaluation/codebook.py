@@ -224,5 +224,6 @@ def collapse_alarms(report: CodebookReport) -> list[str]:
 REMEDY = (
     "Start the codes from k-means (train.use_kmeans_init=True), lower train.learning_rate, "
     "re-seed idle codes (train.dead_code_steps=200), or balance the choice "
-    "(train.vae_codebook_mode=%genrec.models.rqvae.QuantizeForwardMode.SINKHORN)."
+    "(train.vae_codebook_mode=%genrec.models.rqvae.QuantizeForwardMode.SINKHORN, with a batch of "
+    "at least the codebook's size)."
 )

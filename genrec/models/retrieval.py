@@ -299,18 +299,20 @@ class EncoderDecoderRetrievalModel(nn.Module):
             )
         memory, cross_bias = self.encode(history, user_ids, padded=padded)
         cache = self.decoder.start(memory, cross_bias)
-        offsets = self.layout.level_offsets
+        offsets, sizes = self.layout.level_offsets, self.layout.level_sizes
 
         def step(level: int, codes: Tensor | None, parents: Tensor | None) -> Tensor:
             if codes is None or parents is None:
-                tokens = torch.full((len(history), 1), PAD_TOKEN, device=memory.device)
+                rows = torch.zeros(len(history), 1, dtype=torch.long, device=memory.device)
+                table = self.embedding.weight[PAD_TOKEN : PAD_TOKEN + 1]
             else:
                 cache.reorder(parents)
-                tokens = codes + offsets[level - 1]
-            states = self.decoder.step(self.embedding(tokens), level, cache)  # (B, W, D)
+                first = offsets[level - 1]
+                rows, table = codes, self.embedding.weight[first : first + sizes[level - 1]]
+            states = self.decoder.step(table, rows, level, cache)  # (B, W, D)
             scores = F.linear(states, self._head(level)).float().log_softmax(dim=-1)
             if self.full_vocabulary:
-                scores = scores[..., offsets[level] : offsets[level] + index.level_sizes[level]]
+                scores = scores[..., offsets[level] : offsets[level] + sizes[level]]
             return scores
 
         return constrained_beam_search(

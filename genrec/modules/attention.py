@@ -124,25 +124,35 @@ class SelfAttention(nn.Module):
         q, k, v = rearrange(self.qkv(x), "b t (n h e) -> n b h t e", n=3, h=self.num_heads)
         return self.out(_attend(q, k, v, bias, self.dropout if self.training else 0.0))
 
-    def step(self, x: Tensor, past: Sequence[Tensor], bias: Tensor) -> tuple[Tensor, Tensor]:
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute queries, and keys with values, apart: what is remembered stays on its own.
+
+        Args:
+            x: Shape ``(..., D)``.
+
+        Returns:
+            Shapes ``(..., H * E)`` and ``(..., 2 * H * E)``.
+        """
+        inner = self.out.in_features
+        weight = self.qkv.weight
+        return F.linear(x, weight[:inner]), F.linear(x, weight[inner:])
+
+    def step(self, q: Tensor, seen: Sequence[Tensor], bias: Tensor) -> Tensor:
         """Attend from one new position of every beam to itself and the ones before it.
 
         Args:
-            x: The new position, shape ``(B, W, D)``.
-            past: Keys and values of each earlier position, ``(B, W, 2 * H * E)``, or
+            q: Queries of the new position, shape ``(B, W, H * E)``.
+            seen: Keys and values of each position, the new one last, ``(B, W, 2 * H * E)``, or
                 ``(B, 1, 2 * H * E)`` where the beams of a user share it.
             bias: Shape ``(1, H, 1, T)``.
 
         Returns:
-            ``(output, keys and values)`` of shapes ``(B, W, D)`` and ``(B, W, 2 * H * E)``.
+            Shape ``(B, W, D)``.
         """
         inner = self.out.in_features
-        q, kv = self.qkv(x).split([inner, 2 * inner], dim=-1)
-        kv = kv.contiguous()  # a view would keep the queries alive as well
-        heads = (*x.shape[:2], self.num_heads, -1)
+        heads = (*q.shape[:2], self.num_heads, -1)
         # Up to six keys a query: products and sums beat a batch of tiny matrix products, and
         # positions first, a softmax over whole vectors one over tiny rows.
-        seen = [*past, kv]
         scores = torch.stack([(q * k[..., :inner]).view(heads).sum(-1) for k in seen])
         scores += bias[0, :, 0].T[:, None, None]
         weights = scores.softmax(dim=0).unsqueeze(-1)  # (T, B, W, H, 1)
@@ -150,7 +160,7 @@ class SelfAttention(nn.Module):
         mixed = values[0] * weights[0]
         for value, weight in zip(values[1:], weights[1:], strict=True):
             mixed.addcmul_(value, weight)
-        return self.out(mixed.flatten(2)), kv
+        return self.out(mixed.flatten(2))
 
 
 class CrossAttention(nn.Module):

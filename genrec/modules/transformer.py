@@ -149,16 +149,20 @@ class DecoderLayer(nn.Module):
     def step(
         self,
         x: Tensor,
-        past: Sequence[Tensor],
+        q: Tensor,
+        seen: Sequence[Tensor],
         bias: Tensor,
         kv: tuple[Tensor, Tensor],
         cross_bias: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
-        """Map one new position of every beam, ``(B, W, D)``; return it and its keys and values."""
-        own, new = self.attention.step(self.attention_norm(x), past, bias)
-        x = x + own
+    ) -> Tensor:
+        """Map one new position of every beam, ``(B, W, D)``; ``q`` and ``seen`` are its own."""
+        x = x + self.attention.step(q, seen, bias)
         x = x + self.cross(self.cross_norm(x), kv, cross_bias)
-        return x + self.ff(self.ff_norm(x)), new
+        return x + self.ff(self.ff_norm(x))
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute what self-attention needs of ``x``; see :meth:`SelfAttention.project`."""
+        return self.attention.project(self.attention_norm(x))
 
     def _drop(self, x: Tensor) -> Tensor:
         return dropout(x, self.dropout, self.training)
@@ -270,11 +274,12 @@ class Decoder(nn.Module):
     def _layers(self) -> list[DecoderLayer]:
         return list(self.layers)  # type: ignore[arg-type]
 
-    def step(self, x: Tensor, position: int, cache: DecoderCache) -> Tensor:
+    def step(self, table: Tensor, rows: Tensor, position: int, cache: DecoderCache) -> Tensor:
         """Decode one more position of every beam.
 
         Args:
-            x: Embedded codes, shape ``(B, W, D)``.
+            table: Embeddings of all codes of this position, shape ``(K, D)``.
+            rows: The code of each beam, shape ``(B, W)``, int64.
             position: How many positions came before.
             cache: From :meth:`start`; updated.
 
@@ -282,7 +287,13 @@ class Decoder(nn.Module):
             Shape ``(B, W, D)``.
         """
         bias = self.position_bias(1, position + 1, offset=position)
+        x = F.embedding(rows, table)
         for number, layer in enumerate(self._layers()):
-            x, new = layer.step(x, cache.past(number), bias, cache.cross[number], cache.cross_bias)
-            cache.own[number].append(new)
+            if number == 0 and rows.numel() > len(table):  # beams share codes: project each once
+                q, kv = (F.embedding(rows, part) for part in layer.project(table))
+            else:
+                q, kv = layer.project(x)
+            seen = [*cache.past(number), kv]
+            x = layer.step(x, q, seen, bias, cache.cross[number], cache.cross_bias)
+            cache.own[number].append(kv)
         return self.norm(x)

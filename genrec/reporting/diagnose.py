@@ -217,7 +217,8 @@ def _collapsed(record: RunRecord) -> Finding | None:
         "train.use_kmeans_init = True, train.kmeans_after_epochs = 10: start codes from latents",
         "train.learning_rate: a third of what it is",
         "train.dead_code_steps = 200: re-seed idle codes",
-        "train.vae_codebook_mode = %genrec.models.rqvae.QuantizeForwardMode.SINKHORN: balance",
+        "train.vae_codebook_mode = %genrec.models.rqvae.QuantizeForwardMode.SINKHORN: balance, "
+        "with a batch of at least the codebook's size",
         "train.codebook_update = 'ema'",
     ]
     if record.config.get("losses", {}).get("recon_reduction") == "mean":

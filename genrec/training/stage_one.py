@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 from genrec.data.item_dataset import ItemData
 from genrec.errors import ConfigError, DataError
 from genrec.evaluation.codebook import CodebookReport, Described, collapse_alarms, evaluate_codebook
-from genrec.models.rqvae import RqVae
+from genrec.models.rqvae import QuantizeForwardMode, RqVae
 from genrec.training.item_loader import ItemLoader, ItemRows
 from genrec.training.loop import BestRule, FitResult, fit
 from genrec.training.optimizer import build_optimizer, build_schedule
@@ -319,6 +319,7 @@ def train_rqvae(
         split_batches=settings.split_batches,
     )
     choice = settings.optimization
+    _check_balance(model, loader.batch_size)
     num_steps = rhythm.num_steps(math.ceil(len(loader) / choice.accumulate))
     model.to(accelerator.device)
     optimizer = build_optimizer(
@@ -447,6 +448,18 @@ class _Stage:
         for alarm in collapse_alarms(report):
             self.session.say(f"warning: {alarm}")
         return metrics
+
+
+def _check_balance(model: RqVae, batch_size: int) -> None:
+    """Refuse balanced codes where a batch cannot use each code once: they would be plain STE."""
+    sizes = zip(model.modes, model.codebook_sizes, strict=True)
+    needed = max((k for mode, k in sizes if mode is QuantizeForwardMode.SINKHORN), default=0)
+    if batch_size < needed:
+        raise ConfigError(
+            f"a batch of SINKHORN must hold at least as many items as a level has codes, {needed}, "
+            f"got {batch_size} on each process; set train.batch_size={2 * needed}, with more "
+            "train.epochs for as many steps, or fewer train.vae_codebook_size"
+        )
 
 
 def _share_out(items: Tensor, settings: StageOneSettings) -> tuple[Tensor, Tensor | None]:

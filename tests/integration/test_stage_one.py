@@ -252,6 +252,10 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "start": ({"use_kmeans_init": False}, "kmeans_after_epochs must be 0 without k-means, got 5"),
     "temperature": ({"gumbel_temperature": 0.0}, "gumbel_temperature must be > 0"),
     "optimizer": ({"optimizer": "adamv"}, "optimizer must be known, got 'adamv'"),
+    "balance": (
+        {"vae_codebook_mode": QuantizeForwardMode.SINKHORN, "batch_size": 15},
+        "must hold at least as many items as a level has codes, 16, got 15",
+    ),
 }
 
 
