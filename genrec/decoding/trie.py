@@ -268,13 +268,15 @@ class PrefixIndex:
         Returns:
             Leaf of each, the same shape, int64; -1 for none.
         """
-        if self._leaf_of_item is None:
+        table = self._leaf_of_item
+        if table is None:
             leaves = torch.arange(self.num_states[-1], dtype=torch.int32, device=self.device)
             if self.leaf_offsets is not None:
                 leaves = leaves.repeat_interleave(self.leaf_offsets.diff())
-            self._leaf_of_item = torch.empty_like(self.leaf_items)
-            self._leaf_of_item[self.leaf_items.long()] = leaves
-        found = self._leaf_of_item[item_ids.clamp(min=0)].long()
+            table = torch.empty_like(self.leaf_items)
+            table[self.leaf_items.long()] = leaves
+            self._leaf_of_item = table  # when it is whole: other threads may be looking
+        found = table[item_ids.clamp(min=0)].long()
         return torch.where(item_ids >= 0, found, -1)
 
     def allow(self, allowed: Tensor) -> LegalSet:
