@@ -18,6 +18,7 @@ LAYERS = {
     "genrec.checkpoint": 0,
     "genrec.config": 0,
     "genrec.errors": 0,
+    "genrec.threads": 0,
     "genrec.version": 0,
     "genrec.data.schemas": 0,
     "genrec.data": 1,
