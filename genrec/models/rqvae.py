@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from genrec.checkpoint import load_model_files
 from genrec.errors import ArtifactError, ConfigError
 from genrec.modules.features import Features, FeatureSettings
-from genrec.modules.losses import LossSettings, quantization_losses, reconstruction_losses
+from genrec.modules.losses import LossSettings, reconstruction_losses
 from genrec.modules.mlp import Mlp, MlpSettings
 from genrec.modules.quantize.modes import QuantizeForwardMode
 from genrec.modules.quantize.residual import (
@@ -57,15 +57,28 @@ class RqVaeOutput(NamedTuple):
         loss: What to minimise, scalar.
         reconstruction_loss: Mean over the batch, scalar, before its weight.
         rqvae_loss: Codebook and commitment terms over all levels, scalar, before their weight.
-        embs_norm: Length of each level's code, shape ``(B, L)``, no gradient.
-        p_unique_ids: Distinct ids as a share of the batch, scalar, no gradient.
+        outputs: What each level passed on, L tensors of shape ``(B, D)``, no gradient; zeros of
+            shape ``(B, 1)`` where nothing was quantised.
+        sem_ids: Shape ``(B, L)``, int64; None where nothing was quantised.
     """
 
     loss: Tensor
     reconstruction_loss: Tensor
     rqvae_loss: Tensor
-    embs_norm: Tensor
-    p_unique_ids: Tensor
+    outputs: list[Tensor]
+    sem_ids: Tensor | None
+
+    @property
+    def embs_norm(self) -> Tensor:
+        """Length of each level's code, shape ``(B, L)``, no gradient; computed when read."""
+        return torch.stack([output.norm(dim=-1) for output in self.outputs], dim=-1)
+
+    @property
+    def p_unique_ids(self) -> Tensor:
+        """Distinct ids as a share of the batch, scalar, no gradient; computed when read."""
+        if self.sem_ids is None:
+            return torch.zeros_like(self.loss, requires_grad=False)
+        return distinct_share(self.sem_ids)
 
 
 class RqVae(nn.Module):
@@ -341,35 +354,21 @@ class RqVae(nn.Module):
         losses = self.losses
         per_item = self.reconstruction_losses(x, x_hat)  # (B,)
         recon = per_item.mean()
-        terms = []
-        for level, residual, code, output in zip(
-            self.residual_quantizer.levels,
-            quantized.residuals,
-            quantized.codes,
-            quantized.outputs,
-            strict=True,
-        ):
-            codebook, commitment = quantization_losses(residual, code, output)
-            term = commitment_weight * commitment
-            if not level.uses_ema:
-                term = term + losses.codebook_weight * codebook
-            terms.append(term)
-        quant = torch.stack(terms)  # (L,)
+        quant = commitment_weight * quantized.commitment_losses  # (L,)
+        if self.quantizer.codebook_update != "ema":
+            quant = quant + losses.codebook_weight * quantized.codebook_losses
         quant = quant.sum() if losses.level_reduction == "sum" else quant.mean()
         if quantized.separation is not None:
             quant = quant + losses.separation_weight * quantized.separation
         # Latents live in the scaled space; errors count in the units of the inputs.
         quant = quant / self.features.settings.scale**2
-        with torch.no_grad():
-            self.residual_quantizer.note_errors(per_item, quantized.residuals)
-            norms = torch.stack([code.norm(dim=-1) for code in quantized.codes], dim=-1)  # (B, L)
-            unique = distinct_share(quantized.sem_ids)
+        self.residual_quantizer.note_errors(per_item, quantized.residuals)
         return RqVaeOutput(
             loss=losses.recon_weight * recon + losses.quant_loss_weight * quant,
             reconstruction_loss=recon,
             rqvae_loss=quant,
-            embs_norm=norms,
-            p_unique_ids=unique,
+            outputs=[output.detach() for output in quantized.outputs],
+            sem_ids=quantized.sem_ids,
         )
 
     @torch.no_grad()
@@ -485,10 +484,11 @@ class RqVae(nn.Module):
         """Loss of the plain autoencoder."""
         recon = self.reconstruction_losses(x, self.decode(z)).mean()
         zero = torch.zeros_like(recon)
-        norms = torch.zeros(len(x), self.n_layers, device=x.device)
+        nothing = torch.zeros(len(x), 1, device=x.device)
         # Every parameter takes part: processes that train together wait for all gradients.
         idle = sum((0.0 * p.sum() for p in self.residual_quantizer.parameters()), zero)
-        return RqVaeOutput(self.losses.recon_weight * recon + idle, recon, zero, norms, zero)
+        loss = self.losses.recon_weight * recon + idle
+        return RqVaeOutput(loss, recon, zero, [nothing] * self.n_layers, None)
 
     def _initialize_from_batch(self, x: Tensor) -> None:
         """Fall back to k-means on a batch, as many public implementations do."""

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from genrec.modules.nearest import nearest
+
 __all__ = ["KMeansResult", "balanced_assign", "kmeans", "nearest_centroid"]
 
 # Entries of one (chunk, K) distance block: 16 MiB in float32.
@@ -134,9 +136,7 @@ def nearest_centroid(x: Tensor, centroids: Tensor) -> Tensor:
     """
     sq_norms = centroids.square().sum(dim=1)  # (K,)
     chunk = max(1, _BLOCK_ENTRIES // len(centroids))
-    parts = [
-        torch.addmm(sq_norms, part, centroids.T, alpha=-2).argmin(dim=1) for part in x.split(chunk)
-    ]
+    parts = [nearest(torch.addmm(sq_norms, part, centroids.T, alpha=-2)) for part in x.split(chunk)]
     return torch.cat(parts) if parts else x.new_zeros(0, dtype=torch.int64)
 
 

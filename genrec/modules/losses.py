@@ -6,6 +6,7 @@ Shape legend: B = batch, X = features, C = categorical features, D = latent widt
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -71,21 +72,50 @@ def reconstruction_losses(
     Returns:
         Loss of each item, shape ``(B,)``, float32.
     """
-    x_hat, x = x_hat.float(), x.float()
     num_dense = x.shape[-1] - num_categorical
-    compare = F.l1_loss if settings.recon_kind == "l1" else F.mse_loss
-    error = compare(x_hat[:, :num_dense], x[:, :num_dense], reduction="none")  # (B, X - C)
-    loss = _over_features(error, settings)
+    compare = _absolute_errors if settings.recon_kind == "l1" else _squared_errors
+    loss = compare(x_hat[:, :num_dense], x[:, :num_dense])  # (B,)
+    if settings.recon_reduction == "mean":
+        loss = loss / num_dense
     if num_categorical:
         entropy = F.binary_cross_entropy_with_logits(
-            x_hat[:, num_dense:], x[:, num_dense:], reduction="none"
+            x_hat[:, num_dense:].float(), x[:, num_dense:].float(), reduction="none"
         )  # (B, C)
-        loss = loss + _over_features(entropy, settings)
+        summed = settings.recon_reduction == "sum"
+        loss = loss + (entropy.sum(dim=-1) if summed else entropy.mean(dim=-1))
     return loss
 
 
-def _over_features(error: Tensor, settings: LossSettings) -> Tensor:
-    return error.sum(dim=-1) if settings.recon_reduction == "sum" else error.mean(dim=-1)
+def _absolute_errors(x_hat: Tensor, x: Tensor) -> Tensor:
+    return F.l1_loss(x_hat.float(), x.float(), reduction="none").sum(dim=-1)
+
+
+def _squared_errors(x_hat: Tensor, x: Tensor) -> Tensor:
+    errors: Tensor = _SquaredErrors.apply(x_hat, x)
+    return errors
+
+
+class _SquaredErrors(torch.autograd.Function):
+    """Squared distance of each row of ``x_hat`` to that of ``x``.
+
+    Two passes over memory forward and one backward, where tensors' own operations make twice
+    as many.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x_hat: Tensor, x: Tensor) -> Tensor:
+        error = x_hat.float() - x.float()  # (B, X)
+        ctx.save_for_backward(error)
+        ctx.dtypes = x_hat.dtype, x.dtype
+        return torch.linalg.vector_norm(error, dim=-1).square()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, of_errors: Tensor) -> tuple[Tensor, Tensor | None]:
+        (error,) = ctx.saved_tensors
+        gradient = error * (2 * of_errors)[:, None]  # (B, X)
+        to_x = (-gradient).to(ctx.dtypes[1]) if ctx.needs_input_grad[1] else None
+        return gradient.to(ctx.dtypes[0]), to_x
 
 
 def quantization_losses(residual: Tensor, code: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:

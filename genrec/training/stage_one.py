@@ -426,13 +426,14 @@ class _Stage:
             aims=None if self.aims is None else self.aims[batch.rows],
             quantize=self.model.residual_quantizer.is_ready,
         )
-        return out.loss, {
+        logs = {
             "loss": out.loss,
             "reconstruction_loss": out.reconstruction_loss,
             "rqvae_loss": out.rqvae_loss,
-            "p_unique_ids": out.p_unique_ids,
-            "embs_norm": out.embs_norm.mean(),
         }
+        if (step + 1) % settings.rhythm.log_every == 0:  # of one batch: they take their time
+            logs |= {"p_unique_ids": out.p_unique_ids, "embs_norm": out.embs_norm.mean()}
+        return out.loss, logs
 
     def evaluate(self, model: nn.Module, step: int) -> dict[str, float]:
         assert isinstance(model, RqVae)

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from genrec.models.rqvae import QuantizeForwardMode, QuantizerSettings, RqVae
-from genrec.modules.losses import quantization_losses
 from genrec.modules.quantize.residual import Quantized
 
 MODES = list(QuantizeForwardMode)
@@ -54,11 +53,8 @@ def test_quantisation_terms_reach_one_side_each(
 ) -> None:
     model, _, quantized = make(mode, codebook_sim_vq=sim_vq, codebook_normalize=normalize)
     for level in range(NUM_LEVELS):
-        codebook, commitment = quantization_losses(
-            quantized.residuals[level], quantized.codes[level], quantized.outputs[level]
-        )
-        assert reached(model, codebook) == {f"codebook {level}"}
-        assert reached(model, commitment) == {"encoder"}
+        assert reached(model, quantized.codebook_losses[level]) == {f"codebook {level}"}
+        assert reached(model, quantized.commitment_losses[level]) == {"encoder"}
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -103,12 +99,33 @@ def test_commitment_of_a_deep_level_pulls_the_latent_to_its_code() -> None:
     model, x, _ = make(QuantizeForwardMode.STE)
     z = model.encode(x).detach().requires_grad_()
     quantized = model.residual_quantizer(z, 1.0)
-    _, commitment = quantization_losses(
-        quantized.residuals[2], quantized.codes[2], quantized.outputs[2]
-    )
-    (gradient,) = torch.autograd.grad(commitment, z)
-    expected = 2 * (quantized.residuals[2] - quantized.codes[2]) / len(z)
+    (gradient,) = torch.autograd.grad(quantized.commitment_losses[2], z)
+    expected = 2 * (quantized.residuals[2] - quantized.outputs[2]) / len(z)
     torch.testing.assert_close(gradient, expected)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_gradient_of_the_sum_is_the_mean_over_levels(mode: QuantizeForwardMode) -> None:
+    """Also where levels differ: each one's estimator counts one L-th."""
+    torch.manual_seed(0)
+    modes = [QuantizeForwardMode.STE, mode, QuantizeForwardMode.STE]
+    quantizer = RqVae(
+        8, embed_dim=4, hidden_dims=(16,), codebook_size=6, codebook_mode=modes, n_layers=3
+    ).residual_quantizer
+    z = torch.randn(32, 4, requires_grad=True)
+    quantizer.initialize(z.detach(), num_iters=5, seed=0)
+    direction = torch.randn_like(z)
+    torch.manual_seed(1)
+    found = quantizer(z, 0.7)
+    (gradient,) = torch.autograd.grad((found.embeddings * direction).sum(), z)
+    torch.manual_seed(1)
+    residual = found.residuals[1].detach().requires_grad_()
+    middle = quantizer.levels[1](residual, 0.7).output
+    own = direction  # of a straight-through level
+    if middle.requires_grad:
+        (own,) = torch.autograd.grad((middle * direction).sum(), residual)
+    torch.testing.assert_close(gradient, (2 * direction + own) / 3)
+    torch.testing.assert_close(found.embeddings, sum(found.outputs), rtol=0, atol=0)
 
 
 def test_separation_pulls_the_latent_to_the_aim_only_while_its_prefix_holds() -> None:

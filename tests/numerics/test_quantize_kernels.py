@@ -7,8 +7,12 @@ import math
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
+from genrec.modules.losses import quantization_losses
+from genrec.modules.nearest import nearest
 from genrec.modules.quantize.ema import ema_update
 from genrec.modules.quantize.estimators import (
     gumbel_noise,
@@ -16,6 +20,7 @@ from genrec.modules.quantize.estimators import (
     rotation_trick,
     straight_through,
 )
+from genrec.modules.quantize.hard_code import subtract_code
 from genrec.modules.quantize.sinkhorn import balanced_codes, sinkhorn_assign
 
 
@@ -168,3 +173,57 @@ def test_ema_equals_reference() -> None:
     smoothed = (shares + epsilon) / (mass + num_codes * epsilon) * mass
     np.testing.assert_allclose(codebook.numpy(), sums / smoothed[:, None], rtol=1e-12)
     assert torch.isfinite(codebook).all()
+
+
+@pytest.mark.parametrize("batch", [1, 7])
+def test_subtract_code_is_the_plain_losses(batch: int) -> None:
+    """Values and gradients, each output weighed on its own, against tensors' own operations."""
+    residual, codes = random(batch, 6).requires_grad_(), random(5, 6, seed=1).requires_grad_()
+    ids = torch.randint(0, 4, (batch,), generator=torch.Generator().manual_seed(2))
+    direction = random(batch, 6, seed=3)
+
+    def plain() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        code = codes[ids]
+        return code, residual - code.detach(), *quantization_losses(residual, code, code)
+
+    fused, expected = subtract_code(residual, codes, ids), plain()
+    for found, wanted in zip(fused, expected, strict=True):
+        torch.testing.assert_close(found, wanted.detach(), check_layout=True)
+    assert not fused[0].requires_grad
+    for weights in ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0), (2.0, -3.0, 0.5)):
+
+        def gradients(parts: tuple[Tensor, ...], weights: tuple = weights) -> tuple[Tensor, ...]:
+            terms = ((parts[1] * direction).sum(), parts[2], parts[3])
+            loss = sum(weight * term for weight, term in zip(weights, terms, strict=True))
+            assert isinstance(loss, Tensor)
+            return torch.autograd.grad(loss, (residual, codes), retain_graph=True)
+
+        for found, wanted in zip(gradients(fused), gradients(expected), strict=True):
+            torch.testing.assert_close(found, wanted)
+
+
+@pytest.mark.parametrize("used", [1, 2, 3], ids=["rest", "codebook", "commitment"])
+def test_subtract_code_where_only_one_output_is_used(used: int) -> None:
+    residual, codes = random(3, 2).requires_grad_(), random(4, 2, seed=1).requires_grad_()
+    ids = torch.tensor([0, 3, 3])
+    found = torch.autograd.grad(
+        subtract_code(residual, codes, ids)[used].sum(), (residual, codes), allow_unused=True
+    )
+    assert (found[0] is None) == (used == 2)
+    assert (found[1] is None) == (used != 2)
+
+
+@given(st.integers(1, 6), st.integers(1, 9), st.integers(0, 2**32 - 1), st.sampled_from([2, 1000]))
+def test_nearest_is_argmin(rows: int, columns: int, seed: int, values: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    cost = torch.randint(0, values, (rows, columns), generator=generator).float() - values / 2
+    for dtype in (torch.float32, torch.float64):
+        wanted = cost.to(dtype).numpy().argmin(axis=1)  # numpy promises the first of equals
+        np.testing.assert_array_equal(nearest(cost.to(dtype, copy=True)).numpy(), wanted)
+
+
+def test_nearest_tells_tiny_differences_apart_and_survives_what_is_not_finite() -> None:
+    tiny = torch.finfo(torch.float32).tiny
+    inf, nan = float("inf"), float("nan")
+    cost = torch.tensor([[2 * tiny, tiny, 3 * tiny], [inf, inf, 1.0], [nan, 1.0, 0.0], [inf] * 3])
+    assert nearest(cost).tolist() == [1, 2, 0, 0]

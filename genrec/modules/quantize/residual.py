@@ -5,6 +5,7 @@ Shape legend: B = batch, N = items, D = latent width, L = code levels, K = codes
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -13,9 +14,14 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from genrec.errors import ConfigError
+from genrec.modules.quantize.estimators import straight_through
 from genrec.modules.quantize.modes import QuantizeForwardMode
 from genrec.modules.quantize.separation import separate_last_level
-from genrec.modules.quantize.vector_quantizer import QuantizerSettings, VectorQuantizer
+from genrec.modules.quantize.vector_quantizer import (
+    LevelOutput,
+    QuantizerSettings,
+    VectorQuantizer,
+)
 
 __all__ = ["Quantized", "ResidualQuantizer", "distinct_share", "per_level"]
 
@@ -27,19 +33,24 @@ class Quantized(NamedTuple):
 
     Attributes:
         embeddings: Sum of what the levels passed on; the decoder's input, shape ``(B, D)``.
-        residuals: What each level quantised, L tensors of shape ``(B, D)``.
-        codes: The code of each level, L tensors of shape ``(B, D)``.
-        outputs: What each level passed on; equal to the code but for soft choices.
+        residuals: What each level quantised, L tensors of shape ``(B, D)``; a gradient reaches
+            the latents only.
+        outputs: What each level passed on, L tensors of shape ``(B, D)``: the code, or a soft
+            choice's mixture of codes.
         sem_ids: Codes as ids, shape ``(B, L)``, int64.
+        codebook_losses: Mean over items of the squared distance of code to residual, one a level,
+            shape ``(L,)``; each reaches its own codebook only.
+        commitment_losses: The same values, shape ``(L,)``; reach the latents only.
         separation: Mean over the batch of the squared distance of a last residual to the code
             that it should move to, 0 for items that need not; scalar. None without aims.
     """
 
     embeddings: Tensor
     residuals: list[Tensor]
-    codes: list[Tensor]
     outputs: list[Tensor]
     sem_ids: Tensor
+    codebook_losses: Tensor
+    commitment_losses: Tensor
     separation: Tensor | None = None
 
 
@@ -119,9 +130,7 @@ class ResidualQuantizer(nn.Module):
             Codes, ids and the sum that the decoder receives.
         """
         residuals: list[Tensor] = []
-        codes: list[Tensor] = []
-        outputs: list[Tensor] = []
-        ids: list[Tensor] = []
+        levels: list[LevelOutput] = []
         separation = None
         # Half precision cannot tell near codes apart.
         with torch.autocast(device_type=z.device.type, enabled=False):
@@ -129,21 +138,33 @@ class ResidualQuantizer(nn.Module):
             for index, level in enumerate(self.levels):
                 last_aims = None
                 if aims is not None and index == len(self.levels) - 1:
-                    last_aims = _valid_aims(aims, ids)  # (B,)
+                    last_aims = _valid_aims(aims, [found.ids for found in levels])  # (B,)
                     target = level.codes().detach()[last_aims.clamp_min(0)]  # (B, D)
                     apart = (residual - target).square().sum(dim=-1)  # (B,)
                     separation = torch.where(last_aims >= 0, apart, 0.0).mean()
-                found = level(residual, temperature, last_aims)
                 residuals.append(residual)
-                codes.append(found.code)
-                outputs.append(found.output)
-                ids.append(found.ids)
-                residual = residual - found.output.detach()
-            total = torch.stack(outputs).sum(dim=0)  # (B, D)
-            # The value is the sum, the gradient the mean over levels.
-            total = total.detach() + (total - total.detach()) / len(self.levels)
-        sem_ids = torch.stack(ids, dim=-1)  # (B, L)
-        return Quantized(total, residuals, codes, outputs, sem_ids, separation)
+                levels.append(level(residual, temperature, last_aims))
+                residual = levels[-1].rest
+            ids, outputs, _, codebook_losses, commitment_losses = zip(*levels, strict=True)
+            return Quantized(
+                self._sum(residuals[0], outputs),
+                residuals,
+                list(outputs),
+                torch.stack(ids, dim=-1),
+                torch.stack(codebook_losses),
+                torch.stack(commitment_losses),
+                separation,
+            )
+
+    def _sum(self, z: Tensor, outputs: Sequence[Tensor]) -> Tensor:
+        """Add up the levels' outputs ``(B, D)``; the gradient is the mean over levels."""
+        total = functools.reduce(torch.add, outputs)  # (B, D)
+        copied = sum(not output.requires_grad for output in outputs)
+        if copied == len(outputs):
+            return straight_through(z, total)
+        # A residual is the latent less constants: what straight-through levels owe it goes to z.
+        share = straight_through(z, z.new_zeros(())) * copied if copied else 0.0
+        return total.detach() + (total - total.detach() + share) / len(outputs)
 
     @torch.no_grad()
     def assign(self, z: Tensor) -> Tensor:

@@ -14,13 +14,11 @@ from torch import Tensor, nn
 
 from genrec.errors import ConfigError
 from genrec.modules.kmeans import kmeans
+from genrec.modules.losses import quantization_losses
+from genrec.modules.nearest import nearest
 from genrec.modules.quantize.ema import ema_update
-from genrec.modules.quantize.estimators import (
-    gumbel_noise,
-    gumbel_softmax,
-    rotation_trick,
-    straight_through,
-)
+from genrec.modules.quantize.estimators import gumbel_noise, gumbel_softmax, rotation_trick
+from genrec.modules.quantize.hard_code import subtract_code
 from genrec.modules.quantize.modes import QuantizeForwardMode
 from genrec.modules.quantize.sinkhorn import balanced_codes
 
@@ -78,14 +76,19 @@ class LevelOutput(NamedTuple):
 
     Attributes:
         ids: Code of each item, shape ``(B,)``, int64.
-        code: Chosen code, shape ``(B, D)``; its gradient reaches this codebook only.
-        output: What the decoder receives of this level, shape ``(B, D)``; its gradient is the
-            estimator's. To be subtracted from the residual.
+        output: What the decoder receives of this level, shape ``(B, D)``. Its gradient is the
+            estimator's, but for straight-through levels, where it has none: all of them together
+            copy theirs to the latent.
+        rest: The residual less ``output``, shape ``(B, D)``; a gradient reaches the residual only.
+        codebook_loss: Scalar, pulls the codes to the residuals; reaches this codebook only.
+        commitment_loss: Scalar, pulls the residuals to the codes; reaches the residual only.
     """
 
     ids: Tensor
-    code: Tensor
     output: Tensor
+    rest: Tensor
+    codebook_loss: Tensor
+    commitment_loss: Tensor
 
 
 class VectorQuantizer(nn.Module):
@@ -189,7 +192,7 @@ class VectorQuantizer(nn.Module):
         Returns:
             Shape ``(B,)``, int64.
         """
-        return self.cost(residual, self.codes() if codes is None else codes).argmin(dim=-1)
+        return nearest(self.cost(residual, self.codes() if codes is None else codes))
 
     def forward(
         self,
@@ -211,33 +214,33 @@ class VectorQuantizer(nn.Module):
         """
         codes = self.codes()
         if self.training and self.mode is QuantizeForwardMode.GUMBEL_SOFTMAX:
-            ids, code, output = self._soft(residual, codes, temperature)
+            found = self._soft(residual, codes, temperature)
         else:
-            detached = codes.detach()
-            with torch.no_grad():
-                cost = self.cost(residual.detach(), detached)  # (B, K)
-                if self.training and self.mode is QuantizeForwardMode.SINKHORN:
-                    settings = self.settings
-                    ids = balanced_codes(
-                        cost,
-                        epsilon=settings.sinkhorn_epsilon,
-                        num_iters=settings.sinkhorn_iters,
-                    )
-                else:
-                    ids = cost.argmin(dim=-1)
-                if aims is not None:
-                    ids = torch.where(aims >= 0, aims, ids)
-            code = F.embedding(ids, codes)  # (B, D)
-            rotates = self.mode is QuantizeForwardMode.ROTATION_TRICK
-            estimator = rotation_trick if rotates else straight_through
-            output = estimator(residual, code)
+            found = self._hard(residual, codes, aims)
         if self.training and self.tracks_usage:
-            self._note(ids, residual.detach())
-        return LevelOutput(ids, code, output)
+            self._note(found.ids, residual.detach())
+        return found
 
-    def _soft(
-        self, residual: Tensor, codes: Tensor, temperature: float | Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _hard(self, residual: Tensor, codes: Tensor, aims: Tensor | None) -> LevelOutput:
+        """Pick one code for each item."""
+        with torch.no_grad():
+            cost = self.cost(residual, codes)  # (B, K)
+            if self.training and self.mode is QuantizeForwardMode.SINKHORN:
+                ids = balanced_codes(
+                    cost,
+                    epsilon=self.settings.sinkhorn_epsilon,
+                    num_iters=self.settings.sinkhorn_iters,
+                )
+            else:
+                ids = nearest(cost)
+            if aims is not None:
+                ids = torch.where(aims >= 0, aims, ids)
+        code, rest, codebook_loss, commitment_loss = subtract_code(residual, codes, ids)
+        if self.mode is QuantizeForwardMode.ROTATION_TRICK:
+            code = rotation_trick(residual, code)
+        return LevelOutput(ids, code, rest, codebook_loss, commitment_loss)
+
+    def _soft(self, residual: Tensor, codes: Tensor, temperature: float | Tensor) -> LevelOutput:
         """Mix codes by the Gumbel softmax, log-preferences in units of the quantisation error.
 
         Without a scale the noise, of size 1, would drown the distances of a small latent space.
@@ -254,7 +257,9 @@ class VectorQuantizer(nn.Module):
         logits = -cost / scale
         noise = temperature * gumbel_noise(logits)
         weights = gumbel_softmax(logits, temperature=temperature, noise=noise)  # (B, K)
-        return ids, weights.detach() @ codes, weights @ codes
+        code, output = weights.detach() @ codes, weights @ codes  # (B, D)
+        losses = quantization_losses(residual, code, output)
+        return LevelOutput(ids, output, residual - output.detach(), *losses)
 
     @torch.no_grad()
     def _note(self, ids: Tensor, residual: Tensor) -> None:

@@ -37,6 +37,27 @@ def test_reconstruction_equals_reference(
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_gradients_of_squared_errors(reduction: str, dtype: torch.dtype) -> None:
+    """Against the formula, zero errors included, on both sides."""
+    generator = torch.Generator().manual_seed(0)
+    x_hat = torch.randn(3, 4, generator=generator).to(dtype)
+    x = torch.randn(3, 4, generator=generator)
+    x_hat[0] = 0.5
+    x[0] = 0.5
+    weights = torch.tensor([1.0, -2.0, 0.5])
+    settings = LossSettings(recon_reduction=reduction)
+    leaves = x_hat.requires_grad_(), x.requires_grad_()
+    found = reconstruction_losses(*leaves, num_categorical=0, settings=settings)
+    gradients = torch.autograd.grad((found * weights).sum(), leaves)
+    expected = 2 * weights[:, None] * (x_hat.float() - x).detach()
+    if reduction == "mean":
+        expected = expected / 4
+    torch.testing.assert_close(gradients[0], expected.to(dtype))
+    torch.testing.assert_close(gradients[1], -expected)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
