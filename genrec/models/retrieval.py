@@ -298,7 +298,8 @@ class EncoderDecoderRetrievalModel(nn.Module):
                 f"{index.level_sizes}; use the ID table that the model was trained with"
             )
         memory, cross_bias = self.encode(history, user_ids, padded=padded)
-        cache = self.decoder.start(memory, cross_bias)
+        positions = 1 + (self.layout.num_levels - 1) * num_beams
+        cache = self.decoder.start(memory, cross_bias, num_queries=positions)
         offsets, sizes = self.layout.level_offsets, self.layout.level_sizes
 
         def step(level: int, codes: Tensor | None, parents: Tensor | None) -> Tensor:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from einops import rearrange
@@ -15,7 +16,7 @@ from torch.nn import functional as F
 
 from genrec.modules.dropout import dropout
 
-__all__ = ["CrossAttention", "RelativePositionBias", "SelfAttention"]
+__all__ = ["CrossAttention", "CrossMemory", "RelativePositionBias", "SelfAttention"]
 
 
 class RelativePositionBias(nn.Module):
@@ -163,6 +164,21 @@ class SelfAttention(nn.Module):
         return self.out(mixed.flatten(2))
 
 
+class CrossMemory(NamedTuple):
+    """What queries look at.
+
+    Attributes:
+        keys: Shape ``(B, H, S, E)``; absorbed ``(B, H * S, D)``.
+        values: The same shape.
+        absorbed: Whether keys hold the query matrix and values the output matrix, so that the
+            model's states take the place of queries and nothing is left to project.
+    """
+
+    keys: Tensor
+    values: Tensor
+    absorbed: bool
+
+
 class CrossAttention(nn.Module):
     """Attention of the decoder to the encoder; keys and values are computed once a user.
 
@@ -181,37 +197,82 @@ class CrossAttention(nn.Module):
         self.kv = nn.Linear(width, 2 * inner_width, bias=False)
         self.out = nn.Linear(inner_width, width, bias=False)
 
-    def keys_values(self, memory: Tensor, *, reused: bool = False) -> tuple[Tensor, Tensor]:
-        """Project the encoder's output.
+    def keys_values(self, memory: Tensor) -> CrossMemory:
+        """Project the encoder's output for one call.
 
         Args:
             memory: Shape ``(B, S, D)``.
-            reused: Whether more than one step will look at them, so that laying them out in the
-                order of the CPU's matrix products pays.
 
         Returns:
-            Keys and values, each ``(B, H, S, E)``.
+            What :meth:`forward` looks at.
         """
         kv = self.kv(memory)
         keys, values = rearrange(kv, "b s (n h e) -> n b h s e", n=2, h=self.num_heads)
-        if reused and memory.device.type == "cpu":
+        return CrossMemory(keys, values, absorbed=False)
+
+    def remember(self, memory: Tensor, num_queries: int) -> CrossMemory:
+        """Project the encoder's output for many calls without dropout.
+
+        Args:
+            memory: Shape ``(B, S, D)``.
+            num_queries: How many queries of each sequence will look at it, all calls together.
+
+        Returns:
+            What :meth:`forward` looks at, in the form that takes fewer operations: keys and
+            values as they are, or, for many queries and few keys, with the query and output
+            matrices multiplied in.
+
+        Source:
+            The second form is the weight absorption of DeepSeek-V2,
+            https://arxiv.org/abs/2405.04434, section 2.1.2, for another reason.
+        """
+        (_, length, width), inner = memory.shape, self.out.in_features
+        # Multiplications of a sequence, of all keys and of all queries.
+        plain = 2 * width * inner * length + 2 * (width + length) * inner * num_queries
+        absorbed = 2 * width * width * self.num_heads * length
+        absorbed += 2 * width * length * self.num_heads * num_queries
+        if 1.2 * absorbed < plain:  # writing the larger keys takes its time, too
+            return self._absorb(memory)
+        keys, values, _ = self.keys_values(memory)
+        if memory.device.type == "cpu":  # the order of its matrix products
             keys = keys.transpose(-2, -1).contiguous().transpose(-2, -1)
             values = values.contiguous()
-        return keys, values
+        return CrossMemory(keys, values, absorbed=False)
 
-    def forward(self, x: Tensor, kv: tuple[Tensor, Tensor], bias: Tensor | None) -> Tensor:
+    def _absorb(self, memory: Tensor) -> CrossMemory:
+        """Multiply the query matrix into the keys, and the output matrix into the values."""
+        query, out = (
+            rearrange(self.query.weight, "(h e) d -> h d e", h=self.num_heads),
+            rearrange(self.out.weight, "d (h e) -> h d e", h=self.num_heads),
+        )
+        key, value = rearrange(self.kv.weight, "(n h e) d -> n h e d", n=2, h=self.num_heads)
+
+        def project(weight: Tensor) -> Tensor:  # (H, D, D)
+            projected = F.linear(memory, weight.flatten(0, 1))
+            return rearrange(projected, "b s (h d) -> b (h s) d", h=self.num_heads)
+
+        return CrossMemory(project(query @ key), project(out @ value), absorbed=True)
+
+    def forward(self, x: Tensor, memory: CrossMemory, bias: Tensor | None) -> Tensor:
         """Attend.
 
         Args:
             x: Shape ``(B, T, D)``; all beams or targets of a user lie in one row of ``B``.
-            kv: From :meth:`keys_values`.
+            memory: From :meth:`keys_values` or :meth:`remember`.
             bias: Broadcastable to ``(B, H, T, S)``, or None where all is visible.
 
         Returns:
             Shape ``(B, T, D)``.
         """
+        if memory.absorbed:
+            scores = x @ memory.keys.transpose(-2, -1)  # (B, T, H * S)
+            by_head = scores.unflatten(-1, (self.num_heads, -1))
+            if bias is not None:
+                by_head = by_head + bias.transpose(1, 2)
+            return by_head.softmax(dim=-1).flatten(-2) @ memory.values
         q = rearrange(self.query(x), "b t (h e) -> b h t e", h=self.num_heads)
-        return self.out(_attend(q, *kv, bias, self.dropout if self.training else 0.0))
+        dropout_p = self.dropout if self.training else 0.0
+        return self.out(_attend(q, memory.keys, memory.values, bias, dropout_p))
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, p: float) -> Tensor:

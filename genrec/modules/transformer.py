@@ -13,7 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from genrec.modules.attention import CrossAttention, RelativePositionBias, SelfAttention
+from genrec.modules.attention import (
+    CrossAttention,
+    CrossMemory,
+    RelativePositionBias,
+    SelfAttention,
+)
 from genrec.modules.dropout import dropout
 
 __all__ = ["Decoder", "DecoderCache", "Encoder", "StackSettings"]
@@ -136,14 +141,14 @@ class DecoderLayer(nn.Module):
         self.dropout = s.dropout
 
     def forward(
-        self, x: Tensor, bias: Tensor, kv: tuple[Tensor, Tensor], cross_bias: Tensor | None
+        self, x: Tensor, bias: Tensor, memory: CrossMemory, cross_bias: Tensor | None
     ) -> Tensor:
         """Map ``(B, G, L, D)`` to the same: positions attend inside their own target."""
         batch, groups, length, width = x.shape
         own = self.attention(self.attention_norm(x).flatten(0, 1), bias)
         x = x + self._drop(own.view_as(x))
         rows = self.cross_norm(x).view(batch, groups * length, width)
-        x = x + self._drop(self.cross(rows, kv, cross_bias).view_as(x))
+        x = x + self._drop(self.cross(rows, memory, cross_bias).view_as(x))
         return x + self._drop(self.ff(self.ff_norm(x)))
 
     def step(
@@ -152,12 +157,12 @@ class DecoderLayer(nn.Module):
         q: Tensor,
         seen: Sequence[Tensor],
         bias: Tensor,
-        kv: tuple[Tensor, Tensor],
+        memory: CrossMemory,
         cross_bias: Tensor | None,
     ) -> Tensor:
         """Map one new position of every beam, ``(B, W, D)``; ``q`` and ``seen`` are its own."""
         x = x + self.attention.step(q, seen, bias)
-        x = x + self.cross(self.cross_norm(x), kv, cross_bias)
+        x = x + self.cross(self.cross_norm(x), memory, cross_bias)
         return x + self.ff(self.ff_norm(x))
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -176,14 +181,14 @@ class DecoderCache:
     earlier position is its own. The first position is the same for all beams of a user.
 
     Attributes:
-        cross: Keys and values of the encoder's output for each layer, ``(B, H, T, E)`` each;
-            once a user, whatever the number of beams.
+        cross: What each layer remembers of the encoder's output, once a user, whatever the
+            number of beams.
         cross_bias: ``(B, 1, 1, T)``, ``-inf`` at padding, or None where there is none.
         own: For each layer the keys and values of each position, ``(B, W, 2 * H * E)``.
         rows: For each position after the first the flat row of each beam, ``(B * W,)``.
     """
 
-    cross: list[tuple[Tensor, Tensor]]
+    cross: list[CrossMemory]
     cross_bias: Tensor | None
     own: list[list[Tensor]]
     rows: list[Tensor]
@@ -258,17 +263,18 @@ class Decoder(nn.Module):
             x = layer(x, bias, layer.cross.keys_values(memory), cross_bias)
         return dropout(self.norm(x), self.dropout, self.training)
 
-    def start(self, memory: Tensor, cross_bias: Tensor | None) -> DecoderCache:
+    def start(self, memory: Tensor, cross_bias: Tensor | None, *, num_queries: int) -> DecoderCache:
         """Prepare decoding code by code.
 
         Args:
             memory: Encoder output, shape ``(B, T, D)``.
             cross_bias: ``(B, 1, 1, T)``, or None.
+            num_queries: Positions to decode for each user, those of all beams together.
 
         Returns:
             A cache for one beam a user.
         """
-        cross = [layer.cross.keys_values(memory, reused=True) for layer in self._layers()]
+        cross = [layer.cross.remember(memory, num_queries) for layer in self._layers()]
         return DecoderCache(cross=cross, cross_bias=cross_bias, own=[[] for _ in cross], rows=[])
 
     def _layers(self) -> list[DecoderLayer]:
