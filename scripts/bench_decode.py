@@ -81,9 +81,11 @@ def ours(
             num_results=TOP,
             user_ids=tokens.user_ids,
             padded=tokens.padded,
+            tables=tables,
         )
 
     began = time.perf_counter()
+    tables = model.decoding_tables()
     for rows, found in side_by_side(answer, len(batches), batches.items.device):
         results[rows] = found.codes[:, :TOP].cpu().numpy()
         scores[rows] = found.scores[:, :TOP].cpu().numpy()
@@ -123,7 +125,7 @@ def main() -> None:
     examples = SeqData(data, "test")
     table = TokenTable.build(examples, tokenizer.ids, device=args.device)
     batches = EvaluationBatches(
-        examples, device=args.device, budget=512, max_rows=64, limit=args.users
+        examples, device=args.device, budget=512, max_rows=32, limit=args.users
     )
     chosen = batches.examples
     history = examples.gather(chosen).history
@@ -145,7 +147,7 @@ def main() -> None:
     file_order = np.arange(len(chosen))
     by_length = np.argsort(examples.lengths[chosen], kind="stable")
     offsets = np.array(model.layout.level_offsets)
-    warm = EvaluationBatches(examples, device=args.device, budget=512, max_rows=64, limit=64)
+    warm = EvaluationBatches(examples, device=args.device, budget=512, max_rows=32, limit=64)
     widths = [int(beams) for beams in args.beams.split(",")]
     # The peer first, in a process as PyTorch leaves it; then what our evaluation runs set.
     peers = {
@@ -184,7 +186,7 @@ def main() -> None:
             print(results[-1], flush=True)
     whole = {}
     if args.whole_split:
-        everybody = EvaluationBatches(examples, device=args.device, budget=512, max_rows=64)
+        everybody = EvaluationBatches(examples, device=args.device, budget=512, max_rows=32)
         _, _, seconds = ours(model, index, table, everybody, 20)
         whole["whole_split"] = {
             "beams": 20,

@@ -22,7 +22,7 @@ from genrec.decoding.legal import LegalSet
 from genrec.decoding.trie import PrefixIndex
 from genrec.errors import ArtifactError, ConfigError
 from genrec.models.token_layout import PAD_TOKEN, TokenLayout
-from genrec.modules.transformer import Decoder, Encoder, StackSettings
+from genrec.modules.transformer import Decoder, DecoderTables, Encoder, StackSettings
 
 __all__ = ["EncoderDecoderRetrievalModel", "RetrievalOutput"]
 
@@ -258,6 +258,17 @@ class EncoderDecoderRetrievalModel(nn.Module):
         return memory, bias.masked_fill(pad, -torch.inf)[:, None, None, :]
 
     @torch.no_grad()
+    def decoding_tables(self) -> DecoderTables:
+        """Compute what :meth:`generate` needs of the weights alone.
+
+        Returns:
+            To be given to every call of :meth:`generate` until the weights change.
+        """
+        levels = range(self.layout.num_levels - 1)
+        start = self.embedding.weight[PAD_TOKEN : PAD_TOKEN + 1]
+        return self.decoder.tables([start, *(self._code_embeddings(level) for level in levels)])
+
+    @torch.no_grad()
     def generate(
         self,
         history: Tensor,
@@ -267,6 +278,7 @@ class EncoderDecoderRetrievalModel(nn.Module):
         num_results: int | None = None,
         user_ids: Tensor | None = None,
         padded: bool = True,
+        tables: DecoderTables | None = None,
         legal: LegalSet | None = None,
         temperature: float = 1.0,
         sample: bool = False,
@@ -281,6 +293,7 @@ class EncoderDecoderRetrievalModel(nn.Module):
             num_results: Items for each user; ``num_beams`` when None.
             user_ids: Hashed users, shape ``(B,)``; needed where there are user tokens.
             padded: Whether there is padding.
+            tables: From :meth:`decoding_tables`, to save computing them in every call.
             legal: Restriction on items, from the methods of ``index``.
             temperature: See :func:`~genrec.decoding.beam_search.constrained_beam_search`.
             sample: Likewise.
@@ -299,7 +312,7 @@ class EncoderDecoderRetrievalModel(nn.Module):
             )
         memory, cross_bias = self.encode(history, user_ids, padded=padded)
         positions = 1 + (self.layout.num_levels - 1) * num_beams
-        cache = self.decoder.start(memory, cross_bias, num_queries=positions)
+        cache = self.decoder.start(memory, cross_bias, num_queries=positions, tables=tables)
         offsets, sizes = self.layout.level_offsets, self.layout.level_sizes
 
         def step(level: int, codes: Tensor | None, parents: Tensor | None) -> Tensor:
@@ -308,8 +321,7 @@ class EncoderDecoderRetrievalModel(nn.Module):
                 table = self.embedding.weight[PAD_TOKEN : PAD_TOKEN + 1]
             else:
                 cache.reorder(parents)
-                first = offsets[level - 1]
-                rows, table = codes, self.embedding.weight[first : first + sizes[level - 1]]
+                rows, table = codes, self._code_embeddings(level - 1)
             states = self.decoder.step(table, rows, level, cache)  # (B, W, D)
             scores = F.linear(states, self._head(level)).float().log_softmax(dim=-1)
             if self.full_vocabulary:
@@ -368,6 +380,11 @@ class EncoderDecoderRetrievalModel(nn.Module):
         model = cls(**config)
         model.load_state_dict(weights)
         return model.to(device).eval()
+
+    def _code_embeddings(self, level: int) -> Tensor:
+        """Return the embeddings of a level's codes, ``(K, D)``."""
+        start = self.layout.level_offsets[level]
+        return self.embedding.weight[start : start + self.layout.level_sizes[level]]
 
     def _head(self, level: int) -> Tensor:
         """Return the rows of the output matrix that score a level."""

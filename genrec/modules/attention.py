@@ -210,12 +210,26 @@ class CrossAttention(nn.Module):
         keys, values = rearrange(kv, "b s (n h e) -> n b h s e", n=2, h=self.num_heads)
         return CrossMemory(keys, values, absorbed=False)
 
-    def remember(self, memory: Tensor, num_queries: int) -> CrossMemory:
+    def absorb(self) -> tuple[Tensor, Tensor]:
+        """Multiply the query matrix into the keys', and the output matrix into the values'.
+
+        Returns:
+            Two matrices, each ``(H * D, D)``.
+        """
+        query = rearrange(self.query.weight, "(h e) d -> h d e", h=self.num_heads)
+        out = rearrange(self.out.weight, "d (h e) -> h d e", h=self.num_heads)
+        key, value = rearrange(self.kv.weight, "(n h e) d -> n h e d", n=2, h=self.num_heads)
+        return (query @ key).flatten(0, 1), (out @ value).flatten(0, 1)
+
+    def remember(
+        self, memory: Tensor, num_queries: int, absorbed: tuple[Tensor, Tensor] | None = None
+    ) -> CrossMemory:
         """Project the encoder's output for many calls without dropout.
 
         Args:
             memory: Shape ``(B, S, D)``.
             num_queries: How many queries of each sequence will look at it, all calls together.
+            absorbed: From :meth:`absorb`, where it is at hand.
 
         Returns:
             What :meth:`forward` looks at, in the form that takes fewer operations: keys and
@@ -226,32 +240,23 @@ class CrossAttention(nn.Module):
             The second form is the weight absorption of DeepSeek-V2,
             https://arxiv.org/abs/2405.04434, section 2.1.2, for another reason.
         """
-        (_, length, width), inner = memory.shape, self.out.in_features
-        # Multiplications of a sequence, of all keys and of all queries.
-        plain = 2 * width * inner * length + 2 * (width + length) * inner * num_queries
-        absorbed = 2 * width * width * self.num_heads * length
-        absorbed += 2 * width * length * self.num_heads * num_queries
-        if 1.2 * absorbed < plain:  # writing the larger keys takes its time, too
-            return self._absorb(memory)
+        (batch, length, width), inner = memory.shape, self.out.in_features
+        # Multiplications: of all keys, and of all queries.
+        plain = batch * (2 * width * inner * length + 2 * (width + length) * inner * num_queries)
+        other = batch * 2 * width * length * self.num_heads * (width + num_queries)
+        if absorbed is None:
+            other += 2 * width * width * inner
+        if 1.2 * other < plain:  # writing the larger keys takes its time, too
+            keys, values = (
+                rearrange(F.linear(memory, weight), "b s (h d) -> b (h s) d", h=self.num_heads)
+                for weight in absorbed or self.absorb()
+            )
+            return CrossMemory(keys, values, absorbed=True)
         keys, values, _ = self.keys_values(memory)
         if memory.device.type == "cpu":  # the order of its matrix products
             keys = keys.transpose(-2, -1).contiguous().transpose(-2, -1)
             values = values.contiguous()
         return CrossMemory(keys, values, absorbed=False)
-
-    def _absorb(self, memory: Tensor) -> CrossMemory:
-        """Multiply the query matrix into the keys, and the output matrix into the values."""
-        query, out = (
-            rearrange(self.query.weight, "(h e) d -> h d e", h=self.num_heads),
-            rearrange(self.out.weight, "d (h e) -> h d e", h=self.num_heads),
-        )
-        key, value = rearrange(self.kv.weight, "(n h e) d -> n h e d", n=2, h=self.num_heads)
-
-        def project(weight: Tensor) -> Tensor:  # (H, D, D)
-            projected = F.linear(memory, weight.flatten(0, 1))
-            return rearrange(projected, "b s (h d) -> b (h s) d", h=self.num_heads)
-
-        return CrossMemory(project(query @ key), project(out @ value), absorbed=True)
 
     def forward(self, x: Tensor, memory: CrossMemory, bias: Tensor | None) -> Tensor:
         """Attend.

@@ -21,7 +21,7 @@ from genrec.modules.attention import (
 )
 from genrec.modules.dropout import dropout
 
-__all__ = ["Decoder", "DecoderCache", "Encoder", "StackSettings"]
+__all__ = ["Decoder", "DecoderCache", "DecoderTables", "Encoder", "StackSettings"]
 
 
 @dataclass(frozen=True)
@@ -173,6 +173,21 @@ class DecoderLayer(nn.Module):
         return dropout(x, self.dropout, self.training)
 
 
+@dataclass(frozen=True)
+class DecoderTables:
+    """What decoding needs of the weights alone, made once for many calls.
+
+    Attributes:
+        codes: For each position the first layer's queries, ``(K, H * E)``, and keys with values,
+            ``(K, 2 * H * E)``, of every code.
+        absorbed: For each layer what :meth:`~genrec.modules.attention.CrossAttention.absorb`
+            returns.
+    """
+
+    codes: list[tuple[Tensor, Tensor]]
+    absorbed: list[tuple[Tensor, Tensor]]
+
+
 @dataclass
 class DecoderCache:
     """What decoding remembers between codes.
@@ -186,12 +201,14 @@ class DecoderCache:
         cross_bias: ``(B, 1, 1, T)``, ``-inf`` at padding, or None where there is none.
         own: For each layer the keys and values of each position, ``(B, W, 2 * H * E)``.
         rows: For each position after the first the flat row of each beam, ``(B * W,)``.
+        tables: What is known beforehand, or None.
     """
 
     cross: list[CrossMemory]
     cross_bias: Tensor | None
     own: list[list[Tensor]]
     rows: list[Tensor]
+    tables: DecoderTables | None = None
 
     def reorder(self, parents: Tensor) -> None:
         """Let each beam go on from a beam of the step before.
@@ -263,19 +280,48 @@ class Decoder(nn.Module):
             x = layer(x, bias, layer.cross.keys_values(memory), cross_bias)
         return dropout(self.norm(x), self.dropout, self.training)
 
-    def start(self, memory: Tensor, cross_bias: Tensor | None, *, num_queries: int) -> DecoderCache:
+    def tables(self, embeddings: Sequence[Tensor]) -> DecoderTables:
+        """Compute what depends on the weights alone.
+
+        Args:
+            embeddings: Of all codes of each position, ``(K, D)`` each.
+
+        Returns:
+            For :meth:`start`, as long as no weight changes.
+        """
+        layers = self._layers()
+        return DecoderTables(
+            codes=[layers[0].project(table) for table in embeddings],
+            absorbed=[layer.cross.absorb() for layer in layers],
+        )
+
+    def start(
+        self,
+        memory: Tensor,
+        cross_bias: Tensor | None,
+        *,
+        num_queries: int,
+        tables: DecoderTables | None = None,
+    ) -> DecoderCache:
         """Prepare decoding code by code.
 
         Args:
             memory: Encoder output, shape ``(B, T, D)``.
             cross_bias: ``(B, 1, 1, T)``, or None.
             num_queries: Positions to decode for each user, those of all beams together.
+            tables: From :meth:`tables`, to save computing them again.
 
         Returns:
             A cache for one beam a user.
         """
-        cross = [layer.cross.remember(memory, num_queries) for layer in self._layers()]
-        return DecoderCache(cross=cross, cross_bias=cross_bias, own=[[] for _ in cross], rows=[])
+        layers = self._layers()
+        absorbed = [None] * len(layers) if tables is None else tables.absorbed
+        cross = [
+            layer.cross.remember(memory, num_queries, known)
+            for layer, known in zip(layers, absorbed, strict=True)
+        ]
+        own: list[list[Tensor]] = [[] for _ in layers]
+        return DecoderCache(cross, cross_bias, own, rows=[], tables=tables)
 
     def _layers(self) -> list[DecoderLayer]:
         return list(self.layers)  # type: ignore[arg-type]
@@ -295,10 +341,14 @@ class Decoder(nn.Module):
         bias = self.position_bias(1, position + 1, offset=position)
         x = F.embedding(rows, table)
         for number, layer in enumerate(self._layers()):
-            if number == 0 and rows.numel() > len(table):  # beams share codes: project each once
-                q, kv = (F.embedding(rows, part) for part in layer.project(table))
-            else:
-                q, kv = layer.project(x)
+            known = None
+            if number == 0 and cache.tables is not None:
+                known = cache.tables.codes[position]
+            elif number == 0 and rows.numel() > len(table):  # beams share codes
+                known = layer.project(table)
+            q, kv = known or layer.project(x)
+            if known is not None:
+                q, kv = F.embedding(rows, q), F.embedding(rows, kv)
             seen = [*cache.past(number), kv]
             x = layer.step(x, q, seen, bias, cache.cross[number], cache.cross_bias)
             cache.own[number].append(kv)

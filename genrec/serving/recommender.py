@@ -77,6 +77,7 @@ class Recommender:
         self.tokenizer = tokenizer
         self.num_items = tokenizer.num_items
         self._model = model
+        self._tables = model.decoding_tables()
         self._index = index or PrefixIndex.from_ids(
             tokenizer.ids, tokenizer.level_sizes, device=model.device
         )
@@ -197,6 +198,7 @@ class Recommender:
                 num_results=k,
                 user_ids=None if buckets is None else buckets[part],
                 padded=bool(lengths[part[0]] != lengths[part[-1]]),
+                tables=self._tables,
                 legal=limits.legal(part, rows if exclude_seen else None),
             )
             ids[part] = found.items.cpu().numpy()

@@ -82,15 +82,16 @@ def test_all_beams_equal_the_uncached_model(
     index = PrefixIndex.from_ids(ids, SIZES)
     history = ragged(random_codes(batch_size, 5, seed=1), [5, 1, 3, 4][:batch_size])
     users = torch.arange(batch_size) if model.layout.num_users else None
-    result = model.generate(history, index, num_beams=len(ids), user_ids=users)
     with torch.no_grad():
         expected = score_uncached(model, history, ids, users)
     ranked = expected.sort(dim=1, descending=True, stable=True)
-    torch.testing.assert_close(result.item_scores, ranked.values, atol=1e-5, rtol=1e-5)
-    # Scores of the two computations differ in the last digits, so compare by score, not place.
-    found = expected.gather(1, result.items)
-    torch.testing.assert_close(found, ranked.values, atol=1e-5, rtol=1e-5)
-    assert all(len(set(row)) == len(ids) for row in result.items.tolist())
+    for tables in (None, model.decoding_tables()):
+        result = model.generate(history, index, num_beams=len(ids), user_ids=users, tables=tables)
+        torch.testing.assert_close(result.item_scores, ranked.values, atol=1e-5, rtol=1e-5)
+        # Scores of the computations differ in the last digits: compare by score, not place.
+        found = expected.gather(1, result.items)
+        torch.testing.assert_close(found, ranked.values, atol=1e-5, rtol=1e-5)
+        assert all(len(set(row)) == len(ids) for row in result.items.tolist())
 
 
 def test_every_beam_exists_and_shared_ids_give_all_their_items() -> None:

@@ -51,23 +51,33 @@ def test_both_forms_are_attention(batch: int, padded: bool, num_queries: int) ->
         visible[-1, 2:] = False
         bias = torch.zeros(batch, 1, 1, 3, dtype=torch.float64)
         bias = bias.masked_fill(~visible[:, None, None], -math.inf)
-    remembered = cross.remember(memory, num_queries)
-    assert remembered.absorbed == (num_queries == 1000)
     with torch.no_grad():
-        found = cross(x, remembered, bias)
-        np.testing.assert_allclose(found, naive(cross, x, memory, visible), atol=1e-12)
+        for known in (None, cross.absorb()):
+            remembered = cross.remember(memory, num_queries, known)
+            assert remembered.absorbed == (num_queries == 1000)
+            found = cross(x, remembered, bias)
+            np.testing.assert_allclose(found, naive(cross, x, memory, visible), atol=1e-12)
         torch.testing.assert_close(found, cross(x, cross.keys_values(memory), bias))
 
 
 @pytest.mark.parametrize(
-    ("length", "num_queries", "absorbed"),
-    [(24, 61, True), (24, 31, False), (24, 151, True), (80, 61, False), (4, 4, False)],
+    ("batch", "length", "num_queries", "alone", "prepared"),
+    [
+        (32, 24, 61, True, True),
+        (1, 24, 61, False, True),  # the weights' product is not worth one user
+        (32, 24, 31, False, False),
+        (32, 24, 151, True, True),
+        (32, 80, 61, False, False),
+        (32, 4, 4, False, False),
+    ],
 )
 def test_projections_are_multiplied_in_where_that_saves_work(
-    length: int, num_queries: int, absorbed: bool
+    batch: int, length: int, num_queries: int, alone: bool, prepared: bool
 ) -> None:
     cross = CrossAttention(128, 384, 6, 0.0).eval()
     with torch.no_grad():
-        remembered = cross.remember(torch.zeros(1, length, 128), num_queries)
-    assert remembered.absorbed == absorbed
-    assert remembered.keys.shape == ((1, 6 * length, 128) if absorbed else (1, 6, length, 64))
+        for known, absorbed in ((None, alone), (cross.absorb(), prepared)):
+            remembered = cross.remember(torch.zeros(batch, length, 128), num_queries, known)
+            assert remembered.absorbed == absorbed
+            shape = (batch, 6 * length, 128) if absorbed else (batch, 6, length, 64)
+            assert remembered.keys.shape == shape
