@@ -17,6 +17,7 @@ _PUBLIC = {
     "QuantizeForwardMode": "genrec.models.rqvae",
     "Recommender": "genrec.serving.recommender",
     "RqVae": "genrec.models.rqvae",
+    "SasRec": "genrec.models.sasrec",
     "SemanticIdTokenizer": "genrec.tokenizer.semantic_id",
     "constrained_beam_search": "genrec.decoding.beam_search",
 }

@@ -18,6 +18,9 @@ def main() -> None:
         default=None,
         help="never recommend items of the history (default: as in the run)",
     )
+    parser.add_argument(
+        "--sasrec", type=Path, help="run of scripts/train_sasrec.py, to stand in the table too"
+    )
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     args = parser.parse_args()
     run_command(
@@ -26,6 +29,7 @@ def main() -> None:
             split=args.split,
             num_beams=args.beams,
             exclude_history=args.exclude_history,
+            sasrec=args.sasrec,
         ),
         debug=args.debug,
     )

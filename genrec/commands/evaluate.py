@@ -37,6 +37,10 @@ def app_command(app: typer.Typer) -> None:
             list[int] | None,
             typer.Option("-k", help="Length of the list; may be repeated. [those of the run]"),
         ] = None,
+        sasrec: Annotated[
+            Path | None,
+            typer.Option(help="A run of scripts/train_sasrec.py, to stand in the table too."),
+        ] = None,
         reuse: Annotated[
             bool, typer.Option("--reuse", help="Print the numbers at hand where they still hold.")
         ] = False,
@@ -51,6 +55,7 @@ def app_command(app: typer.Typer) -> None:
                 num_beams=beams,
                 exclude_history=exclude_history,
                 ks=k,
+                sasrec=sasrec,
                 reuse=reuse,
             )
 

@@ -1,9 +1,11 @@
-"""Baselines in the same harness: popularity and last-item co-occurrence.
+"""Baselines in the same harness: popularity, last-item co-occurrence, models over item ids.
 
 Shape legend: N = items, M = interactions, R = results, B = users.
 """
 
 from __future__ import annotations
+
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +16,7 @@ from genrec.data.prepared import PreparedDataset
 from genrec.data.schemas import SequenceBatch
 from genrec.evaluation.evaluator import PredictFn
 
-__all__ = ["cooccurrence", "last_items", "popularity"]
+__all__ = ["ItemScorer", "cooccurrence", "last_items", "neural", "popularity"]
 
 
 def popularity(
@@ -49,6 +51,29 @@ def cooccurrence(
     """
     table = torch.from_numpy(_successors(data, num_results)).to(device)
     return lambda batch: table[last_items(batch)]
+
+
+class ItemScorer(Protocol):
+    """A model that ranks all items for a history of item ids."""
+
+    def recommend(self, history: Tensor, *, num_results: int, exclude_history: bool) -> Tensor:
+        """Return the best items of ``(B, S)`` histories, shape ``(B, R)``, -1 for none."""
+
+
+def neural(model: ItemScorer, num_results: int, *, exclude_history: bool = False) -> PredictFn:
+    """Recommend what a model over item ids ranks first.
+
+    Args:
+        model: For example :class:`~genrec.models.sasrec.SasRec`, in evaluation mode.
+        num_results: Items for each user ``R``.
+        exclude_history: Whether items of the history are never recommended.
+
+    Returns:
+        The recommender.
+    """
+    return lambda batch: model.recommend(
+        batch.history, num_results=num_results, exclude_history=exclude_history
+    )
 
 
 def last_items(batch: SequenceBatch) -> Tensor:

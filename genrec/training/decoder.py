@@ -16,12 +16,11 @@ from typing import Any
 
 import gin
 
-from genrec.atomic import read_json
 from genrec.config import operative_config
 from genrec.data.prepared import PreparedDataset
-from genrec.data.processed import RecDataset, load_or_prepare
+from genrec.data.processed import RecDataset
 from genrec.decoding.trie import PrefixIndex
-from genrec.errors import ArtifactError, ConfigError, MissingPathError
+from genrec.errors import ArtifactError
 from genrec.evaluation.evaluator import DEFAULT_KS
 from genrec.models.retrieval import EncoderDecoderRetrievalModel
 from genrec.tokenizer.semantic_id import ARTIFACT_NAME, SemanticIdTokenizer
@@ -33,14 +32,15 @@ from genrec.training.retrieval_eval import (
     format_table,
     write_metrics,
 )
+from genrec.training.run_data import find_stage_one, open_data
 from genrec.training.session import (
     Session,
     SessionSettings,
+    conclude,
     on_main_first,
     open_run,
     run_path,
     start_session,
-    write_meta,
 )
 from genrec.training.stage_two import RetrievalTraining, train_retrieval
 
@@ -207,7 +207,7 @@ def train(
     Raises:
         GenRecError: If a setting, a path or the data is not as it should be.
     """
-    stage_one = _stage_one_path(pretrained_rqvae_path, dataset_split)
+    stage_one = find_stage_one(pretrained_rqvae_path, dataset_split)
     imported = stage_one.is_file()
     tokenizer = _load_tokenizer(stage_one, add_disambiguation)
     _check_stage_one_names(tokenizer, vae_codebook_size, vae_n_layers)
@@ -274,7 +274,7 @@ def train(
     )
     data = on_main_first(
         session.accelerator,
-        lambda: _open_data(
+        lambda: open_data(
             stage_one,
             dataset,
             dataset_folder,
@@ -340,21 +340,7 @@ def _finish(
 ) -> None:
     """Say what the run came to, and read the test split once."""
     path = session.run_dir.path
-    if result.interrupted:
-        session.say(f"stopped at step {result.step:,}; go on with --resume")
-        session.tracker.close()
-        raise KeyboardInterrupt
-    session.say(f"trained {result.step:,} steps in {result.seconds:,.0f} s of this session")
-    for name, (step, value) in result.best.items():
-        session.say(f"{name}: step {step:,} with validation {value:.4f}")
-    write_meta(
-        session,
-        {
-            "steps": result.step,
-            "train_seconds": round(result.seconds, 1),
-            "best": {name: list(found) for name, found in result.best.items()},
-        },
-    )
+    conclude(session, result)
     if test:
         device = session.accelerator.device
         best = EncoderDecoderRetrievalModel.load_pretrained(path, device=device)
@@ -368,26 +354,6 @@ def _finish(
     session.say(f"run: {path}")
     session.tracker.close()
     session.accelerator.wait_for_everyone()
-
-
-def _stage_one_path(path: str | None, split: str | None) -> Path:
-    """Find stage one's run, below its split where there is one."""
-    if path is None:
-        raise ConfigError(
-            "pretrained_rqvae_path must be set, got none; train stage one with "
-            "scripts/train_rqvae.py and give its run folder"
-        )
-    for candidate in ([Path(path) / split] if split else []) + [Path(path)]:
-        if (candidate / ARTIFACT_NAME).is_dir() or (candidate / "ids.npy").is_file():
-            return candidate
-    if Path(path).suffix == ".json" and Path(path).is_file():
-        return Path(path)
-    where = Path(path) / split if split else Path(path)
-    raise MissingPathError(
-        f"pretrained_rqvae_path must be a stage-one run with {ARTIFACT_NAME}/, got {where}; train "
-        "one with `accelerate launch scripts/train_rqvae.py`, or write its IDs with `genrec "
-        "tokenize`"
-    )
 
 
 def _load_tokenizer(path: Path, add_disambiguation: bool) -> SemanticIdTokenizer:
@@ -439,35 +405,6 @@ def _warn_without_effect(values: Mapping[str, Any]) -> None:
             f"{', '.join(given)}",
             stacklevel=3,
         )
-
-
-def _open_data(
-    stage_one: Path,
-    dataset: RecDataset | str | None,
-    folder: str | None,
-    split: str | None,
-    encoder: str | None,
-    force: bool,
-    processed_dir: str | None,
-) -> PreparedDataset:
-    """Open the data set: the one named, or the one that stage one was trained on."""
-    run_meta = stage_one / "meta.json"
-    known = read_json(run_meta) if run_meta.is_file() else {}
-    if folder is None:
-        if "prepared" not in known:
-            raise ConfigError(
-                f"dataset_folder must be set, got none, and {stage_one} does not say on which data "
-                "it was trained; set train.dataset_folder"
-            )
-        return PreparedDataset.load(known["prepared"])
-    return load_or_prepare(
-        dataset or known.get("dataset_kind", "amazon"),
-        folder,
-        split=split,
-        encoder_model_name=encoder or known.get("encoder_model_name", "tfidf"),
-        force=force,
-        processed_dir=processed_dir,
-    )
 
 
 def _start_from(model: EncoderDecoderRetrievalModel, path: str | os.PathLike[str]) -> None:

@@ -24,10 +24,11 @@ from genrec.data.prepared import PreparedDataset
 from genrec.data.schemas import SequenceBatch
 from genrec.data.sequence_dataset import SPLITS, SeqData
 from genrec.decoding.trie import PrefixIndex
-from genrec.errors import ConfigError, MissingPathError, did_you_mean
-from genrec.evaluation.baselines import cooccurrence, popularity
+from genrec.errors import ArtifactError, ConfigError, MissingPathError, did_you_mean
+from genrec.evaluation.baselines import cooccurrence, neural, popularity
 from genrec.evaluation.evaluator import DEFAULT_KS, Evaluator, PredictFn
 from genrec.models.retrieval import EncoderDecoderRetrievalModel
+from genrec.models.sasrec import SasRec
 from genrec.tokenizer.semantic_id import ARTIFACT_NAME, SemanticIdTokenizer
 from genrec.training.processes import start_accelerator
 
@@ -94,7 +95,7 @@ class Retrieval:
         Returns:
             From a batch to items, shape ``(B, R)``.
         """
-        settings = self.settings
+        settings, tables = self.settings, self.model.decoding_tables()
 
         def predict(batch: SequenceBatch) -> Tensor:
             tokens = table.tokenize(batch)
@@ -106,6 +107,7 @@ class Retrieval:
                 num_results=num_results,
                 user_ids=tokens.user_ids,
                 padded=tokens.padded,
+                tables=tables,
                 legal=legal,
             ).items
 
@@ -215,6 +217,7 @@ def compare(
     accelerator: Accelerator,
     *,
     baselines: bool = True,
+    sasrec: SasRec | None = None,
     limit: int | None = None,
 ) -> dict[str, dict[str, float]]:
     """Evaluate a model and the baselines on one split.
@@ -224,6 +227,7 @@ def compare(
         split: ``valid`` or ``test``.
         accelerator: Processes and device.
         baselines: Whether to evaluate popularity and co-occurrence too.
+        sasrec: A SASRec of the same data set to evaluate too.
         limit: Use only this many users, or None for all.
 
     Returns:
@@ -260,6 +264,10 @@ def compare(
     if baselines:
         results["popularity"] = evaluator.run(popularity(data, count, device))
         results["co-occurrence"] = evaluator.run(cooccurrence(data, count, device))
+    if sasrec is not None:
+        results["SASRec"] = evaluator.run(
+            neural(sasrec, count, exclude_history=settings.exclude_history)
+        )
     return results
 
 
@@ -270,6 +278,7 @@ def evaluate_run(
     num_beams: int | None = None,
     exclude_history: bool | None = None,
     ks: Sequence[int] | None = None,
+    sasrec: str | os.PathLike[str] | None = None,
     data: PreparedDataset | None = None,
     limit: int | None = None,
     reuse: bool = False,
@@ -282,6 +291,7 @@ def evaluate_run(
         num_beams: Beams, those of the run when None.
         exclude_history: Never recommend items of the history; as in the run when None.
         ks: Lengths to show, computed beside those of the run; those of the run when None.
+        sasrec: Folder of a SASRec run on the same data set, to stand in the table too.
         data: The data set, or None to open the one that the run was trained on.
         limit: Use only this many users, or None for all; nothing is written then.
         reuse: Take the numbers of ``metrics.json`` where they still hold.
@@ -299,16 +309,39 @@ def evaluate_run(
     if ks is not None:
         lengths = tuple(sorted({*retrieval.settings.ks, *ks}))
         retrieval = replace(retrieval, settings=replace(retrieval.settings, ks=lengths))
+    rival = None if sasrec is None else _open_sasrec(sasrec, retrieval, accelerator.device)
+    reuse = reuse and rival is None
     results = _known_results(Path(path), split, retrieval.settings) if reuse else None
     fresh = results is None
     if results is None:
-        results = compare(retrieval, split, accelerator, limit=limit)
+        results = compare(retrieval, split, accelerator, sasrec=rival, limit=limit)
     if accelerator.is_main_process:
         print(format_table(results, split, retrieval.settings, ks))
         if fresh and limit is None:
             write_metrics(path, split, results, retrieval.settings)
     accelerator.wait_for_everyone()
     return results
+
+
+def _open_sasrec(
+    path: str | os.PathLike[str], retrieval: Retrieval, device: torch.device
+) -> SasRec:
+    """Load a SASRec, and refuse one of other data."""
+    model = SasRec.load_pretrained(path, device=device)
+    meta = Path(path) / "meta.json"
+    trained_on = read_json(meta).get("data_fingerprint") if meta.is_file() else None
+    if trained_on not in (None, retrieval.data.fingerprint):
+        raise ArtifactError(
+            f"SASRec must have been trained on the data set of the run, {retrieval.data.path}, got "
+            f"{path} of another; train it with train.dataset_folder='{retrieval.data.path}'"
+        )
+    if model.max_history < retrieval.settings.max_history:
+        raise ArtifactError(
+            f"SASRec must read histories of {retrieval.settings.max_history} items as the run "
+            f"does, got {model.max_history}; train it with "
+            f"train.max_seq_len={retrieval.settings.max_history}"
+        )
+    return model
 
 
 def _known_results(
@@ -343,8 +376,11 @@ def write_metrics(
     """
     file = Path(path) / "metrics.json"
     known = read_json(file) if file.is_file() else {}
+    how = _described(settings)
+    if "model" not in results:  # nobody searched with beams
+        del how["num_beams"]
     known[split] = {
-        "settings": _described(settings),
+        "settings": how,
         **{name: dict(row) for name, row in results.items()},
     }
     write_json_atomic(file, known)
@@ -380,9 +416,9 @@ def format_table(
     columns = [f"{name}@{k}" for name in ("recall", "ndcg") for k in shown]
     users = int(next(iter(results.values()))["users"])
     hidden = "hidden" if settings.exclude_history else "not hidden"
+    beams = f", {settings.num_beams} beams" if "model" in results else ""
     lines = [
-        f"{split} split, {users:,} users, all items ranked, history {hidden}, "
-        f"{settings.num_beams} beams",
+        f"{split} split, {users:,} users, all items ranked, history {hidden}{beams}",
         f"{'':<26}" + "".join(f"{_short(c):>9}" for c in columns) + f"{'MRR':>9}{'coverage':>10}",
     ]
     for name, row in results.items():
@@ -392,7 +428,8 @@ def format_table(
             cells = "".join(f"{row[prefix + c]:>9.4f}" for c in columns)
             cover = f"{row['coverage']:>10.4f}" if not prefix else f"{'':>10}"
             lines.append(f"{f'{name}, {label}':<26}{cells}{row[prefix + 'mrr']:>9.4f}{cover}")
-    lines.append(f"model: {results['model']['users_per_s']:,.0f} users/s")
+    name, row = next(iter(results.items()))
+    lines.append(f"{name}: {row['users_per_s']:,.0f} users/s")
     return "\n".join(lines)
 
 

@@ -20,6 +20,7 @@ from genrec.atomic import atomic_file, read_json, write_json_atomic
 from genrec.checkpoint import RunDirectory
 from genrec.errors import ConfigError
 from genrec.tokenizer.semantic_id import ARTIFACT_NAME
+from genrec.training.loop import FitResult
 from genrec.training.processes import start_accelerator
 from genrec.training.seeding import seed_everything
 from genrec.training.tracking import Tracker
@@ -28,6 +29,7 @@ from genrec.version import __version__
 __all__ = [
     "Session",
     "SessionSettings",
+    "conclude",
     "on_main_first",
     "open_run",
     "run_path",
@@ -195,6 +197,33 @@ def write_meta(session: Session, values: Mapping[str, Any]) -> None:
         "command": " ".join(sys.argv),
     }
     write_json_atomic(path, {**known, **base, **values})
+
+
+def conclude(session: Session, result: FitResult) -> None:
+    """Say what the training of a retrieval model came to, and note it in ``meta.json``.
+
+    Args:
+        session: The run.
+        result: Of the loop.
+
+    Raises:
+        KeyboardInterrupt: If the run was stopped from outside; it can be resumed.
+    """
+    if result.interrupted:
+        session.say(f"stopped at step {result.step:,}; go on with --resume")
+        session.tracker.close()
+        raise KeyboardInterrupt
+    session.say(f"trained {result.step:,} steps in {result.seconds:,.0f} s of this session")
+    for name, (step, value) in result.best.items():
+        session.say(f"{name}: step {step:,} with validation {value:.4f}")
+    write_meta(
+        session,
+        {
+            "steps": result.step,
+            "train_seconds": round(result.seconds, 1),
+            "best": {name: list(found) for name, found in result.best.items()},
+        },
+    )
 
 
 def on_main_first(accelerator: Accelerator, work: Any) -> Any:

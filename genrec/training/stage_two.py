@@ -23,7 +23,7 @@ from genrec.training.optimizer import build_optimizer, build_schedule
 from genrec.training.retrieval_eval import EvaluationSettings, Retrieval, base_groups
 from genrec.training.session import Session
 
-__all__ = ["RetrievalTraining", "train_retrieval"]
+__all__ = ["RetrievalTraining", "count_steps", "train_retrieval"]
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def train_retrieval(
         rank=accelerator.process_index,
         world_size=world,
     )
-    num_steps = _num_steps(settings, len(loader))
+    num_steps = count_steps(settings.iterations, settings.epochs, len(loader), settings.accumulate)
     model_config = model.saved_config()
     layout = model.layout
     compiled: nn.Module = torch.compile(model, dynamic=True) if settings.compile else model  # type: ignore[assignment]
@@ -232,14 +232,28 @@ class _Validator:
         return float(total[0] / total[1])
 
 
-def _num_steps(settings: RetrievalTraining, batches: int) -> int:
-    """Count the steps of the run."""
-    if (settings.iterations is None) == (settings.epochs is None):
+def count_steps(
+    iterations: int | None, epochs: float | None, batches: int, accumulate: int = 1
+) -> int:
+    """Count the optimiser steps of a run.
+
+    Args:
+        iterations: Steps, or None.
+        epochs: Passes over the batches, or None.
+        batches: Batches of an epoch.
+        accumulate: Batches of a step.
+
+    Returns:
+        At least 1, but for ``iterations`` as given.
+
+    Raises:
+        ConfigError: Unless exactly one of the first two is given.
+    """
+    if iterations is not None and epochs is None:
+        return iterations
+    if epochs is None or iterations is not None:
         raise ConfigError(
-            f"exactly one of iterations and epochs must be set, got {settings.iterations} and "
-            f"{settings.epochs}; set the other to None"
+            f"exactly one of iterations and epochs must be set, got {iterations} and {epochs}; set "
+            "the other to None"
         )
-    if settings.iterations is not None:
-        return settings.iterations
-    assert settings.epochs is not None
-    return max(1, round(settings.epochs * batches / settings.accumulate))
+    return max(1, round(epochs * batches / accumulate))

@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from genrec.cli import build_app
-from genrec.training import decoder, rqvae
+from genrec.training import decoder, rqvae, sasrec
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "data/README.md")
@@ -21,6 +21,7 @@ README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 SETTINGS = {
     "train_rqvae.py": set(inspect.signature(rqvae.train).parameters),
     "train_decoder.py": set(inspect.signature(decoder.train).parameters),
+    "train_sasrec.py": set(inspect.signature(sasrec.train).parameters),
 }
 
 

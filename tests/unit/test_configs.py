@@ -18,16 +18,23 @@ ROOTS = {
     "rqvae": "genrec.training.rqvae",
     "rkmeans": "genrec.training.rqvae",
     "decoder": "genrec.training.decoder",
+    "sasrec": "genrec.training.sasrec",
 }
 
 #: And the script that takes them.
-SCRIPTS = {"rqvae": "train_rqvae.py", "rkmeans": "train_rqvae.py", "decoder": "train_decoder.py"}
+SCRIPTS = {
+    "rqvae": "train_rqvae.py",
+    "rkmeans": "train_rqvae.py",
+    "decoder": "train_decoder.py",
+    "sasrec": "train_sasrec.py",
+}
 
 #: All of them, so that none can fall out of the search.
 FILES = {
     "decoder": ["amazon.gin", "amazon_cpu.gin", "movielens.gin", "sample.gin"],
     "rkmeans": ["amazon.gin"],
     "rqvae": ["amazon.gin", "movielens.gin", "sample.gin"],
+    "sasrec": ["amazon.gin"],
 }
 
 PARSE = """

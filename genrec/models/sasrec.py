@@ -1,0 +1,224 @@
+"""SASRec: the item-id baseline that a generative recommender has to be measured against.
+
+Shape legend: B = users, S = history items, D = model width, N = items, Q = negatives, R = results.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from genrec.checkpoint import load_model_files
+from genrec.errors import ArtifactError, ConfigError
+
+__all__ = ["SasRec"]
+
+
+class SasRec(nn.Module):
+    """A causal Transformer over item ids whose output scores the same item embeddings.
+
+    Args:
+        num_items: N.
+        embedding_dim: D, a multiple of ``num_heads``.
+        num_heads: Attention heads.
+        n_layers: Blocks.
+        ff_dim: Width of the feed-forward layers.
+        dropout: On embeddings and inside the blocks, in ``[0, 1)``.
+        max_history: Most items of a history.
+
+    Attributes:
+        config: Arguments of the constructor, JSON.
+
+    Raises:
+        ConfigError: If the sizes do not fit together.
+
+    Source:
+        Kang and McAuley 2018, https://arxiv.org/abs/1808.09781. Differs, as in the tuned versions
+        that later papers compare with: softmax cross-entropy over all items, or over the target
+        and sampled ones, in place of one negative and binary cross-entropy; blocks normalise
+        before, not after.
+
+    Example:
+        >>> model = SasRec(num_items=9, embedding_dim=8).eval()
+        >>> model.recommend(torch.tensor([[3, 1, -1]]), num_results=2).shape
+        torch.Size([1, 2])
+    """
+
+    def __init__(
+        self,
+        num_items: int,
+        *,
+        embedding_dim: int = 64,
+        num_heads: int = 2,
+        n_layers: int = 2,
+        ff_dim: int = 256,
+        dropout: float = 0.5,
+        max_history: int = 20,
+    ) -> None:
+        super().__init__()
+        if min(num_items, embedding_dim, num_heads, n_layers, ff_dim, max_history) < 1:
+            raise ConfigError(
+                "sizes of SASRec must be >= 1, got "
+                f"{(num_items, embedding_dim, num_heads, n_layers, ff_dim, max_history)} for "
+                "items, width, heads, layers, feed-forward, history; use the defaults"
+            )
+        if embedding_dim % num_heads:
+            raise ConfigError(
+                f"embed_dim must be a multiple of attn_heads, got {embedding_dim} and {num_heads}; "
+                f"for example train.embed_dim={num_heads * max(1, embedding_dim // num_heads)}"
+            )
+        if not 0 <= dropout < 1:
+            raise ConfigError(f"dropout must lie in [0, 1), got {dropout}; try 0.5")
+        self.config: dict[str, Any] = {
+            "num_items": num_items,
+            "embedding_dim": embedding_dim,
+            "num_heads": num_heads,
+            "n_layers": n_layers,
+            "ff_dim": ff_dim,
+            "dropout": dropout,
+            "max_history": max_history,
+        }
+        self.max_history = max_history
+        self.items = nn.Embedding(num_items, embedding_dim)
+        self.positions = nn.Embedding(max_history, embedding_dim)
+        self.dropout = nn.Dropout(dropout)
+        # Not nn.TransformerEncoder, which copies one block and its first weights.
+        self.blocks = nn.ModuleList(
+            nn.TransformerEncoderLayer(
+                embedding_dim,
+                num_heads,
+                dim_feedforward=ff_dim,
+                dropout=dropout,
+                batch_first=True,
+                norm_first=True,
+            )
+            for _ in range(n_layers)
+        )
+        self.norm = nn.LayerNorm(embedding_dim)
+        for table in (self.items, self.positions):
+            nn.init.normal_(table.weight, std=embedding_dim**-0.5)
+
+    @property
+    def num_items(self) -> int:
+        """N."""
+        return self.items.num_embeddings
+
+    def encode(self, history: Tensor) -> Tensor:
+        """Encode each item together with those before it.
+
+        Args:
+            history: Items, oldest first, shape ``(B, S)``, int64; -1 for padding at the end.
+
+        Returns:
+            Shape ``(B, S, D)``; rows of padding hold anything.
+
+        Raises:
+            ValueError: If S is more than ``max_history``.
+        """
+        length = history.shape[1]
+        if length > self.max_history:
+            raise ValueError(
+                f"history must have at most {self.max_history} items, got {length}; keep the "
+                "newest ones"
+            )
+        x = self.items(history.clamp(min=0)) + self.positions.weight[:length]
+        later = torch.ones(length, length, dtype=torch.bool, device=x.device).triu(1)
+        x = self.dropout(x)
+        for block in self.blocks:  # padding lies at the end, where no real item looks
+            x = block(x, src_mask=later)
+        states: Tensor = self.norm(x)
+        return states
+
+    def forward(self, history: Tensor, targets: Tensor, num_negatives: int | None = None) -> Tensor:
+        """Compute the training loss.
+
+        Args:
+            history: Items, shape ``(B, S)``, int64; -1 for padding at the end.
+            targets: The item after each, shape ``(B, S)``, int64; -1 for none.
+            num_negatives: Q, drawn uniformly for the whole batch; None for all items.
+
+        Returns:
+            Mean cross-entropy over the targets, scalar.
+        """
+        states = self.encode(history).flatten(0, 1)  # (B * S, D)
+        wanted = targets.flatten()
+        if num_negatives is None:
+            scores = F.linear(states, self.items.weight)  # (B * S, N)
+            return F.cross_entropy(scores.float(), wanted, ignore_index=-1)
+        drawn = torch.randint(self.num_items, (num_negatives,), device=wanted.device)
+        own = (states * self.items(wanted.clamp(min=0))).sum(dim=-1, keepdim=True)  # (B * S, 1)
+        others = F.linear(states, self.items(drawn))  # (B * S, Q)
+        others = others.masked_fill(drawn == wanted.unsqueeze(1), -torch.inf)
+        scores = torch.cat([own, others], dim=1).float()
+        return F.cross_entropy(scores, wanted.clamp(max=0), ignore_index=-1)
+
+    def scores(self, history: Tensor) -> Tensor:
+        """Score every item as the next one.
+
+        Args:
+            history: Items, oldest first, shape ``(B, S)``, int64; -1 for padding at the end.
+
+        Returns:
+            Shape ``(B, N)``.
+        """
+        last = (history >= 0).sum(dim=1) - 1  # (B,)
+        states = self.encode(history)
+        newest = states[torch.arange(len(history), device=history.device), last]  # (B, D)
+        return F.linear(newest, self.items.weight)
+
+    @torch.no_grad()
+    def recommend(
+        self, history: Tensor, *, num_results: int, exclude_history: bool = False
+    ) -> Tensor:
+        """Find the items with the best scores.
+
+        Args:
+            history: As for :meth:`scores`.
+            num_results: R; fewer where there are fewer items.
+            exclude_history: Whether items of the history are never recommended.
+
+        Returns:
+            Items, best first, shape ``(B, R)``, int64; -1 where none is left.
+        """
+        scores = self.scores(history)
+        if exclude_history:
+            spare = F.pad(scores, (0, 1))  # padding's -1 lands in the spare last column
+            seen = history.where(history >= 0, self.num_items)
+            scores = spare.scatter(1, seen, -torch.inf)[:, :-1]
+        best, items = scores.topk(min(num_results, self.num_items), dim=1)
+        return items.masked_fill(best == -torch.inf, -1)
+
+    def saved_config(self) -> dict[str, Any]:
+        """Return what a checkpoint stores beside the weights."""
+        return {"model": type(self).__name__, **self.config}
+
+    @classmethod
+    def load_pretrained(
+        cls, path: str | os.PathLike[str], *, device: torch.device | str = "cpu"
+    ) -> SasRec:
+        """Load a model, in evaluation mode.
+
+        Args:
+            path: A run folder (its best step) or a step folder.
+            device: Where it shall live.
+
+        Returns:
+            The model.
+
+        Raises:
+            MissingPathError: If there is no checkpoint.
+            ArtifactError: If it holds another model.
+        """
+        config, weights = load_model_files(path)
+        if config.pop("model", None) != cls.__name__:
+            raise ArtifactError(
+                f"checkpoint must hold a {cls.__name__}, got another model in {path}; give the run "
+                "folder of scripts/train_sasrec.py"
+            )
+        model = cls(config.pop("num_items"), **config)
+        model.load_state_dict(weights)
+        return model.to(device).eval()

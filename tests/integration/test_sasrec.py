@@ -1,0 +1,139 @@
+"""SASRec on the sample: trains, resumes, and stands in the table beside the generative model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from genrec.models.sasrec import SasRec
+from tests.conftest import bindings
+
+SETTINGS = {
+    "iterations": 40,
+    "epochs": None,
+    "batch_size": 64,
+    "full_eval_every": 20,
+    "warmup_steps": 5,
+    "learning_rate": 1e-2,
+    "embed_dim": 16,
+    "log_every": 1,
+    "dataset_split": None,
+}
+
+
+@pytest.fixture(scope="module")
+def train_sasrec(workshop, launch, sample_tokenizer):
+    def run(name: str, *words: str, processes: int | None = None, **settings: object) -> Path:
+        target = workshop.path / name
+        done = launch(
+            "train_sasrec.py",
+            "configs/sasrec/amazon.gin",
+            *bindings(
+                pretrained_rqvae_path=str(sample_tokenizer),
+                save_dir_root=str(target),
+                **(SETTINGS | settings),
+            ),
+            *words,
+            processes=processes,
+        )
+        assert done.returncode == 0, done.stderr
+        return target
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def sasrec(train_sasrec) -> Path:
+    return train_sasrec("sasrec", processes=1)
+
+
+def losses(run: Path) -> list[float]:
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [row["train/loss"] for row in rows if "train/loss" in row]
+
+
+def test_it_learns_and_beats_popularity(sasrec: Path) -> None:
+    first, *_, last = losses(sasrec)
+    assert last < first - 0.5
+    found = json.loads((sasrec / "metrics.json").read_text())["test"]
+    assert found["SASRec"]["users"] == 2000
+    assert found["SASRec"]["recall@10"] > found["popularity"]["recall@10"]
+    assert "num_beams" not in found["settings"]
+
+
+def test_resuming_is_never_having_stopped(train_sasrec, sasrec: Path) -> None:
+    half = train_sasrec("sasrec-half", processes=1, iterations=20)
+    assert losses(half) == losses(sasrec)[:20]
+    whole = train_sasrec("sasrec-half", "--resume", processes=1)
+    assert losses(whole) == losses(sasrec)
+    one, two = (SasRec.load_pretrained(run / "step_40").state_dict() for run in (sasrec, whole))
+    assert all(torch.equal(value, two[name]) for name, value in one.items())
+
+
+def test_two_processes_learn_the_same(train_sasrec) -> None:
+    one = train_sasrec("sasrec-one", dropout_p=0.0)
+    two = train_sasrec("sasrec-two", processes=2, dropout_p=0.0)
+    assert losses(two) == pytest.approx(losses(one), rel=1e-3)
+
+
+def test_sampled_negatives_train_too(train_sasrec) -> None:
+    first, *_, last = losses(train_sasrec("sasrec-sampled", num_negatives=50))
+    assert last < first - 0.3
+
+
+def test_it_stands_in_the_table_of_the_generative_model(
+    launch, sample_decoder: Path, sasrec: Path
+) -> None:
+    done = launch("evaluate_decoder.py", sample_decoder, "--sasrec", sasrec)
+    assert done.returncode == 0, done.stderr
+    assert "SASRec, item level" in done.stdout
+    assert "SASRec, SID level" in done.stdout
+    table = json.loads((sample_decoder / "metrics.json").read_text())["test"]
+    own = json.loads((sasrec / "metrics.json").read_text())["test"]
+    for metric in ("recall@10", "ndcg@10", "mrr", "coverage"):
+        assert table["SASRec"][metric] == own["SASRec"][metric]
+
+
+def test_a_sasrec_of_other_data_or_a_shorter_history_is_refused(
+    launch, sample_decoder: Path, sasrec: Path, train_sasrec, tmp_path: Path
+) -> None:
+    short = train_sasrec("sasrec-short", max_seq_len=5, iterations=1, test_at_end=False)
+    done = launch("evaluate_decoder.py", sample_decoder, "--sasrec", short)
+    assert done.returncode == 2
+    assert "SASRec must read histories of 20 items as the run does, got 5" in done.stderr
+    done = launch("evaluate_decoder.py", sample_decoder, "--sasrec", sample_decoder)
+    assert done.returncode == 2
+    assert "checkpoint must hold a SasRec, got another model" in done.stderr
+    meta = json.loads((short / "meta.json").read_text())
+    (short / "meta.json").write_text(json.dumps(meta | {"data_fingerprint": "another"}))
+    done = launch("evaluate_decoder.py", sample_decoder, "--sasrec", short)
+    assert done.returncode == 2
+    assert "SASRec must have been trained on the data set of the run" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_negatives": 0}, "num_negatives must be >= 1, got 0"),
+        ({"embed_dim": 15}, "embed_dim must be a multiple of attn_heads, got 15 and"),
+        ({"epochs": 2}, "exactly one of iterations and epochs must be set"),
+        ({"pretrained_rqvae_path": None}, "dataset_folder must be set, got none; set"),
+    ],
+)
+def test_bad_settings_are_one_line(
+    launch, tmp_path: Path, sample_tokenizer: Path, settings: dict, message: str
+) -> None:
+    given = {
+        **SETTINGS,
+        "pretrained_rqvae_path": str(sample_tokenizer),
+        "save_dir_root": str(tmp_path / "run"),
+        **settings,
+    }
+    done = launch("train_sasrec.py", "configs/sasrec/amazon.gin", *bindings(**given))
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "run").exists()
