@@ -34,7 +34,7 @@ FILES = {
     "decoder": ["amazon.gin", "amazon_cpu.gin", "movielens.gin", "sample.gin"],
     "rkmeans": ["amazon.gin"],
     "rqvae": ["amazon.gin", "movielens.gin", "sample.gin"],
-    "sasrec": ["amazon.gin"],
+    "sasrec": ["amazon.gin", "movielens.gin"],
 }
 
 PARSE = """
