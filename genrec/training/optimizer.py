@@ -65,6 +65,8 @@ def build_optimizer(
         {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
         {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
     ]
+    if weight_decay == 0:  # nothing to tell apart, and an update costs a call for each group
+        groups = [{"params": trained, "weight_decay": 0.0}]
     options: dict[str, object] = {"lr": learning_rate}
     if name in ("adamw", "adam"):
         options["betas"] = betas
