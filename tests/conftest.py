@@ -22,6 +22,20 @@ Launch = Callable[..., subprocess.CompletedProcess[str]]
 
 #: A stage on the sample in some seconds: what each test changes comes on top.
 STAGE_ONE = {"iterations": 20, "kmeans_after_epochs": 1, "eval_every": 10, "log_every": 1}
+SASREC = {
+    "iterations": 160,
+    "epochs": None,
+    "batch_size": 64,
+    "full_eval_every": 80,
+    "warmup_steps": 5,
+    "learning_rate": 1e-2,
+    "schedule": "constant",
+    "embed_dim": 32,
+    "dropout_p": 0.1,
+    "top_k_eval_list": [5, 10],
+    "log_every": 1,
+    "dataset_split": None,
+}
 STAGE_TWO = {
     "iterations": 12,
     "epochs": None,
@@ -177,6 +191,26 @@ class Workshop:
         )
         assert done.returncode == 0, done.stderr
         return target
+
+    def try_sasrec(
+        self,
+        target: Path,
+        tokenizer: Path,
+        *words: str,
+        processes: int | None = None,
+        **settings: object,
+    ) -> subprocess.CompletedProcess[str]:
+        """Train the baseline on stage one's data; return what came of it."""
+        settings = {
+            **SASREC,
+            "save_dir_root": str(target),
+            "pretrained_rqvae_path": str(tokenizer),
+            **settings,
+        }
+        config = "configs/sasrec/amazon.gin"
+        return self.launch(
+            "train_sasrec.py", config, *bindings(**settings), *words, processes=processes
+        )
 
 
 @pytest.fixture(scope="session")
