@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -64,13 +65,14 @@ def test_sampled_negatives_train_too(train_sasrec) -> None:
 
 
 def test_it_stands_in_the_table_of_the_generative_model(
-    launch, sample_decoder: Path, sasrec: Path
+    launch, sample_decoder: Path, sasrec: Path, tmp_path: Path
 ) -> None:
-    done = launch("evaluate_decoder.py", sample_decoder, "--sasrec", sasrec)
+    run = shutil.copytree(sample_decoder, tmp_path / "run")  # the table is written into it
+    done = launch("evaluate_decoder.py", run, "--sasrec", sasrec)
     assert done.returncode == 0, done.stderr
     assert "SASRec, item level" in done.stdout
     assert "SASRec, SID level" in done.stdout
-    table = json.loads((sample_decoder / "metrics.json").read_text())["test"]
+    table = json.loads((run / "metrics.json").read_text())["test"]
     own = json.loads((sasrec / "metrics.json").read_text())["test"]
     for metric in ("recall@10", "ndcg@10", "mrr", "coverage"):
         assert table["SASRec"][metric] == own["SASRec"][metric]
