@@ -10,6 +10,7 @@ import argparse
 import json
 import resource
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from itertools import pairwise
@@ -131,7 +132,7 @@ def main() -> None:
             peer_optimizer, peer, peer, items, lambda: None, half=half
         )
     except ImportError:
-        print("pip install vector-quantize-pytorch to compare", flush=True)
+        print("pip install vector-quantize-pytorch to compare", file=sys.stderr, flush=True)
     times: dict[str, list[float]] = {name: [] for name in steps}
     for round_number in range(args.steps + 5):  # turn by turn, so that a busy machine hits both
         for name, step in steps.items():
