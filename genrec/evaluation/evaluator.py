@@ -86,6 +86,11 @@ class Evaluator:
         """Results that a recommender must return for each user."""
         return max(self.ks)
 
+    @property
+    def chooser(self) -> str:
+        """Name of the metric that chooses the best step: Recall at the length next to 10."""
+        return f"recall@{min(self.ks, key=lambda k: abs(k - 10))}"
+
     def run(self, predict: PredictFn) -> dict[str, float]:
         """Evaluate a recommender.
 

@@ -293,7 +293,8 @@ class EncoderDecoderRetrievalModel(nn.Module):
             num_results: Items for each user; ``num_beams`` when None.
             user_ids: Hashed users, shape ``(B,)``; needed where there are user tokens.
             padded: Whether there is padding.
-            tables: From :meth:`decoding_tables`, to save computing them in every call.
+            tables: From :meth:`decoding_tables`, to save computing them in every call; None
+                computes them where this call alone is worth it.
             legal: Restriction on items, from the methods of ``index``.
             temperature: See :func:`~genrec.decoding.beam_search.constrained_beam_search`.
             sample: Likewise.
@@ -311,6 +312,8 @@ class EncoderDecoderRetrievalModel(nn.Module):
                 f"{index.level_sizes}; use the ID table that the model was trained with"
             )
         memory, cross_bias = self.encode(history, user_ids, padded=padded)
+        if tables is None and len(history) * num_beams > max(self.layout.level_sizes):
+            tables = self.decoding_tables()
         positions = 1 + (self.layout.num_levels - 1) * num_beams
         cache = self.decoder.start(memory, cross_bias, num_queries=positions, tables=tables)
         offsets, sizes = self.layout.level_offsets, self.layout.level_sizes

@@ -229,7 +229,7 @@ class CrossAttention(nn.Module):
         Args:
             memory: Shape ``(B, S, D)``.
             num_queries: How many queries of each sequence will look at it, all calls together.
-            absorbed: From :meth:`absorb`, where it is at hand.
+            absorbed: From :meth:`absorb`, where it is at hand; else the plain form is taken.
 
         Returns:
             What :meth:`forward` looks at, in the form that takes fewer operations: keys and
@@ -240,16 +240,15 @@ class CrossAttention(nn.Module):
             The second form is the weight absorption of DeepSeek-V2,
             https://arxiv.org/abs/2405.04434, section 2.1.2, for another reason.
         """
-        (batch, length, width), inner = memory.shape, self.out.in_features
-        # Multiplications: of all keys, and of all queries.
-        plain = batch * (2 * width * inner * length + 2 * (width + length) * inner * num_queries)
-        other = batch * 2 * width * length * self.num_heads * (width + num_queries)
-        if absorbed is None:
-            other += 2 * width * width * inner
-        if 1.2 * other < plain:  # writing the larger keys takes its time, too
+        (_, length, width), inner = memory.shape, self.out.in_features
+        # Multiplications of a sequence: of all keys, and of all queries.
+        plain = 2 * width * inner * length + 2 * (width + length) * inner * num_queries
+        other = 2 * width * length * self.num_heads * (width + num_queries)
+        # Writing the larger keys takes its time, too.
+        if absorbed is not None and 1.2 * other < plain:
             keys, values = (
                 rearrange(F.linear(memory, weight), "b s (h d) -> b (h s) d", h=self.num_heads)
-                for weight in absorbed or self.absorb()
+                for weight in absorbed
             )
             return CrossMemory(keys, values, absorbed=True)
         keys, values, _ = self.keys_values(memory)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from genrec.errors import ConfigError
 
-__all__ = ["LossSettings", "quantization_losses", "reconstruction_losses"]
+__all__ = ["LossSettings", "mean_square", "quantization_losses", "reconstruction_losses"]
 
 
 @dataclass(frozen=True)
@@ -130,10 +130,18 @@ def quantization_losses(residual: Tensor, code: Tensor, output: Tensor) -> tuple
         ``(codebook, commitment)``, scalars: the first pulls the code to the residual and reaches
         the codebook only, the second pulls the residual to the code and reaches the encoder only.
     """
-    return _mean_square(residual.detach() - code), _mean_square(residual - output.detach())
+    return mean_square(residual.detach() - code), mean_square(residual - output.detach())
 
 
-def _mean_square(difference: Tensor) -> Tensor:
-    """Average the squared lengths of rows; a dot product makes one pass where a sum makes two."""
+def mean_square(difference: Tensor) -> Tensor:
+    """Average the squared lengths of rows.
+
+    Args:
+        difference: Shape ``(B, D)``, B >= 1.
+
+    Returns:
+        Scalar.
+    """
+    # A dot product makes one pass where a sum makes two.
     flat = difference.flatten()
     return torch.dot(flat, flat) / len(difference)

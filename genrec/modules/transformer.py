@@ -309,7 +309,7 @@ class Decoder(nn.Module):
             memory: Encoder output, shape ``(B, T, D)``.
             cross_bias: ``(B, 1, 1, T)``, or None.
             num_queries: Positions to decode for each user, those of all beams together.
-            tables: From :meth:`tables`, to save computing them again.
+            tables: From :meth:`tables`, which many beams have a use for.
 
         Returns:
             A cache for one beam a user.
@@ -341,14 +341,10 @@ class Decoder(nn.Module):
         bias = self.position_bias(1, position + 1, offset=position)
         x = F.embedding(rows, table)
         for number, layer in enumerate(self._layers()):
-            known = None
-            if number == 0 and cache.tables is not None:
-                known = cache.tables.codes[position]
-            elif number == 0 and rows.numel() > len(table):  # beams share codes
-                known = layer.project(table)
-            q, kv = known or layer.project(x)
-            if known is not None:
-                q, kv = F.embedding(rows, q), F.embedding(rows, kv)
+            if number == 0 and cache.tables is not None:  # a code is projected once for all beams
+                q, kv = (F.embedding(rows, part) for part in cache.tables.codes[position])
+            else:
+                q, kv = layer.project(x)
             seen = [*cache.past(number), kv]
             x = layer.step(x, q, seen, bias, cache.cross[number], cache.cross_bias)
             cache.own[number].append(kv)

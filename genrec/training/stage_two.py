@@ -202,7 +202,7 @@ class _Validator:
             )
             for limit in (None, settings.partial_eval_users)
         )
-        self.chooser = f"recall@{min(self.full.ks, key=lambda k: abs(k - 10))}"
+        self.chooser = self.full.chooser
 
     def __call__(self, model: nn.Module, step: int) -> dict[str, float]:
         assert isinstance(model, EncoderDecoderRetrievalModel)

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from genrec.modules.losses import mean_square
+
 __all__ = ["subtract_code"]
 
 
@@ -48,8 +50,7 @@ class _SubtractCode(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         code = codes.index_select(0, ids)
         rest = residual - code
-        flat = rest.flatten()
-        loss = torch.dot(flat, flat) / len(rest)
+        loss = mean_square(rest)
         ctx.save_for_backward(rest, ids)
         ctx.num_codes = len(codes)
         ctx.mark_non_differentiable(code)
