@@ -1,32 +1,23 @@
-"""Trains SASRec, the baseline over item ids, in the same loop and harness. The gin root ``train``.
+"""Trains SASRec, the baseline over item ids. The gin root ``train``.
 
-Names are those of stage two where they mean the same.
+Names are those of stage two where they mean the same. :func:`train` gathers them into a few
+settings and calls :func:`~genrec.training.baseline.train_sasrec`, which knows no gin.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import gin
-import numpy as np
-from torch import Tensor, nn
 
 from genrec.config import operative_config
-from genrec.data.batching import TokenTable, TrainingBatches
-from genrec.data.prepared import PreparedDataset
 from genrec.data.processed import RecDataset
-from genrec.data.schemas import TokenizedBatch
-from genrec.data.sequence_dataset import SeqData
-from genrec.errors import ConfigError
-from genrec.evaluation.baselines import cooccurrence, neural, popularity
-from genrec.evaluation.evaluator import DEFAULT_KS, Evaluator
+from genrec.evaluation.evaluator import DEFAULT_KS
 from genrec.models.sasrec import SasRec
-from genrec.training.loop import BestRule, fit
-from genrec.training.optimizer import build_optimizer, build_schedule
-from genrec.training.retrieval_eval import EvaluationSettings, format_table, write_metrics
+from genrec.training.baseline import SasRecTraining, evaluate_sasrec, train_sasrec
+from genrec.training.retrieval_eval import EvaluationSettings
 from genrec.training.run_data import find_stage_one, open_data
 from genrec.training.session import (
-    Session,
     SessionSettings,
     conclude,
     on_main_first,
@@ -34,7 +25,6 @@ from genrec.training.session import (
     run_path,
     start_session,
 )
-from genrec.training.stage_two import count_steps
 
 __all__ = ["train"]
 
@@ -137,10 +127,29 @@ def train(
     Raises:
         GenRecError: If a setting, a path or the data is not as it should be.
     """
-    if num_negatives is not None and num_negatives < 1:
-        raise ConfigError(
-            f"num_negatives must be >= 1, got {num_negatives}; set None for all items"
-        )
+    settings = SasRecTraining(
+        iterations=iterations,
+        epochs=epochs,
+        batch_size=batch_size,
+        split_batches=split_batches,
+        num_negatives=num_negatives,
+        optimizer=optimizer,
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        betas=(adam_betas[0], adam_betas[1]),
+        schedule=schedule,
+        schedule_floor=schedule_floor,
+        warmup_steps=warmup_steps,
+        max_grad_norm=max_grad_norm,
+        full_eval_every=full_eval_every,
+        patience=patience,
+        save_every=save_model_every,
+        log_every=log_every,
+        seed=seed,
+        evaluation=EvaluationSettings(
+            ks=tuple(top_k_eval_list), exclude_history=exclude_history, max_history=max_seq_len
+        ),
+    )
     stage_one = None
     if pretrained_rqvae_path is not None:
         stage_one = find_stage_one(pretrained_rqvae_path, dataset_split)
@@ -178,138 +187,27 @@ def train(
         dropout=dropout_p,
         max_history=max_seq_len,
     )
-    world = accelerator.num_processes
-    examples = SeqData(data, "train", max_history=max_seq_len)
-    item_ids = np.arange(data.num_items)[:, None]  # an item is its own only code
-    loader = TrainingBatches(
-        examples,
-        TokenTable.build(examples, item_ids, device=accelerator.device),
-        batch_size=batch_size // world if split_batches else batch_size,
-        mode="packed",
-        seed=seed,
-        rank=accelerator.process_index,
-        world_size=world,
-    )
-    num_steps = count_steps(iterations, epochs, len(loader))
-    evaluation = EvaluationSettings(
-        ks=tuple(top_k_eval_list), exclude_history=exclude_history, max_history=max_seq_len
-    )
-    valid = _evaluator(session, data, "valid", evaluation)
-    optimizer_ = build_optimizer(
-        optimizer,
-        model.to(accelerator.device).parameters(),
-        learning_rate=learning_rate,
-        weight_decay=weight_decay,
-        betas=(adam_betas[0], adam_betas[1]),
-    )
-    model_config = model.saved_config()
-    prepared, optimizer_ = accelerator.prepare(model, optimizer_)
-    schedule_ = build_schedule(
-        schedule,
-        getattr(optimizer_, "optimizer", optimizer_),
-        warmup_steps=warmup_steps,
-        num_steps=num_steps,
-        floor=schedule_floor,
-    )
     parameters = sum(p.numel() for p in model.parameters())
-    open_run(
-        session,
-        {
-            "stage": "sasrec",
-            "dataset": data.meta["name"],
-            "prepared": str(data.path.resolve()),
-            "data_fingerprint": data.fingerprint,
-            "seed": seed,
-            "parameters": parameters,
-        },
-        config_text=operative_config(),
-    )
-    session.say(
-        f"{data.meta['name']}: {data.num_users:,} users, {data.num_items:,} items; SASRec, "
-        f"{parameters:,} parameters; run {session.run_dir.path}"
-    )
+    described = {
+        "stage": "sasrec",
+        "dataset": data.meta["name"],
+        "prepared": str(data.path.resolve()),
+        "data_fingerprint": data.fingerprint,
+        "seed": seed,
+        "parameters": parameters,
+    }
 
-    def loss_step(
-        module: nn.Module, batch: TokenizedBatch, step: int
-    ) -> tuple[Tensor, Mapping[str, Tensor]]:
-        loss = module(batch.history[..., 0], batch.targets[..., 0], num_negatives) * batch.weight
-        return loss, {"loss": loss}
-
-    chooser = f"recall@{min(valid.ks, key=lambda k: abs(k - 10))}"
-
-    def evaluate(module: nn.Module, step: int) -> dict[str, float]:
-        assert isinstance(module, SasRec)
-        metrics = valid.run(neural(module, valid.num_results, exclude_history=exclude_history))
-        shown = [chooser, chooser.replace("recall", "ndcg")]
+    def begin() -> None:
+        open_run(session, described, config_text=operative_config())
         session.say(
-            f"step {step:,}: valid "
-            + ", ".join(f"{name} {metrics[name]:.4f}" for name in shown)
-            + f" ({int(metrics['users']):,} users, {metrics['users_per_s']:,.0f} users/s)"
+            f"{data.meta['name']}: {data.num_users:,} users, {data.num_items:,} items; SASRec, "
+            f"{parameters:,} parameters; run {session.run_dir.path}"
         )
-        return {f"valid/{k}": v for k, v in metrics.items()}
 
-    result = fit(
-        accelerator=accelerator,
-        model=prepared,
-        optimizer=optimizer_,
-        schedule=schedule_,
-        train_loader=loader,
-        loss_step=loss_step,
-        num_steps=num_steps,
-        run_dir=session.run_dir,
-        model_config=model_config,
-        evaluate=evaluate,
-        eval_every=full_eval_every,
-        save_every=save_model_every,
-        log_every=log_every,
-        max_grad_norm=max_grad_norm,
-        seed=seed,
-        best=(BestRule("best", f"valid/{chooser}"),),
-        patience=patience,
-        resume=session.resume_step,
-        tracker=session.tracker,
-        label="SASRec",
-    )
+    result = train_sasrec(session, model, data, settings, begin)
     conclude(session, result)
     if test_at_end:
-        _test(session, data, evaluation)
+        evaluate_sasrec(session, data, settings.evaluation)
     session.say(f"run: {session.run_dir.path}")
     session.tracker.close()
     accelerator.wait_for_everyone()
-
-
-def _evaluator(
-    session: Session, data: PreparedDataset, split: str, settings: EvaluationSettings
-) -> Evaluator:
-    """Prepare to rank all items for all users of a split."""
-    examples = SeqData(data, split, max_history=settings.max_history)
-    if len(examples) == 0:
-        raise ConfigError(
-            f"{split} needs users with at least 3 interactions, got none; use more data or "
-            "another split rule"
-        )
-    return Evaluator(
-        examples,
-        num_items=data.num_items,
-        groups=None,
-        ks=settings.ks,
-        accelerator=session.accelerator,
-        budget=settings.budget,
-        max_rows=settings.max_rows,
-    )
-
-
-def _test(session: Session, data: PreparedDataset, settings: EvaluationSettings) -> None:
-    """Read the test split once, with the best step and the simple baselines."""
-    device = session.accelerator.device
-    evaluator = _evaluator(session, data, "test", settings)
-    count = evaluator.num_results
-    best = SasRec.load_pretrained(session.run_dir.path, device=device)
-    results = {
-        "SASRec": evaluator.run(neural(best, count, exclude_history=settings.exclude_history)),
-        "popularity": evaluator.run(popularity(data, count, device)),
-        "co-occurrence": evaluator.run(cooccurrence(data, count, device)),
-    }
-    session.say(format_table(results, "test", settings))
-    if session.accelerator.is_main_process:
-        write_metrics(session.run_dir.path, "test", results, settings)

@@ -100,6 +100,8 @@ def test_a_sasrec_of_other_data_or_a_shorter_history_is_refused(
     [
         ({"num_negatives": 0}, "num_negatives must be >= 1, got 0"),
         ({"embed_dim": 15}, "embed_dim must be a multiple of attn_heads, got 15 and"),
+        ({"optimizer": "adamm"}, "optimizer must be known, got 'adamm'"),
+        ({"top_k_eval_list": [0]}, "top_k_eval_list must hold numbers >= 1, got [0]"),
         ({"epochs": 2}, "exactly one of iterations and epochs must be set"),
         ({"pretrained_rqvae_path": None}, "dataset_folder must be set, got none; set"),
     ],
