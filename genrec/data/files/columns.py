@@ -1,47 +1,51 @@
-"""What is read from a table's columns, and how times are understood.
+"""What is read from a table's columns, and the one set of rules for its values.
 
-A file is first parsed by polars in one go. Where that fails, or gives less than the lines hold,
-it is parsed again in blocks, and a block that polars cannot parse is read line by line, so that
-each bad line is counted with its number and its reason. Every way gives the same values.
+A file is first parsed by polars in one go, with the types of its columns. Where that fails, or
+gives less than the lines hold, it is parsed again in blocks, and a block that polars cannot
+parse is split line by line into text, so that each bad line is counted with its number and its
+reason. Whatever type a column was parsed as, :func:`finish` and :func:`accept` bring it into its
+final form by the same expressions:
+
+* a null or a blank text is no value, whatever the kind
+* a key is text with the blanks around it cut; text is kept as it is
+* a rating that is not finite is no value
+* a row is rejected where a required value is missing, or where a value is there and cannot be read
 """
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
-from genrec.errors import ConfigError, DataError, did_you_mean
+from genrec.data.files.rejected import RejectedRows
+from genrec.data.files.times import TimeReader
+from genrec.errors import DataError, did_you_mean
 
 __all__ = [
     "Column",
-    "TimeReader",
-    "convert",
+    "accept",
     "final_schema",
     "find_columns",
     "finish",
     "parsed_whole",
     "schema_of",
-    "ticks_of_unit",
 ]
 
 Kind = Literal["key", "number_key", "time", "rating", "text"]
 
-_FINAL: dict[Kind, pl.DataType] = {
-    "key": pl.String(),
-    "number_key": pl.Int32(),
-    "time": pl.Int64(),
-    "rating": pl.Float32(),
-    "text": pl.String(),
+#: Type of the result, and what the reason of a rejection calls a value of the kind.
+_KINDS: dict[Kind, tuple[pl.DataType, str]] = {
+    "key": (pl.String(), "key"),
+    "number_key": (pl.Int32(), "integer"),
+    "time": (pl.Int64(), "time"),
+    "rating": (pl.Float32(), "number"),
+    "text": (pl.String(), "text"),
 }
-_INTEGER = re.compile(r"[+-]?[0-9]{1,19}")
-_LARGEST_INT32 = 2**31 - 1
-_LARGEST_TIME = 2**63
 
 
 @dataclass(frozen=True)
@@ -62,152 +66,23 @@ class Column:
     required: bool = True
 
 
-class TimeReader:
-    """Turn the times of one file into integers.
-
-    Args:
-        samples: Some values of the column, as text.
-        time_format: Format of text times for ``datetime.strptime``; None guesses.
-        where: Name of column and file, for the error.
-
-    Attributes:
-        style: ``"integer"``, ``"float"`` or ``"text"``.
-        ticks_per_s: Unit of the result: 1 for seconds, 1,000 for milliseconds, and so on.
-
-    Raises:
-        DataError: If the samples are neither numbers nor ISO times.
-    """
-
-    def __init__(
-        self, samples: Sequence[str], *, time_format: str | None = None, where: str = "time"
-    ) -> None:
-        self.time_format = time_format
-        values = [text.strip() for text in samples if text.strip()]
-        numbers = [number for number in map(_number, values) if number is not None]
-        # One odd value must not turn a column of numbers into one of text.
-        if time_format is None and len(numbers) * 2 >= len(values):
-            whole = all(_INTEGER.fullmatch(text) for text in values if _number(text) is not None)
-            self.style: Literal["integer", "float", "text"] = "integer" if whole else "float"
-            typical = sorted(map(abs, numbers))[len(numbers) // 2] if numbers else 0.0
-            scale = next(s for s in (1, 10**3, 10**6, 10**9) if typical < 1e11 * s or s == 10**9)
-            # Seconds written as floats may carry fractions; keep them as milliseconds.
-            self._factor = 1_000 if self.style == "float" and scale == 1 else 1
-            self.ticks_per_s = scale * self._factor
-            return
-        self.style, self._factor, self.ticks_per_s = "text", 1, 1_000
-        self._polars_format = time_format or _format_of(values)
-        if not any(self._text(value) is not None for value in values):
-            raise DataError(
-                f"times must be numbers or ISO dates, got {values[0]!r} in {where}; "
-                "give time_format, for example '%d/%m/%Y %H:%M'"
-            )
-
-    @property
-    def dtype(self) -> pl.DataType:
-        """Type as which polars parses the column."""
-        types = {"integer": pl.Int64(), "float": pl.Float64(), "text": pl.String()}
-        return types[self.style]
-
-    def expression(self, name: str) -> pl.Expr:
-        """Turn a parsed column into ticks; null where that fails."""
-        column = pl.col(name)
-        if self.style == "integer":
-            return column
-        if self.style == "float":
-            return (column * self._factor).round(0).cast(pl.Int64, strict=False)
-        if self._polars_format is None:
-            return column.map_elements(self.ticks, return_dtype=pl.Int64, skip_nulls=True)
-        moment = column.str.strip_chars().str.strptime(
-            pl.Datetime("ms"), self._polars_format, strict=False
-        )
-        return moment.dt.timestamp("ms")
-
-    def ticks(self, value: object) -> int | None:
-        """Turn one value into ticks; None where that fails.
-
-        Args:
-            value: A number, or text.
-
-        Returns:
-            The time, or None.
-        """
-        if value is None or isinstance(value, bool):
-            return None
-        text = str(value).strip()
-        if self.style == "text":
-            return self._text(text)
-        if _INTEGER.fullmatch(text):
-            ticks = int(text) * self._factor
-        else:
-            number = _number(text)
-            if number is None:
-                return None
-            ticks = round(number * self._factor)
-        return ticks if abs(ticks) < _LARGEST_TIME else None
-
-    def _text(self, text: str) -> int | None:
-        try:
-            if self.time_format is not None:
-                moment = datetime.strptime(text, self.time_format)
-            else:
-                moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
-        except ValueError:
-            return None
-        if moment.tzinfo is None:
-            moment = moment.replace(tzinfo=timezone.utc)
-        return round(moment.timestamp() * 1_000)
-
-
-def _format_of(values: Sequence[str]) -> str | None:
-    """Find the one ISO format that all values have; polars parses those fast."""
-    for time_format in ("%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d"):
-        try:
-            for value in values:
-                datetime.strptime(value, time_format)
-        except ValueError:
-            continue
-        return time_format
-    return None
-
-
 def schema_of(columns: Sequence[Column], time: TimeReader | None) -> dict[str, pl.DataType]:
-    """Give the types as which polars parses the columns, by the file's names.
-
-    Args:
-        columns: The columns.
-        time: How to read the time column, where there is one.
-
-    Returns:
-        Type by name.
-    """
+    """Give the types as which polars parses the columns, by the file's names."""
     return {
-        column.source: time.dtype if column.kind == "time" and time else _FINAL[column.kind]
+        column.source: time.dtype if column.kind == "time" and time else _KINDS[column.kind][0]
         for column in columns
     }
 
 
+def final_schema(columns: Sequence[Column]) -> dict[str, pl.DataType]:
+    """Give the types of the result, by the columns' own names."""
+    return {column.name: _KINDS[column.kind][0] for column in columns}
+
+
 def finish(frame: pl.LazyFrame, columns: Sequence[Column], time: TimeReader | None) -> pl.LazyFrame:
-    """Give parsed columns their names and final form.
-
-    Args:
-        frame: What polars parsed, by the file's names.
-        columns: The columns.
-        time: How to read the time column.
-
-    Returns:
-        The columns by their own names.
-    """
-    expressions = []
-    for column in columns:
-        expression = pl.col(column.source)
-        if column.kind == "key":
-            expression = expression.str.strip_chars()
-        elif column.kind == "time" and time is not None:
-            expression = time.expression(column.source)
-        elif column.kind == "rating":
-            expression = pl.when(expression.is_finite()).then(expression)
-        expressions.append(expression.alias(column.name))
-    return frame.select(expressions)
+    """Bring columns that polars parsed as :func:`schema_of` says into their final form."""
+    types = schema_of(columns, time)
+    return frame.select(_value(column, types[column.source], time) for column in columns)
 
 
 def parsed_whole(frame: pl.DataFrame, columns: Sequence[Column], num_rows: int | None) -> bool:
@@ -223,73 +98,48 @@ def parsed_whole(frame: pl.DataFrame, columns: Sequence[Column], num_rows: int |
     """
     if num_rows is not None and len(frame) != num_rows:
         return False
-    for column in columns:
-        values = frame[column.name]
-        if column.required and values.null_count():
-            return False
-        if column.kind == "key" and (values == "").any():
-            return False
-    return True
+    return not any(column.required and frame[column.name].null_count() for column in columns)
 
 
-def convert(value: Any, column: Column, time: TimeReader | None) -> Any:
-    """Read one value, for chunks that polars could not parse.
+def accept(
+    raw: pl.DataFrame,
+    columns: Sequence[Column],
+    time: TimeReader | None,
+    *,
+    lines: npt.NDArray[np.integer[Any]],
+    file: str,
+    rejected: RejectedRows,
+) -> pl.DataFrame:
+    """Bring columns of any type into their final form, row by row judged.
 
     Args:
-        value: Text of a table, or a value of a JSON object.
-        column: Its column.
-        time: How to read times.
+        raw: The columns by the file's names, for example all as text.
+        columns: The columns.
+        time: How to read the time column.
+        lines: Line of each row, from 1.
+        file: Name of the file.
+        rejected: Takes note of the rows that are left out; the first flaw of a row counts.
 
     Returns:
-        The value; None where it is empty and not required.
-
-    Raises:
-        ValueError: If the row must be rejected; the message is the reason.
+        The rows that are whole, by the columns' own names.
     """
-    if value is None or (isinstance(value, str) and not value.strip()):
+    types = raw.schema
+    frame = raw.select(_value(column, types[column.source], time) for column in columns)
+    absent = raw.select(_absent(column, types[column.source]) for column in columns)
+    good = pl.repeat(True, len(frame), eager=True)
+    for column in columns:
+        null, blank = frame[column.name].is_null(), absent[column.name]
+        flaws = {f"{column.source} is no {_KINDS[column.kind][1]}": null & ~blank}
         if column.required:
-            raise ValueError(f"no {column.source}")
-        return None
-    if column.kind == "text":
-        return value if isinstance(value, str) else str(value)
-    if column.kind == "key":
-        if not isinstance(value, (str, int)) or isinstance(value, bool):
-            raise ValueError(f"{column.source} is no key")
-        return str(value).strip()
-    if column.kind == "number_key":
-        text = str(value).strip()
-        if not _INTEGER.fullmatch(text) or abs(int(text)) > _LARGEST_INT32:
-            raise ValueError(f"{column.source} is no integer")
-        return int(text)
-    if column.kind == "time":
-        assert time is not None
-        ticks = time.ticks(value)
-        if ticks is None:
-            raise ValueError(f"{column.source} is no time")
-        return ticks
-    number = _number(str(value))
-    if number is None:
-        if column.required:
-            raise ValueError(f"{column.source} is no number")
-        return None
-    return number
-
-
-def final_schema(columns: Sequence[Column]) -> dict[str, pl.DataType]:
-    """Give the types of the result, by the columns' own names."""
-    return {column.name: _FINAL[column.kind] for column in columns}
+            flaws[f"no {column.source}"] = null & blank
+        for reason, rows in flaws.items():
+            rejected.add_lines(file, reason, lines[(rows & good).arg_true().to_numpy()])
+            good &= ~rows
+    return frame.filter(good)
 
 
 def find_columns(columns: Sequence[Column], names: Sequence[str], where: object) -> list[int]:
-    """Find columns by name.
-
-    Args:
-        columns: The columns.
-        names: Names in the file.
-        where: The file, for the error.
-
-    Returns:
-        Position of each.
+    """Find the position of each column by name; ``where`` names the file in the error.
 
     Raises:
         DataError: If one is missing or there twice.
@@ -303,27 +153,30 @@ def find_columns(columns: Sequence[Column], names: Sequence[str], where: object)
     return [list(names).index(column.source) for column in columns]
 
 
-def _number(text: str) -> float | None:
-    try:
-        number = float(text)
-    except ValueError:
-        return None
-    return number if math.isfinite(number) else None
+def _value(column: Column, dtype: pl.DataType, time: TimeReader | None) -> pl.Expr:
+    """Bring a column of any type into its final form; null where there is no value of its kind."""
+    value = pl.col(column.source)
+    if dtype == pl.String:
+        plain = value.str.strip_chars()
+        value = pl.when(plain != "").then(value if column.kind == "text" else plain)
+    if column.kind == "time":
+        assert time is not None
+        value = time.expression(value, dtype)
+    elif column.kind == "key" and dtype.is_float():
+        # What pandas makes of integers beside an empty cell; 7.5 names nothing.
+        value = pl.when(value == value.floor()).then(value.cast(pl.Int64, strict=False))
+    value = value.cast(_KINDS[column.kind][0], strict=False)
+    if column.kind == "rating":
+        value = pl.when(value.is_finite()).then(value)
+    return value.alias(column.name)
 
 
-def ticks_of_unit(unit: str | None) -> int | None:
-    """Read a time unit.
-
-    Args:
-        unit: ``s``, ``ms``, ``us``, ``ns``, or None to guess.
-
-    Returns:
-        Ticks per second, or None.
-
-    Raises:
-        ConfigError: If it is none of these.
-    """
-    units = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
-    if unit is not None and unit not in units:
-        raise ConfigError(f"time_unit must be s, ms, us or ns, got {unit!r}; leave it out to guess")
-    return None if unit is None else units[unit]
+def _absent(column: Column, dtype: pl.DataType) -> pl.Expr:
+    """Tell where a column says nothing, as opposed to something that cannot be read."""
+    value = pl.col(column.source)
+    absent = value.is_null()
+    if dtype == pl.String:
+        absent |= value.str.strip_chars() == ""
+    if column.kind == "rating":
+        absent |= value.cast(pl.Float32, strict=False).is_finite().not_().fill_null(False)
+    return absent.fill_null(True).alias(column.name)

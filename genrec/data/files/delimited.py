@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
 from genrec.data.files.columns import (
     Column,
-    TimeReader,
-    convert,
+    accept,
     final_schema,
     find_columns,
     finish,
@@ -21,6 +21,7 @@ from genrec.data.files.columns import (
 )
 from genrec.data.files.line_chunks import LineChunk, count_lines, first_line, line_chunks
 from genrec.data.files.rejected import RejectedRows
+from genrec.data.files.times import TimeReader
 from genrec.errors import DataError
 
 __all__ = ["Dialect", "read_delimited", "read_header", "sample_values"]
@@ -118,9 +119,10 @@ def read_delimited(
     """
     dialect = dialect or Dialect()
     names = read_header(path, dialect)
+    positions = find_columns(columns, names, path)
     if (whole := _scan(path, columns, names, dialect, time)) is not None:
         return whole
-    parser = _LineParser(path, columns, names, dialect, time, rejected)
+    parser = _LineParser(path, columns, positions, len(names), dialect, time, rejected)
     with_header = dialect.names is None
     frames = [pl.DataFrame(schema=final_schema(columns))]
     carried: LineChunk | None = None  # an unfinished quoted value of the block before
@@ -219,32 +221,26 @@ def _parse_fast(
     return frame if parsed_whole(frame, columns, chunk.num_lines) else None
 
 
+@dataclass(frozen=True)
 class _LineParser:
     """Reads the blocks that polars could not, line by line."""
 
-    def __init__(
-        self,
-        path: Path,
-        columns: Sequence[Column],
-        names: Sequence[str],
-        dialect: Dialect,
-        time: TimeReader | None,
-        rejected: RejectedRows,
-    ) -> None:
-        self.file = path.name
-        self.columns = columns
-        self.positions = find_columns(columns, names, path)
-        self.num_fields = len(names)
-        self.dialect = dialect
-        self.time = time
-        self.rejected = rejected
+    path: Path
+    columns: Sequence[Column]
+    positions: Sequence[int]
+    num_fields: int
+    dialect: Dialect
+    time: TimeReader | None
+    rejected: RejectedRows
 
     def parse(self, chunk: LineChunk, *, is_last: bool) -> tuple[pl.DataFrame, LineChunk | None]:
         """Read a block; give its whole rows, and what belongs to the block after it."""
+        file = self.path.name
         lines = chunk.data.split(b"\n")
         if not lines[-1]:
             lines.pop()
-        rows: list[list[object]] = []
+        rows: list[list[str | None]] = []
+        numbers: list[int] = []
         carried = None
         index = 0
         while index < len(lines):
@@ -256,15 +252,25 @@ class _LineParser:
                 break
             index += max(used, 1)
             if repaired:
-                self.rejected.repaired(self.file, "not UTF-8, read as Latin-1", line=number)
-            try:
-                if used <= 0:
-                    raise ValueError("a quote or carriage return out of place")
-                if (row := self._row(fields)) is not None:
-                    rows.append(row)
-            except ValueError as reason:
-                self.rejected.add(self.file, str(reason), line=number)
-        frame = pl.DataFrame(rows, schema=final_schema(self.columns), orient="row")
+                self.rejected.repaired(file, "not UTF-8, read as Latin-1", line=number)
+            if used <= 0:
+                self.rejected.add(file, "a quote or carriage return out of place", line=number)
+            elif len(fields) > self.num_fields:
+                self.rejected.add(file, f"more than {self.num_fields} fields", line=number)
+            elif len(fields) > 1 or fields[0].strip():  # else a blank line
+                rows.append([fields[p] if p < len(fields) else None for p in self.positions])
+                numbers.append(number)
+        raw = pl.DataFrame(
+            rows, dict.fromkeys(schema_of(self.columns, None), pl.String), orient="row"
+        )
+        frame = accept(
+            raw,
+            self.columns,
+            self.time,
+            lines=np.array(numbers, dtype=np.int64),
+            file=file,
+            rejected=self.rejected,
+        )
         return frame, carried
 
     def _record(self, text: str, lines: list[bytes], index: int) -> tuple[list[str], int]:
@@ -286,18 +292,6 @@ class _LineParser:
                 used = following + 1 - index
                 return (fields, used) if len(fields) == self.num_fields else ([], 0)
         return [], -1 if end == len(lines) and end - index < _LONGEST_RECORD_LINES else 0
-
-    def _row(self, fields: list[str]) -> list[object] | None:
-        """Read the values of one record; None for a blank line."""
-        if not fields or (len(fields) == 1 and not fields[0].strip()):
-            return None
-        if len(fields) > self.num_fields:
-            raise ValueError(f"more than {self.num_fields} fields")
-        values = []
-        for column, position in zip(self.columns, self.positions, strict=True):
-            value = fields[position] if position < len(fields) else None
-            values.append(convert(value, column, self.time))
-        return values
 
 
 def _fields(text: str, dialect: Dialect) -> tuple[list[str], bool]:

@@ -9,12 +9,12 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from genrec.data.files.columns import (
     Column,
-    TimeReader,
-    convert,
+    accept,
     final_schema,
     finish,
     parsed_whole,
@@ -22,6 +22,7 @@ from genrec.data.files.columns import (
 )
 from genrec.data.files.line_chunks import LineChunk, line_chunks, open_binary
 from genrec.data.files.rejected import RejectedRows
+from genrec.data.files.times import TimeReader
 
 __all__ = ["parse_object", "read_json_columns", "read_objects", "sample_objects"]
 
@@ -176,13 +177,24 @@ def _parse_slowly(
     rejected: RejectedRows,
 ) -> pl.DataFrame:
     """Parse a block line by line, noting what is wrong with which line."""
-    rows = []
+    rows: list[list[str | None]] = []
+    numbers: list[int] = []
     for number, line in enumerate(chunk.data.split(b"\n"), start=chunk.first_line):
         if not line.strip():
             continue
         try:
             record = parse_object(line)
-            rows.append([convert(record.get(c.source), c, time) for c in columns])
+            rows.append([_as_text(record.get(column.source), column) for column in columns])
+            numbers.append(number)
         except ValueError as reason:
             rejected.add(file, str(reason), line=number)
-    return pl.DataFrame(rows, schema=final_schema(columns), orient="row")
+    raw = pl.DataFrame(rows, {column.source: pl.String() for column in columns}, orient="row")
+    lines = np.array(numbers, dtype=np.int64)
+    return accept(raw, columns, time, lines=lines, file=file, rejected=rejected)
+
+
+def _as_text(value: object, column: Column) -> str | None:
+    """Write a JSON value as a table would hold it; an object or a flag names nothing."""
+    if column.kind == "key" and isinstance(value, (bool, list, dict)):
+        raise ValueError(f"{column.source} is no key")
+    return None if value is None else str(value)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
-from genrec.data.files.columns import Column, TimeReader, find_columns
+from genrec.data.files.columns import Column, accept, find_columns
 from genrec.data.files.delimited import Dialect, read_delimited, read_header, sample_values
 from genrec.data.files.json_lines import read_json_columns, read_objects, sample_objects
 from genrec.data.files.line_chunks import first_line
 from genrec.data.files.rejected import RejectedRows
+from genrec.data.files.times import TimeReader
 from genrec.errors import DataError, MissingPathError
 
 __all__ = ["TABLE_SUFFIXES", "TableFile", "parse_vector"]
@@ -126,13 +129,12 @@ class TableFile:
             The reader.
         """
         if self._suffix in _PARQUET and self._parquet_schema()[source].is_temporal():
-            reader = TimeReader(["0"])  # read as milliseconds, see _read_parquet
-            reader.ticks_per_s = 1_000
-            return reader
-        samples = self.sample(source)
-        reader = TimeReader(samples, time_format=time_format, where=f"{source!r} of {self.path}")
+            return TimeReader(ticks_per_s=1_000)
+        reader = TimeReader.guess(
+            self.sample(source), time_format=time_format, where=f"{source!r} of {self.path}"
+        )
         if ticks_per_s is not None and reader.style == "integer":
-            reader.ticks_per_s = ticks_per_s
+            return replace(reader, ticks_per_s=ticks_per_s)
         return reader
 
     def records(
@@ -181,43 +183,11 @@ class TableFile:
     def _read_parquet(
         self, columns: Sequence[Column], rejected: RejectedRows, time: TimeReader | None
     ) -> pl.DataFrame:
-        types = self._parquet_schema()
-        find_columns(columns, list(types), self.path)
-        chosen = [_from_parquet(column, types[column.source], time) for column in columns]
-        frame = pl.scan_parquet(self.path).select(chosen).collect(engine="streaming")
-        good = pl.repeat(True, len(frame), eager=True)
-        for column in columns:
-            if not column.required:
-                continue
-            missing = frame[column.name].is_null()
-            if column.kind == "key":
-                missing |= frame[column.name].fill_null("") == ""
-            rows = (missing & good).arg_true().to_numpy() + 1
-            rejected.add_lines(self.path.name, f"no {column.source}", rows)
-            good &= ~missing
-        return frame.filter(good)
-
-
-def _from_parquet(column: Column, dtype: pl.DataType, time: TimeReader | None) -> pl.Expr:
-    """Bring a Parquet column into the form that every other format gives."""
-    value = pl.col(column.source)
-    if column.kind == "key":
-        if dtype.is_float():
-            # What pandas makes of integers beside an empty cell.
-            value = value.cast(pl.Int64, strict=False)
-        value = value.cast(pl.String).str.strip_chars()
-    elif column.kind == "time":
-        assert time is not None
-        if dtype.is_temporal():
-            value = value.cast(pl.Datetime("ms")).dt.timestamp("ms")
-        else:
-            value = time.expression(column.source)
-    elif column.kind == "rating":
-        value = value.cast(pl.Float32, strict=False)
-        value = pl.when(value.is_finite()).then(value)
-    else:
-        value = value.cast(pl.String)
-    return value.alias(column.name)
+        find_columns(columns, list(self._parquet_schema()), self.path)
+        sources = [column.source for column in columns]
+        raw = pl.scan_parquet(self.path).select(sources).collect(engine="streaming")
+        lines = np.arange(1, len(raw) + 1)
+        return accept(raw, columns, time, lines=lines, file=self.path.name, rejected=rejected)
 
 
 def _guess_separator(header: bytes, usual: str) -> str:

@@ -23,9 +23,10 @@ from typing import Any
 import polars as pl
 
 from genrec.data.fetch.releases import AMAZON_CATEGORIES
-from genrec.data.files.columns import Column, TimeReader
+from genrec.data.files.columns import Column
 from genrec.data.files.json_lines import read_json_columns, read_objects, sample_objects
 from genrec.data.files.rejected import RejectedRows
+from genrec.data.files.times import TimeReader
 from genrec.data.readers.amazon_fields import AMAZON_TEMPLATE, item_fields
 from genrec.data.tables import ITEM, RATING, TIME, USER, RawTables
 from genrec.errors import DataError, MissingPathError, did_you_mean
@@ -145,7 +146,7 @@ def read_amazon(
     rejected = RejectedRows()
     samples = sample_objects(files.reviews)
     release = _release_of(files.reviews, samples)
-    time = TimeReader([str(record.get(release.time, "")) for record in samples])
+    time = TimeReader.guess([str(record.get(release.time, "")) for record in samples])
     columns = [
         Column(USER, release.user, "key"),
         Column(ITEM, release.item, "key"),

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import polars as pl
 
-from genrec.data.files.columns import Column, TimeReader, final_schema
+from genrec.data.files.columns import Column, final_schema
 from genrec.data.files.delimited import Dialect, read_delimited
 from genrec.data.files.rejected import RejectedRows
+from genrec.data.files.times import TimeReader
 from genrec.data.tables import ITEM, RATING, TIME, USER, RawTables
 from genrec.errors import MissingPathError
 
@@ -131,7 +132,7 @@ def read_movielens(
             columns,
             rejected=rejected,
             dialect=layout.ratings_dialect,
-            time=TimeReader(["0"], where=f"timestamp of {path}"),
+            time=TimeReader(),
         )
     movies = _read_movies(movies_path, rejected)
     if others and tags_per_movie > 0:
@@ -222,12 +223,12 @@ def _genre_names(path: Path) -> list[str]:
 
 def _read_tags(path: Path, count: int, rejected: RejectedRows) -> pl.DataFrame:
     """Join each movie's most frequent tags; equally frequent ones by the alphabet."""
-    columns = [Column(ITEM, "movieId", "number_key"), Column("tag", "tag", "text")]
+    columns = [Column(ITEM, "movieId", "number_key"), Column("tag", "tag", "text", required=False)]
     tags = read_delimited(path, columns, rejected=rejected)
     return (
         tags.lazy()
         .with_columns(pl.col("tag").str.to_lowercase().str.strip_chars())
-        .filter(pl.col("tag") != "")
+        .drop_nulls("tag")
         .group_by(ITEM, "tag")
         .agg(pl.len().alias("count"))
         .sort(ITEM, "count", "tag", descending=[False, True, False])

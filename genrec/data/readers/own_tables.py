@@ -13,9 +13,10 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from genrec.data.files.columns import Column, TimeReader, ticks_of_unit
+from genrec.data.files.columns import Column
 from genrec.data.files.rejected import RejectedRows
 from genrec.data.files.table_files import TABLE_SUFFIXES, TableFile, parse_vector
+from genrec.data.files.times import TimeReader, ticks_of_unit
 from genrec.data.tables import ITEM, RATING, TIME, USER, RawTables
 from genrec.errors import ConfigError, DataError, MissingPathError, did_you_mean
 

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import polars as pl
 
-from genrec.data.files.columns import Column, TimeReader
+from genrec.data.files.columns import Column
 from genrec.data.files.delimited import Dialect, read_delimited, read_header, sample_values
 from genrec.data.files.rejected import RejectedRows
+from genrec.data.files.times import TimeReader
 from genrec.data.tables import ITEM, RATING, TIME, USER, RawTables
 from genrec.errors import DataError, MissingPathError
 
@@ -84,7 +85,7 @@ def read_recbole(root: str | os.PathLike[str], name: str | None = None) -> RawTa
     time = None
     if "timestamp" in types:
         source = types["timestamp"]
-        time = TimeReader(sample_values(log, source, _DIALECT), where=f"timestamp of {log}")
+        time = TimeReader.guess(sample_values(log, source, _DIALECT), where=f"timestamp of {log}")
         columns.append(Column(TIME, source, "time"))
     if "rating" in types:
         columns.append(Column(RATING, types["rating"], "rating", required=False))

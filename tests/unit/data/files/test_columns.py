@@ -1,84 +1,49 @@
+"""The rules for values, and that every way of reading a table follows them."""
+
 from __future__ import annotations
 
+import json
+
+import numpy as np
 import polars as pl
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from genrec.data.files.columns import Column, TimeReader, convert, ticks_of_unit
-from genrec.errors import ConfigError, DataError
-
-
-@pytest.mark.parametrize(
-    ("samples", "style", "ticks_per_s", "value", "ticks"),
-    [
-        (["978300760", "978302109"], "integer", 1, "978300760", 978300760),
-        (["1588687728923"], "integer", 1_000, "1588687728923", 1588687728923),
-        (["1588687728923000"], "integer", 10**6, "1588687728923000", 1588687728923000),
-        (["1588687728923000000"], "integer", 10**9, "1588687728923000000", 1588687728923000000),
-        (["874965758.0", "8.0E8"], "float", 1_000, "874965758.5", 874965758500),
-        (["1588687728923.0"], "float", 1_000, "1588687728923.0", 1588687728923),
-        (["2020-01-02"], "text", 1_000, "2020-01-02", 1577923200000),
-        (["2020-01-02 03:04:05"], "text", 1_000, "2020-01-02 03:04:05", 1577934245000),
-        (["2020-01-02T03:04:05Z"], "text", 1_000, "2020-01-02T03:04:05Z", 1577934245000),
-        (
-            ["2020-01-02T03:04:05.250+01:00"],
-            "text",
-            1_000,
-            "2020-01-02T03:04:05+01:00",
-            1577930645000,
-        ),
-        ([], "integer", 1, "5", 5),
-        (["12", "oops", "13"], "integer", 1, "14", 14),  # one odd value changes nothing
-    ],
-)
-def test_time_styles(samples, style, ticks_per_s, value, ticks):
-    reader = TimeReader(samples)
-    assert (reader.style, reader.ticks_per_s) == (style, ticks_per_s)
-    assert reader.ticks(value) == ticks
-    # The way of polars gives the same.
-    parsed = pl.DataFrame({"t": [value]}).select(pl.col("t").cast(reader.dtype))
-    assert parsed.select(reader.expression("t")).item() == ticks
+from genrec.data.files.columns import Column, accept
+from genrec.data.files.rejected import RejectedRows
+from genrec.data.files.table_files import TableFile
+from genrec.data.files.times import TimeReader
 
 
-def test_time_format_by_setting():
-    reader = TimeReader(["31/12/2019 23:59"], time_format="%d/%m/%Y %H:%M")
-    assert reader.ticks("01/02/2020 00:00") == 1580515200000
-    frame = pl.DataFrame({"t": ["01/02/2020 00:00", "2020-02-01"]})
-    assert frame.select(reader.expression("t")).to_series().to_list() == [1580515200000, None]
-
-
-@pytest.mark.parametrize("value", [None, "", "soon", True, "nan", "inf"])
-def test_what_is_no_time(value):
-    assert TimeReader(["1"]).ticks(value) is None
-
-
-def test_times_that_cannot_be_understood():
-    with pytest.raises(
-        DataError, match=r"numbers or ISO dates, got '01/02/03' in .*; give time_format"
-    ):
-        TimeReader(["01/02/03"], where="'when' of log.csv")
-
-
-def test_units():
-    assert ticks_of_unit(None) is None
-    assert [ticks_of_unit(u) for u in ("s", "ms", "us", "ns")] == [1, 10**3, 10**6, 10**9]
-    with pytest.raises(ConfigError, match="time_unit must be s, ms, us or ns, got 'min'"):
-        ticks_of_unit("min")
+def judge(kind, *values, required=True, dtype=pl.String):
+    """Read values of one column; give what is accepted and the lines of each reason."""
+    raw, rejected = pl.DataFrame({"c": values}, schema={"c": dtype}), RejectedRows()
+    frame = accept(
+        raw,
+        [Column("name", "c", kind, required=required)],
+        TimeReader(),
+        lines=np.arange(1, len(raw) + 1),
+        file="f",
+        rejected=rejected,
+    )
+    return frame["name"].to_list(), {e["reason"]: e["first_lines"] for e in rejected.as_list()}
 
 
 @pytest.mark.parametrize(
     ("kind", "value", "result"),
     [
         ("key", " a b ", "a b"),
-        ("key", 7, "7"),
         ("number_key", " 12 ", 12),
         ("number_key", "-3", -3),
         ("rating", "4.5", 4.5),
-        ("rating", 3, 3.0),
-        ("text", ["x"], "['x']"),
+        ("rating", " 3 ", 3.0),
+        ("time", " 7 ", 7),
+        ("text", " x ", " x "),
     ],
 )
 def test_values(kind, value, result):
-    assert convert(value, Column("c", "c", kind), None) == result
+    assert judge(kind, value) == ([result], {})
 
 
 @pytest.mark.parametrize(
@@ -86,20 +51,64 @@ def test_values(kind, value, result):
     [
         ("key", None, "no c"),
         ("key", "  ", "no c"),
-        ("key", {"a": 1}, "c is no key"),
-        ("key", True, "c is no key"),
+        ("text", "\t ", "no c"),
         ("number_key", "1.5", "c is no integer"),
         ("number_key", "3000000000", "c is no integer"),
         ("rating", "good", "c is no number"),
-        ("rating", "nan", "c is no number"),
+        ("rating", "nan", "no c"),
         ("time", "x", "c is no time"),
     ],
 )
 def test_values_that_are_rejected(kind, value, reason):
-    with pytest.raises(ValueError, match=reason):
-        convert(value, Column("c", "c", kind), TimeReader(["1"]))
+    assert judge(kind, value) == ([], {reason: [1]})
 
 
-@pytest.mark.parametrize(("kind", "value"), [("rating", "good"), ("rating", ""), ("text", None)])
+@pytest.mark.parametrize(
+    ("kind", "value"), [("rating", ""), ("rating", "inf"), ("text", None), ("text", " ")]
+)
 def test_optional_values_may_be_missing(kind, value):
-    assert convert(value, Column("c", "c", kind, required=False), None) is None
+    assert judge(kind, value, required=False) == ([None], {})
+
+
+def test_an_optional_value_that_cannot_be_read_is_rejected():
+    assert judge("rating", "5", "good", required=False) == ([5.0], {"c is no number": [2]})
+
+
+def test_integers_that_pandas_keeps_as_floats_are_keys():
+    assert judge("key", 7.0, 7.5, None, dtype=pl.Float64) == (
+        ["7"],
+        {"c is no key": [2], "no c": [3]},
+    )
+
+
+COLUMNS = [
+    Column("u", "user", "key"),
+    Column("t", "time", "time"),
+    Column("r", "rating", "rating", required=False),
+    Column("n", "note", "text", required=False),
+]
+VALUE = st.sampled_from(
+    ["", " ", "a", " b ", "7", "-1", "1.5", "4,5", "nan", "inf", "x;y", "1e3", "+2", "007"]
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows=st.lists(st.tuples(VALUE, VALUE, VALUE, VALUE), min_size=1, max_size=8))
+def test_every_format_gives_the_same_values(tmp_path_factory, rows):
+    """CSV typed or as text, JSON lines and Parquet: one set of rules."""
+    folder = tmp_path_factory.mktemp("tables")
+    names = [column.source for column in COLUMNS]
+    frame = pl.DataFrame(rows, dict.fromkeys(names, pl.String), orient="row")
+    frame.write_csv(folder / "a.csv", quote_style="always")
+    frame.write_parquet(folder / "a.parquet")
+    (folder / "a.jsonl").write_text(
+        "\n".join(json.dumps(dict(zip(names, row, strict=True))) for row in rows)
+    )
+    results = []
+    for ending in ("csv", "jsonl", "parquet"):
+        rejected = RejectedRows()
+        table = TableFile(folder / f"a.{ending}")
+        read = table.read(COLUMNS, rejected=rejected, time=TimeReader())
+        reasons = sorted((e["reason"], e["rows"]) for e in rejected.as_list())
+        results.append((read.rows(), reasons))
+    assert results[0] == results[1] == results[2]

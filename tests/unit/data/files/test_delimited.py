@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genrec.data.files import delimited
-from genrec.data.files.columns import Column, TimeReader
+from genrec.data.files.columns import Column
 from genrec.data.files.delimited import Dialect, read_delimited, read_header, sample_values
 from genrec.data.files.line_chunks import line_chunks
 from genrec.data.files.rejected import RejectedRows
+from genrec.data.files.times import TimeReader
 from genrec.errors import DataError
 
 COLUMNS = [
@@ -28,9 +29,7 @@ HEADER = "user,item,time,rating,note\n"
 
 def read(path, dialect=None, columns=COLUMNS):
     rejected = RejectedRows()
-    frame = read_delimited(
-        path, columns, rejected=rejected, dialect=dialect, time=TimeReader(["1"])
-    )
+    frame = read_delimited(path, columns, rejected=rejected, dialect=dialect, time=TimeReader())
     return frame, rejected
 
 
@@ -83,13 +82,14 @@ FLAWS = (
     "\n"
     ",i4,12,5,user\n"
     "u5,,12,5,item\n"
-    "u6,i6,12,bad,rating is optional\n"
+    "u6,i6,12,,rating is optional\n"
     "u7,i7\n"
     'u8,i8,13,1,"over\nthree\nlines"\n'  # lines 9 to 11
     "u9,i9,14,1,more,than,five\n"
     'u10,i10,15,2,5" pipe\n'
     'u11,"i11,16,3,stray quote\n'  # line 14
     "u12,i12,17,3,fine\n"
+    "u13,i13,18,bad,but one that is there is read\n"
 )
 
 
@@ -107,6 +107,7 @@ def test_flaws_are_counted_by_line(tmp_path):
         "no item": [6],
         "no time": [8],
         "more than 5 fields": [12],
+        "rating is no number": [16],
         "a quote or carriage return out of place": [14],
     }
 

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from genrec.data.files import json_lines
-from genrec.data.files.columns import Column, TimeReader
+from genrec.data.files.columns import Column
 from genrec.data.files.json_lines import (
     parse_object,
     read_json_columns,
@@ -14,6 +14,7 @@ from genrec.data.files.json_lines import (
     sample_objects,
 )
 from genrec.data.files.rejected import RejectedRows
+from genrec.data.files.times import TimeReader
 from genrec.errors import DataError
 
 COLUMNS = [
@@ -31,7 +32,7 @@ ROWS = [("u1", 5, 4.5), ("u2", 6, None), ("é", 7, None)]
 
 def read(path):
     rejected = RejectedRows()
-    return read_json_columns(path, COLUMNS, rejected=rejected, time=TimeReader(["1"])), rejected
+    return read_json_columns(path, COLUMNS, rejected=rejected, time=TimeReader()), rejected
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -64,13 +65,14 @@ def test_flaws_are_counted_by_line(tmp_path):
     ]
     (tmp_path / "log").write_text("\n".join(lines))
     frame, rejected = read(tmp_path / "log")
-    assert frame.rows() == [ROWS[0], ("u8", 8, None), ("10", 10, None)]
+    assert frame.rows() == [ROWS[0], ("10", 10, None)]
     assert {entry["reason"]: entry["first_lines"] for entry in rejected.as_list()} == {
         "neither JSON nor a Python literal": [2, 11],
         "no at": [4],
         "no user": [5],
         "not an object": [6],
         "at is no time": [7],
+        "stars is no number": [8],
         "user is no key": [9],
     }
 
