@@ -28,10 +28,11 @@ from genrec.data.files.json_lines import read_json_columns, read_objects, sample
 from genrec.data.files.rejected import RejectedRows
 from genrec.data.files.times import TimeReader
 from genrec.data.readers.amazon_fields import AMAZON_TEMPLATE, item_fields
+from genrec.data.readers.reader import Reader, Request
 from genrec.data.tables import ITEM, RATING, TIME, USER, RawTables
-from genrec.errors import DataError, MissingPathError, did_you_mean
+from genrec.errors import DataError, GenRecError, MissingPathError, did_you_mean
 
-__all__ = ["AmazonFiles", "find_amazon", "read_amazon"]
+__all__ = ["READER", "AmazonFiles", "find_amazon", "read_amazon"]
 
 _REVIEWS = re.compile(
     r"^(?:reviews_)?(?P<category>[A-Z]\w*?)(?P<core>_5)?\.(?:json|jsonl)(?:\.gz)?$"
@@ -208,3 +209,25 @@ def _describe(release: _Release, files: AmazonFiles) -> str:
     else:
         year = "2014" if files.reviews.name.startswith("reviews_") else "2018"
     return f"Amazon {year}{', 5-core,' if files.is_core else ''}"
+
+
+def _matches(folder: Path, split: str | None) -> str | None:
+    try:
+        find_amazon(folder, split)
+    except GenRecError:
+        return None
+    return "amazon"
+
+
+def _find(request: Request) -> tuple[Path, ...]:
+    files = find_amazon(request.folder, request.split)
+    return files.reviews, files.meta
+
+
+READER = Reader(
+    kinds=("amazon",),
+    options=("drop_unknown_brand",),
+    matches=_matches,
+    find=_find,
+    read=lambda request: read_amazon(request.folder, request.split, **request.options),
+)

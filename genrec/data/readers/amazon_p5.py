@@ -24,10 +24,11 @@ from genrec.data.fetch.releases import P5_FILES
 from genrec.data.files.json_lines import read_objects
 from genrec.data.files.rejected import RejectedRows
 from genrec.data.readers.amazon_fields import AMAZON_TEMPLATE, item_fields
+from genrec.data.readers.reader import Reader, Request
 from genrec.data.tables import ITEM, USER, RawTables
 from genrec.errors import DataError, MissingPathError, did_you_mean
 
-__all__ = ["P5_SPLITS", "find_p5_folder", "read_p5"]
+__all__ = ["P5_SPLITS", "READER", "find_p5_folder", "read_p5"]
 
 P5_SPLITS = ("beauty", "sports", "toys", "yelp")
 
@@ -186,3 +187,24 @@ def _read_sequences(
     flat = [item - 1 for user in sorted(histories) for item in histories[user]]
     users: Any = np.repeat(np.arange(num_users), lengths)
     return users, np.array(flat, dtype=np.int64)
+
+
+def _matches(folder: Path, split: str | None) -> str | None:
+    """Tell the P5 layout from the others; a wrong split of it is still the P5 layout."""
+    names = {split, *P5_SPLITS} if split else set(P5_SPLITS)
+    places = [folder, *(folder / part / name for part in ("", "raw") for name in names)]
+    return "amazon" if any((place / P5_FILES[0]).is_file() for place in places) else None
+
+
+def _find(request: Request) -> tuple[Path, ...]:
+    folder = find_p5_folder(request.folder, request.split)
+    return tuple(folder / name for name in P5_FILES)
+
+
+READER = Reader(
+    kinds=("amazon",),
+    options=("drop_unknown_brand",),
+    matches=_matches,
+    find=_find,
+    read=lambda request: read_p5(request.folder, request.split, **request.options),
+)

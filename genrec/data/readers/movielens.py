@@ -18,10 +18,11 @@ from genrec.data.files.columns import Column, final_schema
 from genrec.data.files.delimited import Dialect, read_delimited
 from genrec.data.files.rejected import RejectedRows
 from genrec.data.files.times import TimeReader
+from genrec.data.readers.reader import Reader
 from genrec.data.tables import ITEM, RATING, TIME, USER, RawTables
 from genrec.errors import MissingPathError
 
-__all__ = ["MOVIELENS_TEMPLATE", "find_movielens", "parse_title", "read_movielens"]
+__all__ = ["MOVIELENS_TEMPLATE", "READER", "find_movielens", "parse_title", "read_movielens"]
 
 MOVIELENS_TEMPLATE = "Title: {name}; Year: {year}; Genres: {genres}; Tags: {tags}"
 
@@ -48,6 +49,7 @@ _LAYOUTS = {
     "100k": _Layout("u.data", "u.item", Dialect("\t", _COLUMNS, quoted=False)),
 }
 _LAYOUT_OF = {"ml-100k": "100k", "ml-1m": "dat"}
+_CSV_RELEASES = ("ml-20m", "ml-25m", "ml-32m", "ml-latest-small")
 #: Columns of ``u.item`` after the id, title, dates and address, where there is no ``u.genre``.
 _GENRES_100K = (
     "unknown,Action,Adventure,Animation,Children's,Comedy,Crime,Documentary,Drama,Fantasy,"
@@ -236,3 +238,25 @@ def _read_tags(path: Path, count: int, rejected: RejectedRows) -> pl.DataFrame:
         .agg(pl.col("tag").head(count).str.join(", ").alias("tags"))
         .collect()
     )
+
+
+def _matches(folder: Path, split: str | None) -> str | None:
+    """Tell the release by its files, and those with the same files by the folder's name."""
+    for file, release in (("u.data", "ml-100k"), ("ratings.dat", "ml-1m")):
+        if (folder / file).is_file():
+            return release
+    if not ((folder / "ratings.csv").is_file() and (folder / "movies.csv").is_file()):
+        return None
+    name = folder.resolve().name
+    return name if name in _CSV_RELEASES else "ml-latest-small"
+
+
+READER = Reader(
+    kinds=(*_LAYOUT_OF, *_CSV_RELEASES),
+    options=("tags_per_movie", "items_only"),
+    matches=_matches,
+    find=lambda request: find_movielens(
+        request.folder, request.kind, items_only=bool(request.options.get("items_only"))
+    ),
+    read=lambda request: read_movielens(request.folder, request.kind, **request.options),
+)

@@ -17,10 +17,11 @@ from genrec.data.files.columns import Column
 from genrec.data.files.rejected import RejectedRows
 from genrec.data.files.table_files import TABLE_SUFFIXES, TableFile, parse_vector
 from genrec.data.files.times import TimeReader, ticks_of_unit
+from genrec.data.readers.reader import Reader, Request
 from genrec.data.tables import ITEM, RATING, TIME, USER, RawTables
-from genrec.errors import ConfigError, DataError, MissingPathError, did_you_mean
+from genrec.errors import ConfigError, DataError, GenRecError, MissingPathError, did_you_mean
 
-__all__ = ["TableColumns", "find_tables", "read_tables"]
+__all__ = ["READER", "TableColumns", "find_tables", "read_tables"]
 
 #: Usual names of each role, in lower case without other signs, the surest first.
 _NAMES = {
@@ -313,3 +314,51 @@ def _is_text(values: Sequence[str]) -> bool:
 
 def _plain(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def _matches(folder: Path, split: str | None) -> str | None:
+    try:
+        find_tables(folder)
+    except GenRecError:
+        return None
+    return "tables"
+
+
+def _find(request: Request) -> tuple[Path, ...]:
+    """Find the items and, unless there are none, the interactions: by setting, else by name."""
+    folder, options = request.folder, request.options
+    items_only = bool(options.get("items_only"))
+    items, interactions = (
+        folder / options[role] if options.get(role) else None for role in ("items", "interactions")
+    )
+    if items is None or (interactions is None and not items_only):
+        usual = find_tables(folder, items_only=items_only or interactions is not None)
+        items, interactions = items or usual[0], interactions or usual[1]
+    return (items,) if interactions is None else (items, interactions)
+
+
+def _read(request: Request) -> RawTables:
+    items, interactions = (*_find(request), None)[:2]
+    assert items is not None
+    places = ("items", "interactions", "items_only")
+    options = {name: value for name, value in request.options.items() if name not in places}
+    options["name"] = options.get("name") or request.folder.resolve().name
+    return read_tables(items=items, interactions=interactions, **options)
+
+
+READER = Reader(
+    kinds=("tables",),
+    options=(
+        "items",
+        "interactions",
+        "items_only",
+        "name",
+        "columns",
+        "text_template",
+        "separator",
+        "encoding",
+    ),
+    matches=_matches,
+    find=_find,
+    read=_read,
+)

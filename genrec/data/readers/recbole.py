@@ -18,10 +18,11 @@ from genrec.data.files.columns import Column
 from genrec.data.files.delimited import Dialect, read_delimited, read_header, sample_values
 from genrec.data.files.rejected import RejectedRows
 from genrec.data.files.times import TimeReader
+from genrec.data.readers.reader import Reader
 from genrec.data.tables import ITEM, RATING, TIME, USER, RawTables
-from genrec.errors import DataError, MissingPathError
+from genrec.errors import DataError, GenRecError, MissingPathError
 
-__all__ = ["find_recbole", "read_recbole"]
+__all__ = ["READER", "find_recbole", "read_recbole"]
 
 _DIALECT = Dialect("\t", quoted=False)
 
@@ -147,3 +148,19 @@ def _template(fields: list[str], title: str) -> str:
     labels = {name: name.replace("_", " ").capitalize() for name in fields} | {title: "Title"}
     ordered = sorted(fields, key=lambda field: field != title)
     return "; ".join(f"{labels[name]}: {{{name}}}" for name in ordered)
+
+
+def _matches(folder: Path, split: str | None) -> str | None:
+    try:
+        find_recbole(folder, split)
+    except GenRecError:
+        return None
+    return "recbole"
+
+
+READER = Reader(
+    kinds=("recbole",),
+    matches=_matches,
+    find=lambda request: find_recbole(request.folder, request.split),
+    read=lambda request: read_recbole(request.folder, request.split),
+)

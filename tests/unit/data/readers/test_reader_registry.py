@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import polars as pl
 import pytest
 
 from genrec.data.processed import RecDataset
-from genrec.data.readers.registry import detect_kind, open_source
+from genrec.data.readers import registry
+from genrec.data.readers.reader import Reader
+from genrec.data.readers.registry import READERS, detect_kind, open_source
+from genrec.data.tables import RawTables
 from genrec.errors import ConfigError, MissingPathError
 
 LAYOUTS = {
@@ -52,10 +56,38 @@ def test_a_wrong_split_of_p5_is_named_as_such(tmp_path):
         open_source("amazon", tmp_path, split="beuty")
 
 
-def test_every_kind_has_a_reader(tmp_path):
+def test_every_kind_has_a_reader_and_every_reader_a_kind(tmp_path):
+    assert {kind for reader in READERS for kind in reader.kinds} == {k.value for k in RecDataset}
     for kind in RecDataset:
         with pytest.raises(MissingPathError):
             open_source(kind.value, tmp_path)
+
+
+def test_an_unknown_kind_is_an_error_and_no_movielens(tmp_path):
+    make(tmp_path, LAYOUTS["some"][0])
+    with pytest.raises(ConfigError, match=r"dataset must be one of .*, got 'ml-3m'; did you mean"):
+        open_source("ml-3m", tmp_path)
+
+
+def test_a_new_reader_is_one_line(tmp_path, monkeypatch):
+    toy = Reader(
+        kinds=("toy",),
+        matches=lambda folder, split: "toy" if (folder / "toy.txt").is_file() else None,
+        find=lambda request: (request.folder / "toy.txt",),
+        read=lambda request: RawTables(
+            name=request.kind,
+            source="a toy",
+            interactions=pl.DataFrame(),
+            items=pl.DataFrame(),
+            text_template="",
+        ),
+    )
+    monkeypatch.setattr(registry, "READERS", (*READERS, toy))
+    make(tmp_path, ["toy.txt"])
+    assert detect_kind(tmp_path) == "toy"
+    source = open_source("toy", tmp_path)
+    assert source.files == (tmp_path / "toy.txt",)
+    assert source.read().name == "toy"
 
 
 @pytest.mark.parametrize(
