@@ -95,7 +95,7 @@ def load_or_prepare(
         dataset: What kind of source it is.
         folder: The source's files; or a prepared data set, which is opened as it is.
         split: Part of the release, for example ``beauty``.
-        encoder_model_name: See :func:`genrec.data.text_embedding.make_encoder`.
+        encoder_model_name: See :func:`genrec.data.text.encoders.make_encoder`.
         force: Prepare again even where it was done.
         processed_dir: Where prepared sets are kept; None takes :func:`default_processed_dir`.
         options: Filters, order, split and text; None takes the defaults.
@@ -120,8 +120,8 @@ def load_or_prepare(
         return PreparedDataset.load(folder)
     # Only preparation needs polars and the encoders; opening a prepared set must not.
     from genrec.data.prepare import prepare
-    from genrec.data.sources import open_source
-    from genrec.data.text_embedding import make_encoder
+    from genrec.data.readers.registry import open_source
+    from genrec.data.text.encoders import make_encoder
 
     options = options or PrepareOptions()
     encoder = make_encoder(encoder_model_name, **(encoder_options or {}))

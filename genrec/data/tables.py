@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from genrec.data.card import RejectedRows
+from genrec.data.files.rejected import RejectedRows
 from genrec.data.options import Repeats, Ties
 from genrec.errors import DataError
 
@@ -56,7 +56,7 @@ class RawTables:
         items: Column ``item_key`` of the same type, and text fields; one row an item or more.
         rejected: Rows that could not be used.
         ticks_per_s: Unit of ``time``: 1 for seconds, 1,000 for milliseconds.
-        text_template: Template of the item text, see :mod:`genrec.data.item_text`.
+        text_template: Template of the item text, see :mod:`genrec.data.text.item_text`.
         title_field: Field of ``items`` to show a person.
         user_order: All users in the order of their ids, where the source fixes it.
         item_order: All items in the order of their ids, where the source fixes it.

@@ -11,7 +11,7 @@ import typer
 from typer.testing import CliRunner
 
 from genrec.commands.prepare import app_command, prepare_source
-from genrec.data import releases
+from genrec.data.fetch import releases
 from genrec.data.prepared import PreparedDataset
 
 ITEMS = "id,name,colour,weight\n1,Red Cup,red,5\n2,Blue Cup,blue,6\n3,Green Fork,green,7\n"

@@ -6,10 +6,11 @@ import json
 import numpy as np
 import pytest
 
-from genrec.data.p5_amazon import P5AmazonItemDataset, find_p5_folder, read_p5
+from genrec.data.p5_amazon import P5AmazonItemDataset
 from genrec.data.prepare import prepare
 from genrec.data.prepared import PreparedDataset
-from genrec.data.text_embedding import make_encoder
+from genrec.data.readers.amazon_p5 import find_p5_folder, read_p5
+from genrec.data.text.encoders import make_encoder
 from genrec.errors import DataError, MissingPathError
 
 SEQUENCES = "1 1 2 3 1\n3 4 2 1\n2 3\n"
