@@ -3,8 +3,12 @@
 from pathlib import Path
 
 from genrec.config import parse_arguments, run
-from genrec.training.decoder import train
+from genrec.training.decoder import DecoderSettings, train
 
 if __name__ == "__main__":
     default = Path(__file__).resolve().parent.parent / "configs" / "decoder" / "amazon.gin"
-    run(train, parse_arguments("Train the retrieval model.", default_config=default))
+    run(
+        DecoderSettings,
+        train,
+        parse_arguments("Train stage two.", default_config=default),
+    )

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from genrec.config import parse_arguments, run
-from genrec.training.rqvae import train
+from genrec.training.rqvae import RqVaeSettings, train
 
 if __name__ == "__main__":
     default = Path(__file__).resolve().parent.parent / "configs" / "rqvae" / "amazon.gin"
-    run(train, parse_arguments("Train the tokenizer.", default_config=default))
+    run(RqVaeSettings, train, parse_arguments("Train stage one.", default_config=default))

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from genrec.config import parse_arguments, run
-from genrec.training.sasrec import train
+from genrec.training.sasrec import SasRecSettings, train
 
 if __name__ == "__main__":
     default = Path(__file__).resolve().parent.parent / "configs" / "sasrec" / "amazon.gin"
-    run(train, parse_arguments("Train the SASRec baseline.", default_config=default))
+    run(SasRecSettings, train, parse_arguments("Train SASRec.", default_config=default))

@@ -11,6 +11,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
+from genrec.errors import ConfigError
 from genrec.settings import Settings, setting
 
 __all__ = ["ACTIVATIONS", "WEIGHT_INITS", "Mlp", "MlpSettings"]

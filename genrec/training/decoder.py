@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, make_dataclass
+from dataclasses import dataclass, make_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +51,12 @@ _StageOneNames = make_dataclass(
         (
             name,
             Any,
-            setting("Stage one's; must equal the tokenizer's" if name in _CHECKED else
-                    "Stage one's; accepted here, without effect", None),
+            setting(
+                "Stage one's; must equal the tokenizer's"
+                if name in _CHECKED
+                else "Stage one's; accepted here, without effect",
+                None,
+            ),
         )
         for name in _STAGE_ONE
     ],
@@ -198,15 +202,11 @@ class RetrievalTask:
         users = None if hashes is None else user_buckets(hashes, num_users)
         self.tokens = TokenTable(table.ids, users, device=device)
 
-    def loss(
-        self, module: nn.Module, batch: SequenceBatch
-    ) -> tuple[Tensor, Mapping[str, Tensor]]:
+    def loss(self, module: nn.Module, batch: SequenceBatch) -> tuple[Tensor, Mapping[str, Tensor]]:
         """Compute the cross-entropy of the targets' codes, in total and of each level."""
         smoothing = self.settings.label_smoothing if module.training else 0.0
         weights = self.settings.level_weights if module.training else None
-        out = module(
-            self.tokens.tokenize(batch), label_smoothing=smoothing, level_weights=weights
-        )
+        out = module(self.tokens.tokenize(batch), label_smoothing=smoothing, level_weights=weights)
         levels = {f"loss_level_{i + 1}": x for i, x in enumerate(out.level_losses.unbind())}
         return out.loss, levels
 

@@ -65,9 +65,7 @@ class OptimizerSettings(Settings):
     )
 
 
-def build_optimizer(
-    parameters: Iterable[nn.Parameter], settings: OptimizerSettings
-) -> Optimizer:
+def build_optimizer(parameters: Iterable[nn.Parameter], settings: OptimizerSettings) -> Optimizer:
     """Build an optimiser; matrices decay, vectors (norms, biases) do not.
 
     Args:

@@ -5,7 +5,6 @@ Shape legend: N = items, X = features, B = batch.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 
 from genrec.data.item_dataset import ItemData
 from genrec.data.prepared import PreparedDataset
-from genrec.errors import ConfigError
+from genrec.errors import ConfigError, did_you_mean
 from genrec.evaluation.codebook import CodebookReport, Described, collapse_alarms, evaluate_codebook
 from genrec.models.rqvae import QuantizeForwardMode, RqVae
 from genrec.modules.quantize.residual import per_level
@@ -51,9 +50,12 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 class Training(Protocol):
     """One way to get a quantiser from items."""
 
-    name: str
-    parameters: int | None
-    codebook_sizes: tuple[int, ...]
+    @property
+    def name(self) -> str: ...
+    @property
+    def parameters(self) -> int | None: ...
+    @property
+    def codebook_sizes(self) -> tuple[int, ...]: ...
 
     def train(self) -> tuple[ItemQuantizer, FitResult]:
         """Train, and leave at least one checkpoint; the quantiser is on the CPU and frozen."""
@@ -136,9 +138,7 @@ class QuantizerWork:
         return {"evaluation": result.metrics, "semantic_ids": statistics}
 
 
-def build_work(
-    session: Session, data: PreparedDataset, settings: RqVaeSettings
-) -> QuantizerWork:
+def build_work(session: Session, data: PreparedDataset, settings: RqVaeSettings) -> QuantizerWork:
     """Build the training of a tokenizer.
 
     Args:
@@ -168,7 +168,10 @@ def build_work(
     if num_replaced:
         session.say(f"warning: {num_replaced} values NaN or Inf in the embeddings, replaced with 0")
     name, options = VARIANTS.get(settings.tokenizer, (settings.tokenizer, {}))
-    quantizer = find(QUANTIZERS, name, what="tokenizer", also=VARIANTS)
+    if name not in QUANTIZERS:
+        known = [*QUANTIZERS, *VARIANTS]
+        raise ConfigError(f"tokenizer must be known, got {name!r}; {did_you_mean(name, known)}")
+    quantizer = find(QUANTIZERS, name)
     training: Training
     if quantizer is RqVae:
         training = _GradientTraining(session, items, settings)

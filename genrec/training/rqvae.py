@@ -28,6 +28,7 @@ from genrec.training.settings import DataSettings, RunSettings, TrainingSettings
 
 __all__ = ["RqVaeSettings", "train"]
 
+
 @dataclass(frozen=True, kw_only=True)
 class RqVaeSettings(OptimizerSettings, LossSettings, QuantizerSettings, TrainingSettings):
     """Settings of stage one."""
@@ -75,9 +76,7 @@ class RqVaeSettings(OptimizerSettings, LossSettings, QuantizerSettings, Training
 
     # Loss.
     commitment_weight: float = setting("Weight of the commitment term, beta", 0.25, least=0)
-    commitment_start: float = setting(
-        "beta at the first step, where it warms up", 0.0, least=0
-    )
+    commitment_start: float = setting("beta at the first step, where it warms up", 0.0, least=0)
     commitment_warmup_steps: int = setting(
         "Steps over which beta grows linearly to commitment_weight; 0 for none", 0, least=0
     )
@@ -102,9 +101,7 @@ class RqVaeSettings(OptimizerSettings, LossSettings, QuantizerSettings, Training
     )
     vae_sim_vq: bool = setting("Learn one map of fixed codebooks instead of their codes", False)
     vae_n_layers: int = setting("Code levels", 3, least=1)
-    vae_n_cat_feats: int = setting(
-        "Multi-hot features at the end of the embeddings", 0, least=0
-    )
+    vae_n_cat_feats: int = setting("Multi-hot features at the end of the embeddings", 0, least=0)
     vae_activation: str = again(MlpSettings, "activation")
     vae_dropout: float = again(MlpSettings, "dropout")
     vae_batch_norm: bool = again(MlpSettings, "batch_norm")

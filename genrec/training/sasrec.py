@@ -63,9 +63,7 @@ class SasRecTask:
             max_history=settings.max_seq_len,
         )
 
-    def loss(
-        self, module: nn.Module, batch: SequenceBatch
-    ) -> tuple[Tensor, Mapping[str, Tensor]]:
+    def loss(self, module: nn.Module, batch: SequenceBatch) -> tuple[Tensor, Mapping[str, Tensor]]:
         """Compute the cross-entropy of each target among all items, or among drawn ones."""
         targets = batch.targets
         if not batch.packed:  # one target, after the newest item

@@ -1,4 +1,4 @@
-"""The one training of models over sequences: data, loader, optimiser and validation around the loop.
+"""The one training of models over sequences: data, loader, optimiser, validation, test.
 
 A model brings its settings and a :class:`SequenceTask`; loaders yield item ids, and a task that
 needs codes looks them up.
@@ -103,9 +103,7 @@ class SequenceTask(Protocol):
     @property
     def meta(self) -> Mapping[str, Any]: ...  # noqa: D102
 
-    def loss(
-        self, module: nn.Module, batch: SequenceBatch
-    ) -> tuple[Tensor, Mapping[str, Tensor]]:
+    def loss(self, module: nn.Module, batch: SequenceBatch) -> tuple[Tensor, Mapping[str, Tensor]]:
         """Compute the mean loss over the targets of a batch, and what of it to log."""
         ...
 
@@ -225,11 +223,15 @@ class SequenceWork:
                 f"{split} needs users with at least 3 interactions, got none; use more data or "
                 "another split rule, or set train.do_eval=False"
             )
+        how = self.settings.evaluation()
         return Evaluator(
             examples,
-            settings=self.settings.evaluation(),
+            num_items=self.data.num_items,
             groups=self.task.catalogue.groups,
+            ks=how.ks,
             processes=self.session.accelerator,
+            budget=how.budget,
+            max_rows=how.max_rows,
             limit=limit,
         )
 
@@ -304,9 +306,7 @@ class _Validator:
         every = work.settings.full_eval_every
         whole = step == num_steps or bool(every and step % every == 0)
         evaluator, label = (self.full, "valid") if whole else (self.partial, "valid_partial")
-        metrics = evaluator.run(
-            work.ranker(model), hide_history=work.settings.exclude_history
-        )
+        metrics = evaluator.run(work.ranker(model), hide_history=work.settings.exclude_history)
         loss = self._loss(model)
         shown = [self.chooser, self.chooser.replace("recall", "ndcg")]
         work.session.say(

@@ -70,8 +70,7 @@ def open_data(
         settings.dataset or known.get("dataset_kind", "amazon"),
         settings.dataset_folder,
         split=settings.dataset_split,
-        encoder_model_name=settings.encoder_model_name
-        or known.get("encoder_model_name", "tfidf"),
+        encoder_model_name=settings.encoder_model_name or known.get("encoder_model_name", "tfidf"),
         force=force and settings.force_dataset_process,
         processed_dir=settings.processed_dir,
     )

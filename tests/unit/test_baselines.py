@@ -8,11 +8,11 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from genrec.evaluation.baselines import cooccurrence, last_items, popularity
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genrec.data.schemas import SequenceBatch
-from genrec.evaluation.baselines import cooccurrence, last_items, popularity
 
 
 def ask(predict, histories: list[list[int]]) -> list[list[int]]:
