@@ -33,9 +33,7 @@ def generative(data, num_users: int = 0, shared: bool = False) -> Ranker:
     codes = np.stack(np.unravel_index(np.random.default_rng(1).permutation(N), sizes), axis=1)
     if shared:
         codes[:, 2] = 0
-    table = SemanticIdTokenizer(
-        codes, level_sizes=sizes, item_keys=data.item_keys, policy="none"
-    )
+    table = SemanticIdTokenizer(codes, level_sizes=sizes, item_keys=data.item_keys, policy="none")
     torch.manual_seed(0)
     model = EncoderDecoderRetrievalModel(
         16, 16, 0.0, 2, 2, num_embeddings=sizes, sem_id_dim=3, ff_dim=32, num_users=num_users
@@ -128,9 +126,7 @@ MASK = torch.arange(N) % 3 != 0
 @pytest.mark.parametrize("mask", [None, MASK, torch.zeros(N, dtype=torch.bool)])
 @pytest.mark.parametrize("allow", [None, ALLOW, ALLOW[:, :0]])
 @pytest.mark.parametrize("exclude", [None, EXCLUDE, EXCLUDE[:, :0]])
-def test_rules_leave_items_out_and_move_no_other(
-    ranker, history, users, exclude, allow, mask, k
-):
+def test_rules_leave_items_out_and_move_no_other(ranker, history, users, exclude, allow, mask, k):
     whole = ranker.rank(history, N, users=users)
     found = ranker.rank(history, k, users=users, rules=Rules(exclude, allow, mask))
     check_shape(found, k)
