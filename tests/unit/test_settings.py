@@ -128,10 +128,12 @@ def test_the_gin_text_of_settings_gives_them_back(stage, tmp_path):
     ),
 )
 def test_any_value_is_taken_or_refused_in_one_line(name, value):
+    message = ""
     try:
         made = DecoderSettings(**{name: value})
     except ConfigError as error:
-        assert "must" in str(error)
-        assert "\n" not in str(error)
+        message = str(error)
     else:
         assert isinstance(made.as_gin(), str)
+    assert "must" in message or not message
+    assert "\n" not in message
