@@ -19,6 +19,7 @@ from genrec.data.files.table_files import TABLE_SUFFIXES, TableFile, parse_vecto
 from genrec.data.files.times import TimeReader, ticks_of_unit
 from genrec.data.readers.reader import Reader, Request
 from genrec.data.tables import ITEM, RATING, TIME, USER, RawTables
+from genrec.data.text.item_text import template_of
 from genrec.errors import ConfigError, DataError, GenRecError, MissingPathError, did_you_mean
 
 __all__ = ["READER", "TableColumns", "find_tables", "read_tables"]
@@ -152,7 +153,7 @@ def read_tables(
         source=" and ".join(f"table {Path(p).name}" for p in (items, interactions) if p),
         interactions=frame,
         items=table,
-        text_template=text_template or _template(texts),
+        text_template=text_template or template_of(texts),
         title_field=title or "",
         rejected=rejected,
         ticks_per_s=time.ticks_per_s if time else 1,
@@ -298,12 +299,6 @@ def _text(value: object) -> str | None:
     if isinstance(value, (list, tuple)):
         value = ", ".join(str(part) for part in value if part is not None)
     return str(value)
-
-
-def _template(texts: Sequence[str]) -> str:
-    """Name every text column; the signs of a template cannot be part of a label."""
-    labels = [re.sub(r"[_\-.;{}]+", " ", name).strip().capitalize() for name in texts]
-    return "; ".join(f"{label}: {{{name}}}" for label, name in zip(labels, texts, strict=True))
 
 
 def _is_text(values: Sequence[str]) -> bool:

@@ -8,7 +8,15 @@ from collections.abc import Mapping, Sequence
 
 from genrec.errors import ConfigError, did_you_mean
 
-__all__ = ["Segment", "clean_text", "join_path", "parse_template", "render_text", "shorten"]
+__all__ = [
+    "Segment",
+    "clean_text",
+    "join_path",
+    "parse_template",
+    "render_text",
+    "shorten",
+    "template_of",
+]
 
 _TAG = re.compile(r"<(?:/?[a-zA-Z][^<>]*|!--.*?--)>", re.DOTALL)
 _FIELD = re.compile(r"\{([^{}]*)\}")
@@ -53,6 +61,16 @@ def join_path(names: Sequence[object]) -> str:
         For example ``"Beauty > Makeup > Nails"``.
     """
     return " > ".join(str(name) for name in names if name)
+
+
+def template_of(fields: Sequence[str], *, title: str | None = None) -> str:
+    """Write a template of all fields, labelled by their names; ``title`` is called Title."""
+    # The signs that a template is made of cannot be part of a label.
+    labels = [re.sub(r"[_\-.;{}]+", " ", name).strip().capitalize() for name in fields]
+    return "; ".join(
+        f"{'Title' if name == title else label}: {{{name}}}"
+        for label, name in zip(labels, fields, strict=True)
+    )
 
 
 def parse_template(template: str, fields: Sequence[str]) -> list[Segment]:

@@ -2,14 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import polars as pl
+
+from genrec.data.files.json_lines import read_objects
+from genrec.data.files.rejected import RejectedRows
+from genrec.data.tables import ITEM
 from genrec.data.text.item_text import join_path
 
-__all__ = ["AMAZON_TEMPLATE", "item_fields"]
+__all__ = ["AMAZON_TEMPLATE", "item_fields", "read_items"]
 
 AMAZON_TEMPLATE = "Title: {title}; Brand: {brand}; Categories: {categories}"
+
+
+def read_items(
+    meta: Path,
+    rejected: RejectedRows,
+    *,
+    key: str,
+    wanted: Collection[str],
+    drop_unknown_brand: bool,
+) -> pl.DataFrame:
+    """Read the text fields of the wanted items of a metadata file.
+
+    Args:
+        meta: One item a line.
+        rejected: Takes note of the lines that cannot be read.
+        key: Field with the item's id.
+        wanted: Ids of the items to read.
+        drop_unknown_brand: See :func:`item_fields`.
+
+    Returns:
+        Column ``item_key`` and those of :func:`item_fields`, all text.
+    """
+    rows = [
+        {ITEM: record[key], **item_fields(record, drop_unknown_brand=drop_unknown_brand)}
+        for _, record in read_objects(meta, rejected, key=key, wanted=wanted)
+    ]
+    return pl.DataFrame(rows, schema=dict.fromkeys((ITEM, *item_fields({})), pl.String))
 
 
 def item_fields(
