@@ -15,11 +15,11 @@ import io
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, groupby
 from pathlib import Path
 
 from genrec.atomic import atomic_file
-from genrec.data.sample_catalogue import BRANDS, DEPARTMENTS, NEXT_WEIGHTS, SampleItem, make_items
+from genrec.data.sample_catalogue import BRANDS, CATEGORIES, NEXT_WEIGHTS, SampleItem, make_items
 
 __all__ = ["Event", "SampleShop", "main", "write_sample"]
 
@@ -171,17 +171,12 @@ class SampleShop:
 def _successors() -> list[list[tuple[int, float]]]:
     """List, for each category, what is bought next: the following ones in its department."""
     result: list[list[tuple[int, float]]] = []
-    start = 0
-    for department in DEPARTMENTS:
-        count = len(department.categories)
-        for position in range(count):
-            result.append(
-                [
-                    (start + (position + step) % count, weight)
-                    for step, weight in enumerate(NEXT_WEIGHTS, start=1)
-                ]
-            )
-        start += count
+    for _, group in groupby(CATEGORIES, key=lambda category: category.path.partition(" > ")[0]):
+        start, count = len(result), len(list(group))
+        result += [
+            [(start + (place + step) % count, w) for step, w in enumerate(NEXT_WEIGHTS, start=1)]
+            for place in range(count)
+        ]
     return result
 
 
