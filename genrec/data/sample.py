@@ -181,13 +181,7 @@ def _successors() -> list[list[tuple[int, float]]]:
 
 
 def write_sample(folder: str | Path, *, seed: int = 0, num_users: int = 2_000) -> None:
-    """Write ``items.csv`` and ``interactions.csv``.
-
-    Args:
-        folder: Where to; made when missing.
-        seed: Seed of the generator.
-        num_users: How many customers.
-    """
+    """Write ``items.csv`` and ``interactions.csv`` into a folder, made when missing."""
     shop = SampleShop(seed=seed, num_users=num_users)
     items = [["item_id", "title", "brand", "categories", "price"]]
     for item in shop.items:
@@ -208,11 +202,7 @@ def _write_csv(path: Path, rows: list[list[str]]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run ``python -m genrec.data.sample --out FOLDER``.
-
-    Args:
-        arguments: Command line; ``sys.argv`` when None.
-    """
+    """Run ``python -m genrec.data.sample --out FOLDER``; None takes ``sys.argv``."""
     parser = argparse.ArgumentParser(description="Write the synthetic sample shop.")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--seed", type=int, default=0)

@@ -144,12 +144,8 @@ CATEGORIES = tuple(_categories())
 def make_items(source: random.Random, *, per_brand: int = 4) -> list[SampleItem]:
     """Make the catalogue: every brand sells a few items in every category.
 
-    Args:
-        source: Source of randomness; only its ``random`` method is called.
-        per_brand: Items of one brand in one category.
-
-    Returns:
-        The items in a shuffled order, so that an id says nothing about what it names.
+    Only the ``random`` method of ``source`` is called. The order is shuffled, so that an id says
+    nothing about what it names.
     """
     rows: list[tuple[str, int, int, str, str, float]] = []
     for category_index, category in enumerate(CATEGORIES):

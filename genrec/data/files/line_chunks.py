@@ -71,14 +71,7 @@ def open_binary(path: Path) -> Iterator[BinaryIO]:
 
 
 def first_line(path: Path) -> bytes:
-    """Read the first line that is not blank, without its end and without a UTF-8 mark.
-
-    Args:
-        path: Plain or gzip.
-
-    Returns:
-        The line; empty for an empty file.
-    """
+    """Read the first line that is not blank, without its end and a UTF-8 mark; empty if none."""
     with open_binary(path) as stream:
         for line in stream:
             plain = line.removeprefix(_UTF8_MARK).strip(b"\r\n")
@@ -90,12 +83,8 @@ def first_line(path: Path) -> bytes:
 def count_lines(path: Path) -> int | None:
     """Count the lines of a plain file, a last one without an end counted.
 
-    Args:
-        path: The file.
-
-    Returns:
-        Lines; None for gzip, where counting costs as much as reading, and for a file that
-        does not begin with a line that holds something.
+    None for gzip, where counting costs as much as reading, and for a file that does not begin
+    with a line that holds something.
     """
     lines, last = 0, b""
     with path.open("rb") as stream:

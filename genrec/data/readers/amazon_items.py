@@ -26,18 +26,7 @@ def read_items(
     wanted: Collection[str],
     drop_unknown_brand: bool,
 ) -> pl.DataFrame:
-    """Read the text fields of the wanted items of a metadata file.
-
-    Args:
-        meta: One item a line.
-        rejected: Takes note of the lines that cannot be read.
-        key: Field with the item's id.
-        wanted: Ids of the items to read.
-        drop_unknown_brand: See :func:`item_fields`.
-
-    Returns:
-        Column ``item_key`` and those of :func:`item_fields`, all text.
-    """
+    """Read :func:`item_fields` of the wanted items, ids in ``key``, as columns of text."""
     rows = [
         {ITEM: record[key], **item_fields(record, drop_unknown_brand=drop_unknown_brand)}
         for _, record in read_objects(meta, rejected, key=key, wanted=wanted)
@@ -50,13 +39,8 @@ def item_fields(
 ) -> dict[str, str | None]:
     """Take the text fields out of a metadata record of any release, as they are.
 
-    Args:
-        record: An object of the metadata file.
-        drop_unknown_brand: Treat the brand ``Unknown`` as no brand.
-
-    Returns:
-        ``title``, ``brand``, ``categories``, ``price`` and ``description``; None where the
-        record says nothing.
+    ``title``, ``brand`` (``Unknown`` is none with ``drop_unknown_brand``), ``categories``,
+    ``price`` and ``description``; None where the record says nothing.
     """
     brand = _text(record.get("brand")) or _text(record.get("store"))
     if brand is not None and drop_unknown_brand and brand.casefold() == "unknown":

@@ -72,15 +72,7 @@ class TableColumns:
 def find_tables(
     folder: str | os.PathLike[str], *, items_only: bool = False
 ) -> tuple[Path, Path | None]:
-    """Find the two tables of a folder by their names.
-
-    Args:
-        folder: The folder.
-        items_only: Do without the interactions.
-
-    Returns:
-        Path of the items (``items.*``, ``products.*``, ...) and of the interactions
-        (``interactions.*``, ``events.*``, ...), None with ``items_only``.
+    """Find the tables of a folder by name: items, and interactions (None with ``items_only``).
 
     Raises:
         MissingPathError: If one of them is not there.

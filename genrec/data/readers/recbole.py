@@ -65,14 +65,9 @@ def find_recbole(root: str | os.PathLike[str], name: str | None = None) -> tuple
 
 
 def read_recbole(root: str | os.PathLike[str], name: str | None = None) -> RawTables:
-    """Read a data set in RecBole's format.
+    """Read a data set in RecBole's format, see :func:`find_recbole`.
 
-    Args:
-        root: See :func:`find_recbole`.
-        name: See :func:`find_recbole`.
-
-    Returns:
-        The tables; the item text is made of every ``token`` and ``token_seq`` column.
+    The item text is made of every ``token`` and ``token_seq`` column.
 
     Raises:
         DataError: If a column is missing.

@@ -52,14 +52,7 @@ def clean_text(text: str) -> str:
 
 
 def join_path(names: Sequence[object]) -> str:
-    """Join the names of a category path, outermost first.
-
-    Args:
-        names: Names; empty ones are left out.
-
-    Returns:
-        For example ``"Beauty > Makeup > Nails"``.
-    """
+    """Join the names of a category path, empty ones left out: ``"Beauty > Makeup > Nails"``."""
     return " > ".join(str(name) for name in names if name)
 
 
@@ -110,14 +103,9 @@ def parse_template(template: str, fields: Sequence[str]) -> list[Segment]:
 
 
 def render_text(segments: Sequence[Segment], fields: Mapping[str, str | None]) -> str:
-    """Fill a template for one item; a segment without a full field is left out.
+    """Fill a template for one item; a segment with an empty or missing field is left out.
 
-    Args:
-        segments: What :func:`parse_template` gave.
-        fields: The item's fields; missing ones count as empty.
-
-    Returns:
-        The text, empty when nothing is known of the item.
+    ``segments`` come from :func:`parse_template`. Empty when nothing is known of the item.
     """
     parts = []
     for segment in segments:
@@ -130,15 +118,7 @@ def render_text(segments: Sequence[Segment], fields: Mapping[str, str | None]) -
 
 
 def shorten(text: str, limit: int = 100) -> str:
-    """Cut a text for showing, at a blank where there is one.
-
-    Args:
-        text: Any text.
-        limit: Most characters of the result.
-
-    Returns:
-        The text itself when it is short enough, else its beginning and an ellipsis.
-    """
+    """Cut a text to ``limit`` characters for showing, at a blank where there is one."""
     if len(text) <= limit:
         return text
     head, blank, _ = text[:limit].rpartition(" ")
