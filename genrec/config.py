@@ -6,78 +6,27 @@ bind makes one object of it. Nothing else in the library reads gin.
 
 from __future__ import annotations
 
-import argparse
 import enum
 import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import TypeVar
 
 import gin
 
-from genrec.errors import ConfigError, MissingPathError, did_you_mean, run_command
+from genrec.errors import ConfigError, MissingPathError, did_you_mean
 from genrec.settings import Settings
 
-__all__ = ["ROOT", "Arguments", "configure", "parse_arguments", "run"]
+__all__ = ["ROOT", "configure"]
 
 ROOT = "train"  # what every file binds
 
 S = TypeVar("S", bound=Settings)
-
-
-@dataclass
-class Arguments:
-    """What a training script is called with.
-
-    Attributes:
-        config: The gin file.
-        split: Shorthand for ``train.dataset_split``, or None.
-        bindings: Overrides, each ``name=value``.
-        resume: Whether to go on from the run's latest checkpoint.
-        debug: Whether to show tracebacks.
-    """
-
-    config: Path
-    split: str | None = None
-    bindings: list[str] = field(default_factory=list)
-    resume: bool = False
-    debug: bool = False
-
-
-def parse_arguments(
-    description: str, *, default_config: Path, argv: Sequence[str] | None = None
-) -> Arguments:
-    """Read the command line of a training script.
-
-    Args:
-        description: Shown by ``--help``.
-        default_config: The file used when none is named.
-        argv: Words of the command line; those of the process when None.
-
-    Returns:
-        The arguments.
-    """
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument(
-        "config", nargs="?", type=Path, default=default_config, help=f"default: {default_config}"
-    )
-    parser.add_argument("--split", help="data set split, for example beauty, sports or toys")
-    parser.add_argument(
-        "--gin",
-        action="append",
-        default=[],
-        metavar="BINDING",
-        help='an override, for example --gin "train.batch_size=128"; may be repeated',
-    )
-    parser.add_argument("--resume", action="store_true", help="go on from the latest checkpoint")
-    parser.add_argument("--debug", action="store_true", help="show tracebacks")
-    found = parser.parse_args(argv)
-    return Arguments(found.config, found.split, found.gin, found.resume, found.debug)
 
 
 def configure(
@@ -135,7 +84,7 @@ def configure(
     except (ValueError, SyntaxError, TypeError, OSError, AttributeError) as error:
         raise ConfigError(_explain(error, names)) from error
     required = [field.name for field in fields(settings) if field.default is MISSING]
-    absent = [name for name in required if name not in gin.get_bindings(root)]
+    absent = [name for name in required if name not in gin.get_bindings(f"genrec.{ROOT}")]
     if absent:
         raise ConfigError(
             f'settings must be given, got none for {", ".join(absent)}; add --gin "{ROOT}.NAME='
@@ -143,28 +92,6 @@ def configure(
         )
     made: S = root()
     return made
-
-
-def run(
-    settings: type[S],
-    train: Callable[[S], object],
-    arguments: Arguments,
-) -> None:
-    """Configure a stage and train it; errors in the input become one line and status 2.
-
-    Args:
-        settings: The stage's class.
-        train: The stage's training.
-        arguments: From :func:`parse_arguments`.
-    """
-    bindings = list(arguments.bindings)
-    if arguments.split is not None:
-        bindings.append(f"{ROOT}.dataset_split={arguments.split!r}")
-    if arguments.resume:
-        bindings.append(f"{ROOT}.resume=True")
-    run_command(
-        lambda: train(configure(settings, arguments.config, bindings)), debug=arguments.debug
-    )
 
 
 @contextmanager

@@ -35,6 +35,7 @@ __all__ = [
     "Work",
     "on_main_first",
     "open_run",
+    "resume_point",
     "run_path",
     "run_training",
     "start_session",
@@ -242,20 +243,36 @@ def start_session(settings: TrainingSettings) -> Session:
     if accelerator.is_main_process and run_dir.restore():
         print(f"{path}: the run that was to replace this one had no checkpoint; put back")
     accelerator.wait_for_everyone()
-    resume_step = run_dir.pointed("latest")
-    if settings.resume and resume_step is None:
+    resume_step = resume_point(settings)
+    tracker = Tracker(accelerator, path, settings=settings.as_dict())
+    return Session(accelerator, run_dir, tracker, settings, resume_step)
+
+
+def resume_point(settings: TrainingSettings) -> Path | None:
+    """Look into the run's folder for the checkpoint to go on from.
+
+    Args:
+        settings: Of the run.
+
+    Returns:
+        The step's folder; None where the run begins anew.
+
+    Raises:
+        ConfigError: If there is nothing to resume, or a run that is neither to be resumed nor
+            overwritten.
+    """
+    path = run_path(settings)
+    latest = RunDirectory(path).pointed("latest")
+    if settings.resume and latest is None:
         raise ConfigError(
             f"resume needs a run with a checkpoint, got none in {path}; start it without --resume"
         )
-    if resume_step is not None and not settings.resume and not settings.overwrite:
+    if latest is not None and not settings.resume and not settings.overwrite:
         raise ConfigError(
-            f"run folder must be new, got {path} with {resume_step.name}; add --resume to "
+            f"run folder must be new, got {path} with {latest.name}; add --resume to "
             "go on, set another train.save_dir_root, or replace it with train.overwrite=True"
         )
-    tracker = Tracker(accelerator, path, settings=settings.as_dict())
-    return Session(
-        accelerator, run_dir, tracker, settings, resume_step if settings.resume else None
-    )
+    return latest if settings.resume else None
 
 
 def open_run(session: Session, values: Mapping[str, Any]) -> None:
