@@ -1,6 +1,7 @@
 """What passes between the layers: batches with their shapes.
 
-Shape legend: B = rows of a batch, S = history items, G = targets of a row, L = levels.
+Shape legend: B = rows of a batch, S = history items, G = targets of a row, L = levels,
+N = items, E = items that one user shall not get, A = the only items of one user, k = results.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-__all__ = ["SequenceBatch", "TokenizedBatch"]
+__all__ = ["Ranking", "Rules", "SequenceBatch", "TokenizedBatch"]
 
 
 @dataclass(frozen=True)
@@ -53,3 +54,31 @@ class TokenizedBatch:
     packed: bool = False
     padded: bool = True
     weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What may be recommended; the rules of one request hold together.
+
+    Attributes:
+        exclude: Items that each user shall not get, shape ``(B, E)``, int64; -1 for padding.
+        allow: The only items that each user may get, shape ``(B, A)``, int64; -1 for padding.
+        mask: True where an item may be recommended to anybody, shape ``(N,)``, bool.
+    """
+
+    exclude: Tensor | None = None
+    allow: Tensor | None = None
+    mask: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The items that each user gets, best first.
+
+    Attributes:
+        items: Shape ``(B, k)``, int64; -1 where none is left.
+        scores: Shape ``(B, k)``, float32; -inf where none is left.
+    """
+
+    items: Tensor
+    scores: Tensor
