@@ -6,6 +6,7 @@ Shape legend: N = items, B = rows, D = width of the text, C = width of the colla
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -101,15 +102,14 @@ class FusedSpace:
             return cls(0.0, mean, nothing, nothing[0], vectors, data.items_fingerprint)
         vectors = collaborative_vectors(data, dim=dim, window=window, seed=seed)
         texts = data.item_embeddings
-        mean = sum(
-            (texts[rows].sum(axis=0, dtype=np.float64) for rows in _chunks(len(texts))),
-            np.zeros(width),
-        ) / len(texts)
-        if not np.isfinite(mean).all():
+        total = np.zeros(width)
+        for part in _chunks(len(texts)):
+            total += texts[part].sum(axis=0, dtype=np.float64)
+        if not np.isfinite(total).all():
             raise DataError(
                 f"item embeddings must be finite, got NaN or inf in {data.path}; embed them again"
             )
-        mean = mean.astype(np.float32)
+        mean = (total / len(texts)).astype(np.float32)
         coefficients, intercept = _ridge(texts, mean, vectors, ridge)
         return cls(float(weight), mean, coefficients, intercept, vectors, data.items_fingerprint)
 
@@ -173,8 +173,9 @@ class FusedSpace:
         collaborative[lacking] = _unit(foretold)
         if self.weight == 1:
             return collaborative
-        both = np.concatenate([text * (1 - self.weight), collaborative * self.weight], axis=1)
-        return both / np.float32(np.hypot(1 - self.weight, self.weight))
+        length = math.hypot(1 - self.weight, self.weight)
+        shares = np.array([1 - self.weight, self.weight], np.float32) / np.float32(length)
+        return np.concatenate([text * shares[0], collaborative * shares[1]], axis=1)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the space; an older one at the same path is replaced when all is written.
@@ -242,8 +243,8 @@ def _chunks(count: int, size: int = 65_536) -> Iterator[slice]:
 
 def _unit(rows: Array) -> Array:
     """Scale rows to length one; zero rows stay zero."""
-    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    return rows / np.where(lengths > 0, lengths, 1)
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True).astype(np.float32)
+    return rows / np.maximum(lengths, np.float32(1e-30))
 
 
 def _ridge(texts: Floats, mean: Array, vectors: Array, ridge: float) -> tuple[Array, Array]:
