@@ -27,6 +27,7 @@ LAYERS = {
     "genrec.models": 2,
     "genrec.tokenizer": 2,
     "genrec.evaluation": 3,
+    "genrec.rankers_linear": 3,
     "genrec.training": 4,
     "genrec.__main__": 5,
     "genrec.cli": 5,

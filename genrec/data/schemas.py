@@ -1,7 +1,7 @@
-"""What passes between the layers: batches with their shapes.
+"""What passes between the layers: batches, rules and rankings, with their shapes.
 
-Shape legend: B = rows of a batch, S = history items, G = targets of a row, L = levels,
-N = items, E = items that one user shall not get, A = the only items of one user, k = results.
+Shape legend: B = rows of a batch, S = history items, G = targets of a row, L = levels, N = items
+of the catalogue, E = excluded items, A = allowed items, R = results.
 """
 
 from __future__ import annotations
@@ -58,12 +58,13 @@ class TokenizedBatch:
 
 @dataclass(frozen=True)
 class Rules:
-    """What may be recommended; the rules of one request hold together.
+    """What may be recommended; an item must pass every rule that is given.
 
     Attributes:
         exclude: Items that each user shall not get, shape ``(B, E)``, int64; -1 for padding.
-        allow: The only items that each user may get, shape ``(B, A)``, int64; -1 for padding.
-        mask: True where an item may be recommended to anybody, shape ``(N,)``, bool.
+        allow: The only items that each user may get, shape ``(B, A)``, int64; -1 for padding. A
+            user whose row is all padding gets nothing.
+        mask: Which items anybody may get, shape ``(N,)``, bool.
     """
 
     exclude: Tensor | None = None
@@ -73,11 +74,12 @@ class Rules:
 
 @dataclass(frozen=True)
 class Ranking:
-    """The items that each user gets, best first.
+    """Recommendations, best first.
 
     Attributes:
-        items: Shape ``(B, k)``, int64; -1 where none is left.
-        scores: Shape ``(B, k)``, float32; -inf where none is left.
+        items: Rows of the catalogue, shape ``(B, R)``, int64; -1 where none is left.
+        scores: Comparable within one ranker only, shape ``(B, R)``, float32, falling along each
+            row; ``-inf`` where no item is left.
     """
 
     items: Tensor

@@ -1,0 +1,49 @@
+"""Ranking for models that score every item of the catalogue.
+
+Shape legend: B = users, N = items, R = results.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from genrec.data.schemas import Ranking, Rules
+
+__all__ = ["top_items"]
+
+
+def top_items(scores: Tensor, k: int, rules: Rules | None = None) -> Ranking:
+    """Pick each user's best items among those that the rules let pass.
+
+    Args:
+        scores: Shape ``(B, N)``, floating point; ``-inf`` is never picked.
+        k: Items for each user ``R``, >= 1; may be more than ``N``.
+        rules: What may be recommended, on the device of ``scores``; everything when None.
+
+    Returns:
+        Shape ``(B, R)``; of equal scores the lower row comes first.
+    """
+    scores = scores.float()
+    num_items = scores.shape[1]
+    if rules is not None:
+        drop = torch.zeros(len(scores), num_items + 1, dtype=torch.bool, device=scores.device)
+        if rules.allow is not None:  # padding lands in the spare last column
+            drop = ~drop.scatter(1, rules.allow.where(rules.allow >= 0, num_items), True)
+        if rules.exclude is not None:
+            drop = drop.scatter(1, rules.exclude.where(rules.exclude >= 0, num_items), True)
+        drop = drop[:, :-1]
+        if rules.mask is not None:
+            drop = drop | ~rules.mask
+        scores = scores.masked_fill(drop, -torch.inf)
+    # One integer holds score and row, so that the order is total and one selection finds it.
+    bits = (scores + 0.0).view(torch.int32)  # + 0.0 turns -0.0 into 0.0
+    rising = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).long()  # same order as the floats
+    rows = torch.arange(num_items, device=scores.device)
+    key = (rising << 32) | (0x7FFFFFFF - rows)
+    items = key.topk(min(k, num_items), dim=1).indices
+    best = scores.gather(1, items)
+    items = items.masked_fill(best == -torch.inf, -1)
+    missing = (0, k - items.shape[1])
+    return Ranking(pad(items, missing, value=-1), pad(best, missing, value=-torch.inf))
