@@ -97,11 +97,11 @@ def paired_bootstrap(
     of_user = np.arange(len(first)) if users is None else np.unique(users, return_inverse=True)[1]
     if of_user.shape != first.shape:
         raise DataError(
-            f"users must have one entry an example, {len(first)}, got shape {np.shape(users)}; "
+            f"users must have one entry an example, {len(first)}, got shape {of_user.shape}; "
             "give the users of the same split"
         )
     gained = _gains(first, metric) - _gains(second, metric)  # (E,)
-    sums = np.bincount(of_user, weights=gained)  # (U,)
+    sums = np.bincount(of_user, weights=gained).astype(np.float64)  # (U,)
     sizes = np.bincount(of_user)  # (U,)
     values, counts = np.unique(np.stack([sums, sizes]), axis=1, return_counts=True)  # (2, V)
     difference = float(sums.sum() / sizes.sum())
