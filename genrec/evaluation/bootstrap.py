@@ -1,6 +1,7 @@
 """Whether one model is better than another, or the users only happened to be: paired bootstrap.
 
-Shape legend: E = examples, U = users, V = distinct differences, R = resamples.
+Shape legend: S = seeds of a model, E = examples, U = users, V = distinct differences, R =
+resamples.
 """
 
 from __future__ import annotations
@@ -51,12 +52,14 @@ def paired_bootstrap(
     """Compare two models by resampling the users that both have answered.
 
     Users are drawn with replacement, each with the results of both models, so that what makes a
-    user hard for both does not count as noise. It says nothing of other seeds of the training.
+    user hard for both does not count as noise. A model trained with several seeds answers each
+    user with their mean; how much the seeds differ is not part of the interval.
 
     Args:
-        first_ranks: Where the first model has each example's target, shape ``(E,)``, from 0; -1
-            where it is not found.
-        second_ranks: The same of the second model, in the same order of examples.
+        first_ranks: Where the first model has each example's target, shape ``(E,)`` or
+            ``(S, E)``, from 0; -1 where it is not found.
+        second_ranks: The same of the second model, in the same order of examples; its number
+            of seeds may be another.
         metric: ``recall@K``, ``ndcg@K`` or ``mrr``, as tables call them.
         users: User of each example, shape ``(E,)``; None where each has a user of its own.
         num_resamples: ``R``, >= 1.
@@ -83,8 +86,8 @@ def paired_bootstrap(
         >>> result.difference, result.low > 0, result.p_value < 0.01
         (0.5, True, True)
     """
-    first, second = np.asarray(first_ranks), np.asarray(second_ranks)
-    if first.ndim != 1 or first.shape != second.shape or len(first) == 0:
+    first, second = np.atleast_2d(first_ranks), np.atleast_2d(second_ranks)
+    if first.shape[1:] != second.shape[1:] or first.size == 0 or second.size == 0:
         raise DataError(
             "both models need the rank of each example, at least one, got shapes "
             f"{first.shape} and {second.shape}; evaluate them on the same split"
@@ -94,10 +97,11 @@ def paired_bootstrap(
             f"num_resamples must be >= 1 and level in (0, 1), got {num_resamples} and {level}; "
             "10000 and 0.95 are the usual values"
         )
-    of_user = np.arange(len(first)) if users is None else np.unique(users, return_inverse=True)[1]
-    if of_user.shape != first.shape:
+    count = first.shape[1]
+    of_user = np.arange(count) if users is None else np.unique(users, return_inverse=True)[1]
+    if of_user.shape != (count,):
         raise DataError(
-            f"users must have one entry an example, {len(first)}, got shape {of_user.shape}; "
+            f"users must have one entry an example, {count}, got shape {of_user.shape}; "
             "give the users of the same split"
         )
     gained = _gains(first, metric) - _gains(second, metric)  # (E,)
@@ -132,15 +136,15 @@ def _resample(
 
 
 def _gains(ranks: npt.NDArray[np.integer[Any]], metric: str) -> npt.NDArray[np.float64]:
-    """Compute what each example adds to the metric's mean, shape ``(E,)``."""
+    """Compute what each example adds to the metric's mean, ``(S, E)`` to ``(E,)``."""
     name, k = _parse(metric)
     places = np.maximum(ranks, 0).astype(np.float64)
     if name == "mrr":
         gains = 1 / (places + 1)
     else:
-        gains = 1 / np.log2(places + 2) if name == "ndcg" else np.ones(len(ranks))
+        gains = 1 / np.log2(places + 2) if name == "ndcg" else np.ones_like(places)
     found = (ranks >= 0) & (ranks < k)
-    return np.where(found, gains, 0.0)
+    return np.where(found, gains, 0.0).mean(axis=0)
 
 
 def _parse(metric: str) -> tuple[str, float]:

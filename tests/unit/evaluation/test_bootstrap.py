@@ -61,6 +61,17 @@ def test_it_equals_a_loop_over_users(metric, examples_a_user, block, monkeypatch
     assert result.p_value == pytest.approx(p_value, abs=0.03)
 
 
+def test_seeds_of_a_model_are_averaged():
+    rng = np.random.default_rng(6)
+    first, second = np.stack([ranks(rng, 200) for _ in range(3)]), ranks(rng, 200)
+    result = paired_bootstrap(first, second)
+    each = [paired_bootstrap(one, second) for one in first]
+    assert result.difference == pytest.approx(np.mean([one.difference for one in each]))
+    assert result.high - result.low < max(one.high - one.low for one in each)
+    thrice = paired_bootstrap(np.stack([second] * 3), second)
+    assert thrice.difference == pytest.approx(0, abs=1e-12)
+
+
 def test_the_difference_is_that_of_the_table():
     rng = np.random.default_rng(1)
     first, second = ranks(rng, 300), ranks(rng, 300)
@@ -113,9 +124,9 @@ def test_the_seed_decides():
 
 def test_errors():
     some = np.array([0, 1])
-    with pytest.raises(DataError, match=r"at least one, got shapes \(0,\) and \(0,\)"):
+    with pytest.raises(DataError, match=r"at least one, got shapes \(1, 0\) and \(1, 0\)"):
         paired_bootstrap(some[:0], some[:0])
-    with pytest.raises(DataError, match=r"got shapes \(2,\) and \(1,\)"):
+    with pytest.raises(DataError, match=r"got shapes \(1, 2\) and \(1, 1\)"):
         paired_bootstrap(some, some[:1])
     with pytest.raises(DataError, match="one entry an example, 2"):
         paired_bootstrap(some, some, users=np.array([1]))
