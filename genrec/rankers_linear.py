@@ -59,8 +59,8 @@ class ItemKnn:
         data: PreparedDataset,
         *,
         num_neighbours: int = 200,
-        shrinkage: float = 10.0,
-        decay: float = 0.7,
+        shrinkage: float = 30.0,
+        decay: float = 0.5,
         max_history: int = 20,
         device: torch.device | str = "cpu",
     ) -> ItemKnn:
@@ -86,7 +86,7 @@ class ItemKnn:
                 f"num_neighbours must be >= 1, got {num_neighbours}; 200 is a usual value"
             )
         if shrinkage < 0:
-            raise ConfigError(f"shrinkage must be >= 0, got {shrinkage}; 10 is a usual value")
+            raise ConfigError(f"shrinkage must be >= 0, got {shrinkage}; 30 is a usual value")
         _check_history(decay, max_history)
         taken = _taken(data)
         lengths = np.sqrt(taken.sum(axis=0))  # (N,)
