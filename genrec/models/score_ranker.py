@@ -1,17 +1,65 @@
 """Ranking for models that score every item of the catalogue.
 
-Shape legend: B = users, N = items, R = results.
+Shape legend: B = users, S = history items, N = items, R = results.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from genrec.data.catalogue import Catalogue
+from genrec.data.prepared import StringArray
 from genrec.data.schemas import Ranking, Rules
 
-__all__ = ["top_items"]
+__all__ = ["ScoreRanker", "top_items"]
+
+
+@dataclass(frozen=True)
+class ScoreRanker:
+    """Fulfils :class:`~genrec.rankers.Ranker` by the scores of all items.
+
+    Attributes:
+        name: What tables call it.
+        catalogue: The items.
+        scores: From histories, shape ``(B, S)``, to the scores of all items, shape ``(B, N)``.
+        max_history: Most history items that the model takes.
+        device: Where the model lives.
+    """
+
+    name: str
+    catalogue: Catalogue
+    scores: Callable[[Tensor], Tensor]
+    max_history: int
+    device: torch.device
+
+    @property
+    def item_keys(self) -> StringArray:
+        """The catalogue's own item ids, ``N``."""
+        return self.catalogue.item_keys
+
+    @property
+    def num_items(self) -> int:
+        """Number of items ``N``."""
+        return self.catalogue.num_items
+
+    @property
+    def groups(self) -> npt.NDArray[np.int64] | None:
+        """None: items are told apart by their rows, whatever codes the catalogue has."""
+        return None
+
+    @torch.no_grad()
+    def rank(
+        self, history: Tensor, k: int, *, users: Tensor | None = None, rules: Rules | None = None
+    ) -> Ranking:
+        """Recommend the items with the best scores; see :meth:`~genrec.rankers.Ranker.rank`."""
+        return top_items(self.scores(history), k, rules)
 
 
 def top_items(scores: Tensor, k: int, rules: Rules | None = None) -> Ranking:

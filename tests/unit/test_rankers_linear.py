@@ -11,6 +11,9 @@ from hypothesis import strategies as st
 from genrec import rankers_linear
 from genrec.data.schemas import Rules
 from genrec.errors import ConfigError, DataError
+from genrec.evaluation.compare import compare
+from genrec.evaluation.settings import EvaluationSettings
+from genrec.rankers import Ranker
 from genrec.rankers_linear import Ease, ItemKnn
 
 N = 8
@@ -169,3 +172,15 @@ def test_errors(tiny_data, sequences):
         ItemKnn.fit(data, decay=0)
     with pytest.raises(ConfigError, match="max_history must be >= 1, got 0"):
         Ease.fit(data, max_history=0)
+
+
+def test_they_stand_in_the_common_table(tiny_data, sequences):
+    data = tiny_data(sequences, N)
+    rankers: dict[str, Ranker] = {
+        ranker.name: ranker for ranker in (ItemKnn.fit(data), Ease.fit(data))
+    }
+    results = compare(rankers, data, "test", EvaluationSettings(ks=(1, N)))
+    assert list(results) == ["item-KNN", "EASE"]
+    for row in results.values():
+        assert row["users"] == len(sequences)
+        assert row[f"recall@{N}"] == 1  # every item is ranked
