@@ -197,12 +197,13 @@ class Ease:
             )
         gram = np.zeros((num_items, num_items), order="F")
         for begin, counts in _common_users(_taken(data)):
-            gram[:, begin : begin + counts.shape[0]] = counts.toarray().T
+            pairs = counts.tocoo()
+            gram[begin + pairs.row, pairs.col] = pairs.data
         gram[np.diag_indices(num_items)] += ridge
         # Both in place and of the lower triangle alone: there is one large matrix.
-        root, _ = dpotrf(gram, lower=1, overwrite_a=1)
-        inverse, failed = dpotri(root, lower=1, overwrite_c=1)
-        assert not failed, "a Gram matrix with a positive ridge has an inverse"
+        root, failed = dpotrf(gram, lower=1, overwrite_a=1)
+        assert not failed, "a Gram matrix with a positive ridge is positive definite"
+        inverse, _ = dpotri(root, lower=1, overwrite_c=1)
         diagonal = np.diagonal(inverse).copy()
         weights = np.empty((num_items, num_items), np.float32)
         for begin in range(0, num_items, 512):
