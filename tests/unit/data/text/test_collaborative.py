@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genrec.data import collaborative
-from genrec.data.collaborative import (
+from genrec.data.text.collaborative import (
     collaborative_vectors,
     cooccurrence_counts,
     positive_pmi,

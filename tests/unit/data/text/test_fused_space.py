@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from genrec.data import fused_space
-from genrec.data.collaborative import collaborative_vectors
-from genrec.data.fused_space import FusedSpace
+from genrec.data.text.collaborative import collaborative_vectors
+from genrec.data.text.fused_space import FusedSpace
 from genrec.errors import ArtifactError, ConfigError, DataError, MissingPathError
 
 N, D, C = 60, 10, 6

@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from genrec.atomic import atomic_directory, read_json, write_json_atomic
-from genrec.data.collaborative import collaborative_vectors
 from genrec.data.prepared import PreparedDataset
+from genrec.data.text.collaborative import collaborative_vectors
 from genrec.errors import ArtifactError, ConfigError, DataError, MissingPathError
 
 __all__ = ["FusedSpace"]
