@@ -16,11 +16,11 @@ from genrec.data.files.columns import Column
 from genrec.data.files.rejected import RejectedRows
 from genrec.data.files.table_files import TABLE_SUFFIXES, TableFile, parse_vector
 from genrec.data.files.times import ticks_of_unit
-from genrec.data.readers.reader import Reader, Request
+from genrec.data.readers.reader import Reader, Request, finds
 from genrec.data.readers.table_columns import ChosenColumns, TableColumns, choose_columns
 from genrec.data.tables import ITEM, RATING, TIME, USER, RawTables
 from genrec.data.text.item_text import template_of
-from genrec.errors import DataError, GenRecError, MissingPathError
+from genrec.errors import DataError, MissingPathError
 
 __all__ = ["READER", "TableColumns", "find_tables", "read_tables"]
 
@@ -184,14 +184,6 @@ def _text(value: object) -> str | None:
     return str(value)
 
 
-def _matches(folder: Path, split: str | None) -> str | None:
-    try:
-        find_tables(folder)
-    except GenRecError:
-        return None
-    return "tables"
-
-
 def _find(request: Request) -> tuple[Path, ...]:
     """Find the items and, unless there are none, the interactions: by setting, else by name."""
     folder, options = request.folder, request.options
@@ -226,7 +218,7 @@ READER = Reader(
         "separator",
         "encoding",
     ),
-    matches=_matches,
+    matches=lambda folder, split: "tables" if finds(find_tables, folder) else None,
     find=_find,
     read=_read,
 )
