@@ -28,6 +28,7 @@ def setting(
     default: Any = dataclasses.MISSING,
     *,
     least: float | None = None,
+    most: float | None = None,
     above: float | None = None,
     below: float | None = None,
     choices: Sequence[str] = (),
@@ -39,6 +40,7 @@ def setting(
         meaning: One sentence for people; shown by ``genrec settings``.
         default: Its value where none is given; left out, one must be given.
         least: Smallest number allowed, in sequences for each entry.
+        most: Largest number allowed, likewise.
         above: Every allowed number is larger.
         below: Every allowed number is smaller.
         choices: Texts allowed; others are answered with the near ones.
@@ -47,7 +49,7 @@ def setting(
     Returns:
         A dataclass field.
     """
-    rules = {"least": least, "above": above, "below": below}
+    rules = {"least": least, "most": most, "above": above, "below": below}
     metadata = {
         "meaning": meaning,
         "rules": {name: bound for name, bound in rules.items() if bound is not None},
@@ -162,9 +164,10 @@ def _check(known: dataclasses.Field[Any], value: Any) -> None:
     name, choices = known.name, known.metadata["choices"]
     if choices and value not in choices:
         raise ConfigError(f"{name} must be known, got {value!r}; {did_you_mean(value, choices)}")
-    words = {"least": ">=", "above": ">", "below": "<"}
+    words = {"least": ">=", "most": "<=", "above": ">", "below": "<"}
     holds = {
         "least": lambda number, bound: number >= bound,
+        "most": lambda number, bound: number <= bound,
         "above": lambda number, bound: number > bound,
         "below": lambda number, bound: number < bound,
     }

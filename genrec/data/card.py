@@ -25,14 +25,7 @@ class DataCard:
         self._steps: list[dict[str, Any]] = []
 
     def step(self, name: str, *, interactions: int, users: int, items: int) -> None:
-        """Note the counts after a step.
-
-        Args:
-            name: What the step did.
-            interactions: Interactions left.
-            users: Users left.
-            items: Items left that have an interaction.
-        """
+        """Note the counts after a step; ``items`` are those that have an interaction."""
         before = self._steps[-1]["interactions"] if self._steps else interactions
         self._steps.append(
             {
@@ -49,11 +42,7 @@ class DataCard:
         return {name: self._steps[-1][name] for name in ("interactions", "users", "items")}
 
     def note(self, **facts: Any) -> None:
-        """Note facts by name; a later value replaces an earlier one.
-
-        Args:
-            facts: Values that ``json`` can write.
-        """
+        """Note facts that ``json`` can write, by name; a later value replaces an earlier one."""
         self._facts.update(facts)
 
     def as_dict(self) -> dict[str, Any]:
@@ -62,14 +51,7 @@ class DataCard:
 
 
 def history_quantiles(lengths: npt.NDArray[np.integer[Any]]) -> dict[str, float]:
-    """Describe how long the histories are.
-
-    Args:
-        lengths: Interactions of each user.
-
-    Returns:
-        Minimum, quartiles, 90 %, 99 %, maximum and mean; empty for no user.
-    """
+    """Describe lengths of histories ``(U,)``: quartiles, tails and mean; empty for no user."""
     if len(lengths) == 0:
         return {}
     marks = {"min": 0, "25%": 25, "median": 50, "75%": 75, "90%": 90, "99%": 99, "max": 100}
@@ -79,16 +61,7 @@ def history_quantiles(lengths: npt.NDArray[np.integer[Any]]) -> dict[str, float]
 
 
 def time_span(first: int, last: int, ticks_per_s: int) -> list[str]:
-    """Write the span of time in words.
-
-    Args:
-        first: Earliest time, since 1970, UTC.
-        last: Latest time.
-        ticks_per_s: 1 for seconds, 1,000 for milliseconds.
-
-    Returns:
-        Two ISO dates, or the raw numbers where they are no dates of this calendar.
-    """
+    """Write two times in words: ISO dates in UTC, or the numbers where they are no dates."""
     result = []
     for ticks in (first, last):
         try:
@@ -100,14 +73,7 @@ def time_span(first: int, last: int, ticks_per_s: int) -> list[str]:
 
 
 def format_card(card: Mapping[str, Any]) -> str:
-    """Lay a card out for a terminal.
-
-    Args:
-        card: What :meth:`DataCard.as_dict` gave, or the ``card`` of a prepared data set.
-
-    Returns:
-        Lines of text.
-    """
+    """Lay out for a terminal what :meth:`DataCard.as_dict` gave."""
     lines = [f"{card['name']}: {card['source']}", ""]
     lines.append(f"{'':44} {'interactions':>13} {'users':>10} {'items':>10} {'dropped':>11}")
     for step in card["steps"]:

@@ -47,17 +47,7 @@ class RecDataset(enum.Enum):
 
     @classmethod
     def parse(cls, value: RecDataset | str) -> RecDataset:
-        """Read a kind from a setting.
-
-        Args:
-            value: A member, or its name or value in any case.
-
-        Returns:
-            The member.
-
-        Raises:
-            ConfigError: If there is none of that name.
-        """
+        """Read a kind from a member, or its name or value in any case; else a ConfigError."""
         if isinstance(value, cls):
             return value
         plain = str(value).strip().lower().replace("_", "-")

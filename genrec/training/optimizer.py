@@ -57,6 +57,7 @@ class OptimizerSettings(Settings):
         "Last learning rate as a share of the peak",
         0.0,
         least=0,
+        most=1,
         when={"schedule": ("linear", "cosine", "one_cycle")},
     )
     warmup_steps: int = setting("Steps of linear warm-up", 0, least=0)

@@ -274,14 +274,13 @@ class SequenceWork:
         accelerator, path = session.accelerator, session.run_dir.path
         best = load_ranker(path, device=accelerator.device)
         rankers = {best.name: best, **baselines(self.data, device=accelerator.device)}
-        results = compare(
-            rankers, self.data, "test", self.settings.evaluation(), processes=accelerator
-        )
-        tested = {f"test/{k}": v for k, v in results[best.name].items()}
+        how = self.settings.evaluation()
+        results = compare(rankers, self.data, "test", how, accelerator)
+        tested = {f"test/{name}": value for name, value in results[best.name].items()}
         session.tracker.log(result.step, tested)
-        session.say(format_table(results, "test", self.settings.evaluation()))
+        session.say(format_table(results, "test", ks=how.ks))
         if accelerator.is_main_process:
-            write_metrics(path, "test", results, self.settings.evaluation())
+            write_metrics(path, "test", results, how, best)
         return {}
 
     def _loss_step(

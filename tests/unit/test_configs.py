@@ -26,7 +26,6 @@ FILES = {
 }
 
 
-
 def files(folder: str) -> list[Path]:
     return sorted((CONFIGS / folder).rglob("*.gin"))
 

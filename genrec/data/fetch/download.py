@@ -101,15 +101,7 @@ def fetch(
 
 
 def check_digest(path: Path, checksum: str | None) -> None:
-    """Compare a file with its checksum.
-
-    Args:
-        path: The file.
-        checksum: ``"sha256:<hex>"`` or ``"md5:<hex>"``; None checks nothing.
-
-    Raises:
-        DataError: If they differ.
-    """
+    """Compare a file with ``"sha256:<hex>"`` or ``"md5:<hex>"``; a DataError if it differs."""
     if checksum is None:
         return
     algorithm, _, expected = checksum.partition(":")

@@ -99,14 +99,7 @@ class Release:
 
 
 def find_release(name: str) -> Release | None:
-    """Find a release by name.
-
-    Args:
-        name: For example ``"beauty"``, ``"amazon-2023/Video_Games"`` or ``"ml-1m"``.
-
-    Returns:
-        The release; None where there is none of that name.
-    """
+    """Find a release by name, for example ``"beauty"`` or ``"ml-1m"``; None if there is none."""
     if name in _MOVIELENS_MD5:
         url, md5 = f"{_GROUPLENS}/{name}.zip", _MOVIELENS_MD5[name]
         file = RemoteFile(
@@ -142,14 +135,7 @@ def find_release(name: str) -> Release | None:
 
 
 def fetch_release(release: Release, raw_dir: Path) -> Path:
-    """Fetch what is missing of a release, and unpack it.
-
-    Args:
-        release: The release.
-        raw_dir: Folder of raw data.
-
-    Returns:
-        The folder that its reader takes.
+    """Fetch what is missing of a release below ``raw_dir``, unpack it, give its reader's folder.
 
     Raises:
         DataError: If a file cannot be fetched or is not what it should be.

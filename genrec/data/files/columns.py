@@ -86,15 +86,9 @@ def finish(frame: pl.LazyFrame, columns: Sequence[Column], time: TimeReader | No
 
 
 def parsed_whole(frame: pl.DataFrame, columns: Sequence[Column], num_rows: int | None) -> bool:
-    """Tell whether a file or a block was parsed without loss.
+    """Tell whether what :func:`finish` gave is whole: ``num_rows`` rows, nothing required missing.
 
-    Args:
-        frame: What :func:`finish` gave.
-        columns: The columns.
-        num_rows: Rows that it holds; None where the format cannot hide any.
-
-    Returns:
-        True where each line is a row and nothing required is missing.
+    ``num_rows`` is None where the format cannot hide any.
     """
     if num_rows is not None and len(frame) != num_rows:
         return False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,18 +51,7 @@ class Dialect:
 
 
 def read_header(path: Path, dialect: Dialect) -> list[str]:
-    """Name the columns of a file.
-
-    Args:
-        path: The file.
-        dialect: How it separates its values.
-
-    Returns:
-        The names.
-
-    Raises:
-        DataError: If the file is empty.
-    """
+    """Name the columns of a file; an empty one is a DataError."""
     if dialect.names is not None:
         return list(dialect.names)
     line = first_line(path)
@@ -72,23 +61,14 @@ def read_header(path: Path, dialect: Dialect) -> list[str]:
 
 
 def sample_values(path: Path, source: str, dialect: Dialect) -> list[str]:
-    """Read the first values of a column, as text.
-
-    Args:
-        path: The file.
-        source: Name of the column.
-        dialect: How the file separates its values.
-
-    Returns:
-        Up to 1,000 values.
-    """
+    """Read the first values of a column, up to 1,000, as text."""
     position = read_header(path, dialect).index(source)
     chunk = next(line_chunks(path, chunk_bytes=_SAMPLE_BYTES), None)
     if chunk is not None and dialect.names is None:
         chunk = _without_header(chunk)
     values = []
     for line in chunk.data.split(b"\n")[:_SAMPLE_LINES] if chunk else ():
-        fields, _ = _fields(_decode(line.rstrip(b"\r"), dialect)[0], dialect)
+        fields, _ = _fields(_decode(line, dialect)[0], dialect)
         if position < len(fields):
             values.append(fields[position])
     return values
@@ -120,123 +100,102 @@ def read_delimited(
     dialect = dialect or Dialect()
     names = read_header(path, dialect)
     positions = find_columns(columns, names, path)
-    if (whole := _scan(path, columns, names, dialect, time)) is not None:
-        return whole
-    parser = _LineParser(path, columns, positions, len(names), dialect, time, rejected)
-    with_header = dialect.names is None
-    frames = [pl.DataFrame(schema=final_schema(columns))]
-    carried: LineChunk | None = None  # an unfinished quoted value of the block before
-    for chunk, is_last in _mark_last(line_chunks(path)):
-        if with_header:
-            chunk, with_header = _without_header(chunk), False
-        if carried is not None:
-            chunk = LineChunk(carried.data + chunk.data, carried.first_line)
-        frame = _parse_fast(chunk, columns, names, dialect, time)
-        carried = None
-        if frame is None:
-            frame, carried = parser.parse(chunk, is_last=is_last)
-        frames.append(frame)
-    return pl.concat(frames)
-
-
-def _scan(
-    path: Path,
-    columns: Sequence[Column],
-    names: Sequence[str],
-    dialect: Dialect,
-    time: TimeReader | None,
-) -> pl.DataFrame | None:
-    """Parse a whole file, streaming; None where a line is flawed or that cannot be told."""
-    if len(dialect.separator) > 1 or dialect.encoding != "utf-8":
-        return None
-    # Only with the number of lines is it sure that no stray quote has swallowed some.
-    num_rows = count_lines(path)
-    if num_rows is None:
-        return None
-    places, schema, wanted = _layout(columns, names, time)
-    header_lines = 0 if dialect.names is not None else 1
-    try:
-        lazy = pl.scan_csv(
-            path,
-            has_header=False,
-            skip_rows=header_lines,
-            separator=dialect.separator,
-            schema=schema,
-            quote_char='"' if dialect.quoted else None,
-        )
-        lazy = lazy.select(wanted).rename(places, strict=False)
-        frame = finish(lazy, columns, time).collect(engine="streaming")
-    except pl.exceptions.PolarsError:
-        return None
-    return frame if parsed_whole(frame, columns, num_rows - header_lines) else None
-
-
-def _layout(
-    columns: Sequence[Column], names: Sequence[str], time: TimeReader | None
-) -> tuple[dict[str, str], dict[str, pl.DataType], list[str]]:
-    """Give each column its place: name by place, type by place, places that are wanted.
-
-    Names of a file may repeat; only those of the columns that are read must not.
-    """
-    places = {f"column_{place}": name for place, name in enumerate(names)}
-    types = schema_of(columns, time)
-    schema = {place: types.get(name, pl.String()) for place, name in places.items()}
-    wanted = [place for place, name in places.items() if name in types]
-    return {place: places[place] for place in wanted}, schema, wanted
-
-
-def _parse_fast(
-    chunk: LineChunk,
-    columns: Sequence[Column],
-    names: Sequence[str],
-    dialect: Dialect,
-    time: TimeReader | None,
-) -> pl.DataFrame | None:
-    """Parse a block in one go; None where that fails or gives less than the lines hold."""
-    data, separator = chunk.data, dialect.separator
-    if not data:
-        return pl.DataFrame(schema=final_schema(columns))
-    if dialect.encoding != "utf-8":
-        try:
-            data = data.decode(dialect.encoding).encode()
-        except UnicodeDecodeError:
-            return None
-    if len(separator) > 1:
-        if b"\x1f" in data:
-            return None
-        data, separator = data.replace(separator.encode(), b"\x1f"), "\x1f"
-    places, schema, wanted = _layout(columns, names, time)
-    try:
-        parsed = pl.read_csv(
-            data,
-            has_header=False,
-            separator=separator,
-            schema=schema,
-            columns=wanted,
-            quote_char='"' if dialect.quoted else None,
-        )
-    except pl.exceptions.PolarsError:
-        return None
-    frame = finish(parsed.lazy().rename(places), columns, time).collect()
-    return frame if parsed_whole(frame, columns, chunk.num_lines) else None
+    return _Table(path, columns, names, positions, dialect, time).read(rejected)
 
 
 @dataclass(frozen=True)
-class _LineParser:
-    """Reads the blocks that polars could not, line by line."""
+class _Table:
+    """A file, and what is read of it: columns by their positions among the names."""
 
     path: Path
     columns: Sequence[Column]
+    names: Sequence[str]
     positions: Sequence[int]
-    num_fields: int
     dialect: Dialect
     time: TimeReader | None
-    rejected: RejectedRows
 
-    def parse(self, chunk: LineChunk, *, is_last: bool) -> tuple[pl.DataFrame, LineChunk | None]:
-        """Read a block; give its whole rows, and what belongs to the block after it."""
-        file = self.path.name
-        lines = chunk.data.split(b"\n")
+    def read(self, rejected: RejectedRows) -> pl.DataFrame:
+        """Read it whole, else in blocks, else line by line: the fastest way that loses nothing."""
+        if (whole := self._whole()) is not None:
+            return whole
+        frames = [pl.DataFrame(schema=final_schema(self.columns))]
+        carried: LineChunk | None = None  # an unfinished quoted value of the block before
+        chunks = line_chunks(self.path)
+        following = next(chunks, None)
+        if following is not None and self.dialect.names is None:
+            following = _without_header(following)
+        while (chunk := following) is not None:
+            following = next(chunks, None)
+            if carried is not None:
+                chunk = LineChunk(carried.data + chunk.data, carried.first_line)
+            frame, carried = self._block(chunk), None
+            if frame is None:
+                frame, carried = self._lines(chunk, rejected, is_last=following is None)
+            frames.append(frame)
+        return pl.concat(frames)
+
+    def _whole(self) -> pl.DataFrame | None:
+        """Parse the file, streaming; None where a line is flawed or that cannot be told."""
+        if len(self.dialect.separator) > 1 or self.dialect.encoding != "utf-8":
+            return None
+        # Only with the number of lines is it sure that no stray quote has swallowed some.
+        num_rows = count_lines(self.path)
+        if num_rows is None:
+            return None
+        header_lines = 0 if self.dialect.names is not None else 1
+        try:
+            lazy = pl.scan_csv(
+                self.path,
+                has_header=False,
+                skip_rows=header_lines,
+                separator=self.dialect.separator,
+                schema=self._schema(),
+                quote_char='"' if self.dialect.quoted else None,
+            )
+            frame = self._finish(lazy).collect(engine="streaming")
+        except pl.exceptions.PolarsError:
+            return None
+        return frame if parsed_whole(frame, self.columns, num_rows - header_lines) else None
+
+    def _block(self, chunk: LineChunk) -> pl.DataFrame | None:
+        """Parse a block in one go; None where that fails or gives less than the lines hold."""
+        data, separator = chunk.data, self.dialect.separator
+        if not data:
+            return pl.DataFrame(schema=final_schema(self.columns))
+        try:
+            if self.dialect.encoding != "utf-8":
+                data = data.decode(self.dialect.encoding).encode()
+            if len(separator) > 1:  # polars takes one sign; this one stands in no text
+                if b"\x1f" in data:
+                    return None
+                data, separator = data.replace(separator.encode(), b"\x1f"), "\x1f"
+            parsed = pl.read_csv(
+                data,
+                has_header=False,
+                separator=separator,
+                schema=self._schema(),
+                columns=sorted(self.positions),
+                quote_char='"' if self.dialect.quoted else None,
+            )
+        except (pl.exceptions.PolarsError, UnicodeDecodeError):
+            return None
+        frame = self._finish(parsed.lazy()).collect()
+        return frame if parsed_whole(frame, self.columns, chunk.num_lines) else None
+
+    def _schema(self) -> dict[str, pl.DataType]:
+        """Type every column by its place, since names that are not read may repeat."""
+        types = schema_of(self.columns, self.time)
+        return {f"column_{p}": types.get(n, pl.String()) for p, n in enumerate(self.names)}
+
+    def _finish(self, frame: pl.LazyFrame) -> pl.LazyFrame:
+        places = {f"column_{place}": self.names[place] for place in self.positions}
+        return finish(frame.select(list(places)).rename(places), self.columns, self.time)
+
+    def _lines(
+        self, chunk: LineChunk, rejected: RejectedRows, *, is_last: bool
+    ) -> tuple[pl.DataFrame, LineChunk | None]:
+        """Read a block line by line; give its whole rows, and what belongs to the next block."""
+        file, lines = self.path.name, chunk.data.split(b"\n")
         if not lines[-1]:
             lines.pop()
         rows: list[list[str | None]] = []
@@ -252,25 +211,17 @@ class _LineParser:
                 break
             index += max(used, 1)
             if repaired:
-                self.rejected.repaired(file, "not UTF-8, read as Latin-1", line=number)
+                rejected.repaired(file, "not UTF-8, read as Latin-1", line=number)
             if used <= 0:
-                self.rejected.add(file, "a quote or carriage return out of place", line=number)
-            elif len(fields) > self.num_fields:
-                self.rejected.add(file, f"more than {self.num_fields} fields", line=number)
+                rejected.add(file, "a quote or carriage return out of place", line=number)
+            elif len(fields) > len(self.names):
+                rejected.add(file, f"more than {len(self.names)} fields", line=number)
             elif len(fields) > 1 or fields[0].strip():  # else a blank line
                 rows.append([fields[p] if p < len(fields) else None for p in self.positions])
                 numbers.append(number)
-        raw = pl.DataFrame(
-            rows, dict.fromkeys(schema_of(self.columns, None), pl.String), orient="row"
-        )
-        frame = accept(
-            raw,
-            self.columns,
-            self.time,
-            lines=np.array(numbers, dtype=np.int64),
-            file=file,
-            rejected=self.rejected,
-        )
+        raw = pl.DataFrame(rows, {c.source: pl.String() for c in self.columns}, orient="row")
+        places = np.array(numbers, dtype=np.int64)
+        frame = accept(raw, self.columns, self.time, lines=places, file=file, rejected=rejected)
         return frame, carried
 
     def _record(self, text: str, lines: list[bytes], index: int) -> tuple[list[str], int]:
@@ -290,7 +241,7 @@ class _LineParser:
             if not is_open:
                 # Two stray quotes close each other too; then the number of fields is wrong.
                 used = following + 1 - index
-                return (fields, used) if len(fields) == self.num_fields else ([], 0)
+                return (fields, used) if len(fields) == len(self.names) else ([], 0)
         return [], -1 if end == len(lines) and end - index < _LONGEST_RECORD_LINES else 0
 
 
@@ -326,14 +277,3 @@ def _without_header(chunk: LineChunk) -> LineChunk:
         if line.strip():
             break
     return LineChunk(data, number)
-
-
-def _mark_last(chunks: Iterator[LineChunk]) -> Iterator[tuple[LineChunk, bool]]:
-    """Say of each block whether it is the last."""
-    before = next(chunks, None)
-    for chunk in chunks:
-        assert before is not None
-        yield before, False
-        before = chunk
-    if before is not None:
-        yield before, True

@@ -28,17 +28,7 @@ __all__ = ["parse_object", "read_json_columns", "read_objects", "sample_objects"
 
 
 def parse_object(line: bytes) -> dict[str, Any]:
-    """Read one line as JSON or, failing that, as a Python literal.
-
-    Args:
-        line: The line.
-
-    Returns:
-        The object.
-
-    Raises:
-        ValueError: If the line is neither; the message is the reason.
-    """
+    """Read a line as JSON or, failing that, a Python literal; else a ValueError with the reason."""
     try:
         text = line.decode("utf-8")
     except UnicodeDecodeError:
@@ -97,15 +87,7 @@ def read_objects(
 
 
 def sample_objects(path: Path, count: int = 1_000) -> list[dict[str, Any]]:
-    """Read the first objects of a file, to see what it holds.
-
-    Args:
-        path: Plain or gzip.
-        count: Most objects.
-
-    Returns:
-        The objects; lines that are none are left out.
-    """
+    """Read the first ``count`` objects of a file; lines that are none are left out."""
     found: list[dict[str, Any]] = []
     with open_binary(path) as stream:
         for line in stream:

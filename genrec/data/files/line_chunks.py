@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import gzip
-import queue
-import threading
 import zlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,14 +71,7 @@ def open_binary(path: Path) -> Iterator[BinaryIO]:
 
 
 def first_line(path: Path) -> bytes:
-    """Read the first line that is not blank, without its end and without a UTF-8 mark.
-
-    Args:
-        path: Plain or gzip.
-
-    Returns:
-        The line; empty for an empty file.
-    """
+    """Read the first line that is not blank, without its end and a UTF-8 mark; empty if none."""
     with open_binary(path) as stream:
         for line in stream:
             plain = line.removeprefix(_UTF8_MARK).strip(b"\r\n")
@@ -91,12 +83,8 @@ def first_line(path: Path) -> bytes:
 def count_lines(path: Path) -> int | None:
     """Count the lines of a plain file, a last one without an end counted.
 
-    Args:
-        path: The file.
-
-    Returns:
-        Lines; None for gzip, where counting costs as much as reading, and for a file that
-        does not begin with a line that holds something.
+    None for gzip, where counting costs as much as reading, and for a file that does not begin
+    with a line that holds something.
     """
     lines, last = 0, b""
     with path.open("rb") as stream:
@@ -124,41 +112,17 @@ def line_chunks(path: Path, *, chunk_bytes: int = _CHUNK_BYTES) -> Iterator[Line
         MissingPathError: If there is no such file.
         DataError: If the file cannot be unpacked, or a line is longer than 256 MiB.
     """
-    ahead: queue.Queue[LineChunk | BaseException | None] = queue.Queue(maxsize=2)
-    stop = threading.Event()
-
-    def put(entry: LineChunk | BaseException | None) -> bool:
-        while not stop.is_set():
-            try:
-                ahead.put(entry, timeout=0.1)
-            except queue.Full:
-                continue
-            return True
-        return False
-
-    def work() -> None:
-        try:
-            for chunk in _split(path, chunk_bytes):
-                if not put(chunk):
-                    return
-        except BaseException as error:
-            put(error)
-        else:
-            put(None)
-
-    thread = threading.Thread(target=work, name=f"read {path.name}", daemon=True)
-    thread.start()
-    try:
-        while (entry := ahead.get()) is not None:
-            if isinstance(entry, BaseException):
-                raise entry
-            yield entry
-    finally:
-        stop.set()
-        thread.join()
+    chunks = _split(path, chunk_bytes)
+    # One thread: unpacking releases the interpreter, so it runs beside the parsing of a block.
+    with ThreadPoolExecutor(1, thread_name_prefix=f"read {path.name}") as pool:
+        ahead = pool.submit(next, chunks, None)
+        while (chunk := ahead.result()) is not None:
+            ahead = pool.submit(next, chunks, None)
+            yield chunk
 
 
 def _split(path: Path, chunk_bytes: int) -> Iterator[LineChunk]:
+    """Cut a file behind the last line end of each block; what follows it opens the next."""
     rest, number = b"", 1
     with open_binary(path) as stream:
         while block := stream.read(chunk_bytes):

@@ -27,14 +27,7 @@ class RejectedRows:
         return sum(self._counts.values())
 
     def add(self, file: str, reason: str, *, line: int | None = None, count: int = 1) -> None:
-        """Note rows.
-
-        Args:
-            file: Name of the file.
-            reason: What is wrong with them.
-            line: Line of the first of them, from 1, where it is known.
-            count: How many.
-        """
+        """Note ``count`` rows of a file, the first at ``line`` (from 1) where that is known."""
         if count == 0:
             return
         self._counts[file, reason] += count
@@ -43,25 +36,13 @@ class RejectedRows:
             lines.append(line)
 
     def add_lines(self, file: str, reason: str, lines: npt.NDArray[np.integer[Any]]) -> None:
-        """Note one row a line.
-
-        Args:
-            file: Name of the file.
-            reason: What is wrong with them.
-            lines: Their lines, from 1.
-        """
+        """Note one row a line of ``lines``, from 1, shape ``(rows,)``."""
         for line in lines[:_EXAMPLES_PER_REASON].tolist():
             self.add(file, reason, line=line)
         self.add(file, reason, count=max(0, len(lines) - _EXAMPLES_PER_REASON))
 
     def repaired(self, file: str, reason: str, *, line: int | None = None) -> None:
-        """Note a row that was used although something was wrong with it.
-
-        Args:
-            file: Name of the file.
-            reason: What was wrong, and what was done.
-            line: Its line, from 1.
-        """
+        """Note a row that was used although something was wrong: what, and what was done."""
         if self._repaired is None:
             self._repaired = RejectedRows()
         self._repaired.add(file, reason, line=line)

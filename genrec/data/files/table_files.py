@@ -77,14 +77,7 @@ class TableFile:
             )
 
     def sample(self, source: str) -> list[str]:
-        """Read the first values of a column, as text, empty ones left out.
-
-        Args:
-            source: Name of the column.
-
-        Returns:
-            Up to 1,000 values.
-        """
+        """Read the first values of a column, up to 1,000, as text, empty ones left out."""
         if self._suffix in _PARQUET:
             head = pl.scan_parquet(self.path).select(source).head(_SAMPLE_ROWS).collect()
             values: Sequence[Any] = head[source].to_list()
@@ -97,15 +90,9 @@ class TableFile:
     def read(
         self, columns: Sequence[Column], *, rejected: RejectedRows, time: TimeReader | None = None
     ) -> pl.DataFrame:
-        """Read columns of plain values.
+        """Read columns of plain values: one row a row that is whole, in the order of the file.
 
-        Args:
-            columns: What to read.
-            rejected: Takes note of the rows that are left out.
-            time: How to read the time column, where there is one.
-
-        Returns:
-            One row a row that is whole, in the order of the file.
+        Rows that are left out are noted in ``rejected``; ``time`` says how to read a time column.
         """
         if self._suffix in _PARQUET:
             return self._read_parquet(columns, rejected, time)
@@ -118,16 +105,7 @@ class TableFile:
     def time_reader(
         self, source: str, *, time_format: str | None, ticks_per_s: int | None
     ) -> TimeReader:
-        """Find out how to read a time column.
-
-        Args:
-            source: Name of the column.
-            time_format: Format of text times; None guesses.
-            ticks_per_s: Unit of number times; None guesses.
-
-        Returns:
-            The reader.
-        """
+        """Find out how to read a time column, where format and ticks per second leave it open."""
         if self._suffix in _PARQUET and self._parquet_schema()[source].is_temporal():
             return TimeReader(ticks_per_s=1_000)
         reader = TimeReader.guess(
@@ -199,17 +177,7 @@ def _guess_separator(header: bytes, usual: str) -> str:
 
 
 def parse_vector(value: object) -> list[float]:
-    """Read a vector from a list, or from text such as ``[1, 2]`` or ``1 2``.
-
-    Args:
-        value: The field.
-
-    Returns:
-        Its numbers.
-
-    Raises:
-        ValueError: If it is no vector.
-    """
+    """Read a vector from a list, or from text such as ``[1, 2]`` or ``1 2``; else a ValueError."""
     if isinstance(value, str):
         text = value.strip()
         value = json.loads(text) if text.startswith("[") else text.replace(",", " ").split()

@@ -13,10 +13,26 @@ import polars as pl
 
 from genrec.errors import ConfigError, DataError
 
-__all__ = ["TimeReader", "ticks_of_unit"]
+__all__ = ["TimeReader", "looks_like_times", "ticks_of_unit"]
 
 _INTEGER = re.compile(r"[+-]?[0-9]{1,19}")
-_ISO_FORMATS = ("%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d")
+_CLOCKS = (" %H:%M:%S", "T%H:%M:%S", " %H:%M", "")
+_ISO_FORMATS = tuple(f"%Y-%m-%d{clock}" for clock in _CLOCKS)
+#: Other usual ways to write a date; 01/02/2024 is two days, of which only other rows tell which.
+_OTHER_FORMATS = tuple(
+    date + clock
+    for date in (
+        "%d.%m.%Y",
+        "%d.%m.%y",
+        "%Y/%m/%d",
+        "%d/%m/%Y",
+        "%m/%d/%Y",
+        "%d-%m-%Y",
+        "%m-%d-%Y",
+    )
+    for clock in _CLOCKS
+)
+_TRIED_VALUES = 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +66,8 @@ class TimeReader:
             The reader.
 
         Raises:
-            DataError: If the samples are neither numbers nor times of a known form.
+            DataError: If the samples are neither numbers nor times of a known form, could be of
+                two forms, or do not have the given one.
         """
         values = [text.strip() for text in samples if text.strip()]
         numbers = [number for number in map(_number, values) if number is not None]
@@ -65,13 +82,8 @@ class TimeReader:
             return cls(
                 style="integer" if whole else "float", ticks_per_s=scale * factor, factor=factor
             )
-        reader = cls(style="text", ticks_per_s=1_000, text_format=time_format or _format_of(values))
-        if not any(_ticks(value, reader.text_format) is not None for value in values):
-            raise DataError(
-                f"times must be numbers or ISO dates, got {values[0]!r} in {where}; "
-                "give time_format, for example '%d/%m/%Y %H:%M'"
-            )
-        return reader
+        form = time_format if time_format is not None else _format_of(values, where)
+        return cls(style="text", ticks_per_s=1_000, text_format=_checked(form, values, where))
 
     @property
     def dtype(self) -> pl.DataType:
@@ -117,10 +129,57 @@ def ticks_of_unit(unit: str | None) -> int | None:
     return None if unit is None else units[unit]
 
 
-def _format_of(values: Sequence[str]) -> str | None:
-    """Find the one ISO format that all values have; polars parses those fast."""
-    return next(
-        (form for form in _ISO_FORMATS if all(_ticks(v, form) is not None for v in values)), None
+def looks_like_times(values: Sequence[str]) -> bool:
+    """Tell whether most of some values are written as dates; numbers could be anything."""
+    tried = [value.strip() for value in values[:_TRIED_VALUES]]
+    if all(_INTEGER.fullmatch(value) for value in tried):
+        return False
+    return any(2 * count > len(tried) for count in _fits(tried).values())
+
+
+def _fits(values: Sequence[str]) -> dict[str | None, int]:
+    """Count how many values have each format; None is any ISO time."""
+    return {
+        form: sum(_ticks(value, form) is not None for value in values)
+        for form in (None, *_OTHER_FORMATS)
+    }
+
+
+def _format_of(values: Sequence[str], where: str) -> str | None:
+    """Find the format of most values; None where only any ISO time fits them."""
+    # What all values have comes first: polars parses a format much faster than any ISO time.
+    for form in _ISO_FORMATS:
+        if all(_ticks(value, form) is not None for value in values):
+            return form
+    tried = values[:_TRIED_VALUES]
+    fits = _fits(tried)
+    most = max(fits.values())
+    best = [form for form, count in fits.items() if count == most]
+    if most == 0 or best[0] is None:
+        return None
+    if len(best) > 1:
+        raise DataError(
+            f"times must be of one form, got {tried[0]!r} in {where}, which fits "
+            f"{' and '.join(map(repr, best))}; say which with --time-format {best[0]!r}"
+        )
+    return best[0]
+
+
+def _checked(form: str | None, values: Sequence[str], where: str) -> str | None:
+    """Refuse a format that no value has, and offer the one that they have."""
+    if any(_ticks(value, form) is not None for value in values):
+        return form
+    if form is None:
+        raise DataError(
+            f"times must be numbers or dates of a usual form, got {values[0]!r} in {where}; "
+            "give --time-format, for example '%d/%m/%Y %H:%M'"
+        )
+    usual = (*_ISO_FORMATS, *_OTHER_FORMATS)
+    got = values[0] if values else ""
+    fitting = next((other for other in usual if _ticks(got, other) is not None), None)
+    raise DataError(
+        f"times must have the --time-format {form!r}, got {got!r} in {where}; "
+        f"{f'try {fitting!r}' if fitting else 'leave it out to guess'}"
     )
 
 

@@ -20,14 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import polars as pl
-
 from genrec.data.fetch.releases import AMAZON_CATEGORIES
 from genrec.data.files.columns import Column
-from genrec.data.files.json_lines import read_json_columns, read_objects, sample_objects
+from genrec.data.files.json_lines import read_json_columns, sample_objects
 from genrec.data.files.rejected import RejectedRows
 from genrec.data.files.times import TimeReader
-from genrec.data.readers.amazon_fields import AMAZON_TEMPLATE, item_fields
+from genrec.data.readers.amazon_items import AMAZON_TEMPLATE, read_items
 from genrec.data.readers.reader import Reader, Request
 from genrec.data.tables import ITEM, RATING, TIME, USER, RawTables
 from genrec.errors import DataError, GenRecError, MissingPathError, did_you_mean
@@ -155,17 +153,17 @@ def read_amazon(
         Column(RATING, release.rating, "rating", required=False),
     ]
     reviews = read_json_columns(files.reviews, columns, rejected=rejected, time=time)
-    wanted = set(reviews[ITEM].unique().to_list())
-    items: dict[str, list[Any]] = {name: [] for name in (ITEM, *item_fields({}))}
-    for _, record in read_objects(files.meta, rejected, key=release.item, wanted=wanted):
-        items[ITEM].append(record[release.item])
-        for name, value in item_fields(record, drop_unknown_brand=drop_unknown_brand).items():
-            items[name].append(value)
     return RawTables(
         name=f"amazon-{files.category.lower().replace('_', '-')}",
         source=f"{_describe(release, files)} {files.category}",
         interactions=reviews,
-        items=pl.DataFrame(items, schema=dict.fromkeys(items, pl.String)),
+        items=read_items(
+            files.meta,
+            rejected,
+            key=release.item,
+            wanted=set(reviews[ITEM].unique().to_list()),
+            drop_unknown_brand=drop_unknown_brand,
+        ),
         text_template=AMAZON_TEMPLATE,
         rejected=rejected,
         ticks_per_s=time.ticks_per_s,

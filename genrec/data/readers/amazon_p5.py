@@ -21,9 +21,8 @@ import numpy.typing as npt
 import polars as pl
 
 from genrec.data.fetch.releases import P5_FILES
-from genrec.data.files.json_lines import read_objects
 from genrec.data.files.rejected import RejectedRows
-from genrec.data.readers.amazon_fields import AMAZON_TEMPLATE, item_fields
+from genrec.data.readers.amazon_items import AMAZON_TEMPLATE, read_items
 from genrec.data.readers.reader import Reader, Request
 from genrec.data.tables import ITEM, USER, RawTables
 from genrec.errors import DataError, MissingPathError, did_you_mean
@@ -112,20 +111,20 @@ def read_p5(
     )
     users_by_id = pl.Series(USER, user_keys, dtype=pl.String)
     items_by_id = pl.Series(ITEM, item_keys, dtype=pl.String)
-    wanted = set(item_keys)
-    records = [
-        {ITEM: record["asin"], **item_fields(record, drop_unknown_brand=drop_unknown_brand)}
-        for _, record in read_objects(folder / "meta.json.gz", rejected, key="asin", wanted=wanted)
-    ]
     name = split or folder.name
-    schema = {ITEM: pl.String, **dict.fromkeys(item_fields({}), pl.String)}
     return RawTables(
         name=f"amazon-{name}",
         source=f"Amazon 2014 {name}, 5-core, P5 layout",
         interactions=pl.DataFrame(
             {USER: users_by_id.gather(users), ITEM: items_by_id.gather(items)}
         ),
-        items=pl.DataFrame(records, schema=schema),
+        items=read_items(
+            folder / "meta.json.gz",
+            rejected,
+            key="asin",
+            wanted=set(item_keys),
+            drop_unknown_brand=drop_unknown_brand,
+        ),
         text_template=AMAZON_TEMPLATE,
         rejected=rejected,
         user_order=users_by_id,

@@ -156,12 +156,6 @@ def read_movielens(
 def parse_title(title: str) -> tuple[str, str | None]:
     """Split a title of a release into name and year; put a trailing article first.
 
-    Args:
-        title: For example ``"Matrix, The (1999)"``.
-
-    Returns:
-        Name and year.
-
     Example:
         >>> parse_title("Matrix, The (1999)")
         ('The Matrix', '1999')

@@ -19,6 +19,7 @@ from genrec.data.files.table_files import TABLE_SUFFIXES, TableFile, parse_vecto
 from genrec.data.files.times import TimeReader, ticks_of_unit
 from genrec.data.readers.reader import Reader, Request
 from genrec.data.tables import ITEM, RATING, TIME, USER, RawTables
+from genrec.data.text.item_text import template_of
 from genrec.errors import ConfigError, DataError, GenRecError, MissingPathError, did_you_mean
 
 __all__ = ["READER", "TableColumns", "find_tables", "read_tables"]
@@ -71,15 +72,7 @@ class TableColumns:
 def find_tables(
     folder: str | os.PathLike[str], *, items_only: bool = False
 ) -> tuple[Path, Path | None]:
-    """Find the two tables of a folder by their names.
-
-    Args:
-        folder: The folder.
-        items_only: Do without the interactions.
-
-    Returns:
-        Path of the items (``items.*``, ``products.*``, ...) and of the interactions
-        (``interactions.*``, ``events.*``, ...), None with ``items_only``.
+    """Find the tables of a folder by name: items, and interactions (None with ``items_only``).
 
     Raises:
         MissingPathError: If one of them is not there.
@@ -152,7 +145,7 @@ def read_tables(
         source=" and ".join(f"table {Path(p).name}" for p in (items, interactions) if p),
         interactions=frame,
         items=table,
-        text_template=text_template or _template(texts),
+        text_template=text_template or template_of(texts),
         title_field=title or "",
         rejected=rejected,
         ticks_per_s=time.ticks_per_s if time else 1,
@@ -298,12 +291,6 @@ def _text(value: object) -> str | None:
     if isinstance(value, (list, tuple)):
         value = ", ".join(str(part) for part in value if part is not None)
     return str(value)
-
-
-def _template(texts: Sequence[str]) -> str:
-    """Name every text column; the signs of a template cannot be part of a label."""
-    labels = [re.sub(r"[_\-.;{}]+", " ", name).strip().capitalize() for name in texts]
-    return "; ".join(f"{label}: {{{name}}}" for label, name in zip(labels, texts, strict=True))
 
 
 def _is_text(values: Sequence[str]) -> bool:

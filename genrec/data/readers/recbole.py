@@ -20,6 +20,7 @@ from genrec.data.files.rejected import RejectedRows
 from genrec.data.files.times import TimeReader
 from genrec.data.readers.reader import Reader
 from genrec.data.tables import ITEM, RATING, TIME, USER, RawTables
+from genrec.data.text.item_text import template_of
 from genrec.errors import DataError, GenRecError, MissingPathError
 
 __all__ = ["READER", "find_recbole", "read_recbole"]
@@ -64,14 +65,9 @@ def find_recbole(root: str | os.PathLike[str], name: str | None = None) -> tuple
 
 
 def read_recbole(root: str | os.PathLike[str], name: str | None = None) -> RawTables:
-    """Read a data set in RecBole's format.
+    """Read a data set in RecBole's format, see :func:`find_recbole`.
 
-    Args:
-        root: See :func:`find_recbole`.
-        name: See :func:`find_recbole`.
-
-    Returns:
-        The tables; the item text is made of every ``token`` and ``token_seq`` column.
+    The item text is made of every ``token`` and ``token_seq`` column.
 
     Raises:
         DataError: If a column is missing.
@@ -99,7 +95,7 @@ def read_recbole(root: str | os.PathLike[str], name: str | None = None) -> RawTa
         source=f"RecBole files {log.name} and {items.name}",
         interactions=frame,
         items=table,
-        text_template=_template(fields, title),
+        text_template=template_of(sorted(fields, key=lambda f: f != title), title=title),
         title_field=title,
         rejected=rejected,
         ticks_per_s=time.ticks_per_s if time else 1,
@@ -141,13 +137,6 @@ def _title(fields: list[str]) -> str:
     """Find the field that names an item."""
     usual = [name for name in fields if name in ("title", "name") or name.endswith("_title")]
     return usual[0] if usual else fields[0]
-
-
-def _template(fields: list[str], title: str) -> str:
-    """Name every field, the title first."""
-    labels = {name: name.replace("_", " ").capitalize() for name in fields} | {title: "Title"}
-    ordered = sorted(fields, key=lambda field: field != title)
-    return "; ".join(f"{labels[name]}: {{{name}}}" for name in ordered)
 
 
 def _matches(folder: Path, split: str | None) -> str | None:

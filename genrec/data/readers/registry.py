@@ -89,14 +89,7 @@ def open_source(
 
 
 def detect_kind(folder: Path, split: str | None = None) -> str:
-    """Tell what kind of source a folder holds, by the names of its files.
-
-    Args:
-        folder: Any folder.
-        split: Part of the release.
-
-    Returns:
-        Value of a :class:`genrec.data.processed.RecDataset`.
+    """Tell by the names of a folder's files what kind of source it holds.
 
     Raises:
         MissingPathError: If nothing known lies there.

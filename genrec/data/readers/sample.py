@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from genrec.data.readers import own_tables
-from genrec.data.readers.amazon_fields import AMAZON_TEMPLATE
+from genrec.data.readers.amazon_items import AMAZON_TEMPLATE
 from genrec.data.readers.reader import Reader, Request
 from genrec.data.tables import RawTables
 

@@ -10,8 +10,9 @@ import os
 import socket
 import sys
 from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -37,17 +38,22 @@ Embeddings = npt.NDArray[np.floating[Any]]
 
 @runtime_checkable
 class TextEncoder(Protocol):
-    """Anything that turns the catalogue's texts into vectors.
+    """Anything that turns the catalogue's texts into vectors."""
 
-    Attributes:
-        name: What to call it.
-        identity: All that its vectors depend on besides the texts; caches are keyed by it.
-        cacheable: Whether the result is worth keeping on disk.
-    """
+    @property
+    def name(self) -> str:
+        """What to call it."""
+        ...
 
-    name: str
-    identity: str
-    cacheable: bool
+    @property
+    def identity(self) -> str:
+        """All that its vectors depend on besides the texts; caches are keyed by it."""
+        ...
+
+    @property
+    def cacheable(self) -> bool:
+        """Whether the result is worth keeping on disk."""
+        ...
 
     def encode(self, texts: Sequence[str], *, item_keys: Sequence[str] | None = None) -> Embeddings:
         """Embed texts.
@@ -62,31 +68,36 @@ class TextEncoder(Protocol):
         ...
 
 
+@dataclass(frozen=True)
 class TfidfSvdEncoder:
     """Embed by word counts: TF-IDF of words and word pairs, reduced by a truncated SVD.
 
     It needs no download and no accelerator, which makes it the offline default. It learns from
     the catalogue that it embeds, so vectors of two catalogues cannot be compared.
 
-    Args:
+    Attributes:
         dim: Width of the embeddings, >= 1. A catalogue with fewer items or words gets fewer.
         seed: Seed of the randomised SVD.
-
-    Attributes:
-        name: For example ``"tfidf:256"``.
-        identity: Width, seed and version of the recipe.
-        cacheable: True.
     """
 
-    cacheable = True
+    dim: int = 256
+    _: KW_ONLY
+    seed: int = 0
+    cacheable: ClassVar[bool] = True
 
-    def __init__(self, dim: int = 256, *, seed: int = 0) -> None:
-        if dim < 1:
-            raise ConfigError(f"tfidf width must be >= 1, got {dim}; 256 is the default")
-        self.dim = dim
-        self.seed = seed
-        self.name = f"tfidf:{dim}"
-        self.identity = f"tfidf:{dim}:{seed}:2"  # the last number counts changes of the recipe
+    def __post_init__(self) -> None:
+        if self.dim < 1:
+            raise ConfigError(f"tfidf width must be >= 1, got {self.dim}; 256 is the default")
+
+    @property
+    def name(self) -> str:
+        """For example ``"tfidf:256"``."""
+        return f"tfidf:{self.dim}"
+
+    @property
+    def identity(self) -> str:
+        """Width, seed, and a number that counts changes of the recipe."""
+        return f"tfidf:{self.dim}:{self.seed}:2"
 
     def encode(self, texts: Sequence[str], *, item_keys: Sequence[str] | None = None) -> Embeddings:
         """Embed texts; rows have length 1, a text without a word gives a row of zeros.
@@ -127,45 +138,37 @@ class TfidfSvdEncoder:
         return vectors / np.maximum(norms, np.finfo(np.float32).tiny)
 
 
+@dataclass(frozen=True)
 class SentenceTransformerEncoder:
     """Embed with a sentence-transformers model from the hub, its cache or a folder.
 
-    Args:
-        model_name: Name on the hub, or a folder.
+    Attributes:
+        name: Name on the hub, or a folder.
         batch_size: Texts at a time, >= 1; texts of like length share a batch.
         device: For example ``"cuda"``; None chooses the fastest there is.
         num_processes: Processes, >= 1; above 1 each takes a share, one device each.
         normalize: Bring every vector to length 1.
-
-    Attributes:
-        name: The model's name.
-        identity: Model and normalisation.
-        cacheable: True.
     """
 
-    cacheable = True
+    name: str = DEFAULT_SENTENCE_MODEL
+    _: KW_ONLY
+    batch_size: int = 64
+    device: str | None = None
+    num_processes: int = 1
+    normalize: bool = True
+    cacheable: ClassVar[bool] = True
 
-    def __init__(
-        self,
-        model_name: str = DEFAULT_SENTENCE_MODEL,
-        *,
-        batch_size: int = 64,
-        device: str | None = None,
-        num_processes: int = 1,
-        normalize: bool = True,
-    ) -> None:
-        if batch_size < 1 or num_processes < 1:
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or self.num_processes < 1:
             raise ConfigError(
                 "encoder batch_size and num_processes must be >= 1, got "
-                f"{batch_size} and {num_processes}; 64 and 1 are the defaults"
+                f"{self.batch_size} and {self.num_processes}; 64 and 1 are the defaults"
             )
-        self.model_name = model_name
-        self.batch_size = batch_size
-        self.device = device
-        self.num_processes = num_processes
-        self.normalize = normalize
-        self.name = model_name
-        self.identity = f"{model_name}:{normalize}"
+
+    @property
+    def identity(self) -> str:
+        """Model and normalisation."""
+        return f"{self.name}:{self.normalize}"
 
     def encode(self, texts: Sequence[str], *, item_keys: Sequence[str] | None = None) -> Embeddings:
         """Embed texts.
@@ -215,16 +218,14 @@ class SentenceTransformerEncoder:
         # Without a network the hub's client retries for a minute; a model on disk needs none.
         offline = not _hub_answers()
         try:
-            return SentenceTransformer(
-                self.model_name, device=self.device, local_files_only=offline
-            )
+            return SentenceTransformer(self.name, device=self.device, local_files_only=offline)
         except Exception as error:  # the hub's client raises many kinds
             reason = " ".join(str(error).split())[:160]
             if offline:
                 reason = "not on this machine, and the hub cannot be reached"
             raise ConfigError(
                 f"encoder_model_name must be a sentence-transformers model that is on this machine "
-                f"or can be fetched, got {self.model_name!r} ({reason}); "
+                f"or can be fetched, got {self.name!r} ({reason}); "
                 "give a folder with the model, 'tfidf' (needs no download), or a .npy file"
             ) from None
 

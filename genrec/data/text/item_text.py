@@ -8,7 +8,15 @@ from collections.abc import Mapping, Sequence
 
 from genrec.errors import ConfigError, did_you_mean
 
-__all__ = ["Segment", "clean_text", "join_path", "parse_template", "render_text", "shorten"]
+__all__ = [
+    "Segment",
+    "clean_text",
+    "join_path",
+    "parse_template",
+    "render_text",
+    "shorten",
+    "template_of",
+]
 
 _TAG = re.compile(r"<(?:/?[a-zA-Z][^<>]*|!--.*?--)>", re.DOTALL)
 _FIELD = re.compile(r"\{([^{}]*)\}")
@@ -44,15 +52,18 @@ def clean_text(text: str) -> str:
 
 
 def join_path(names: Sequence[object]) -> str:
-    """Join the names of a category path, outermost first.
-
-    Args:
-        names: Names; empty ones are left out.
-
-    Returns:
-        For example ``"Beauty > Makeup > Nails"``.
-    """
+    """Join the names of a category path, empty ones left out: ``"Beauty > Makeup > Nails"``."""
     return " > ".join(str(name) for name in names if name)
+
+
+def template_of(fields: Sequence[str], *, title: str | None = None) -> str:
+    """Write a template of all fields, labelled by their names; ``title`` is called Title."""
+    # The signs that a template is made of cannot be part of a label.
+    labels = [re.sub(r"[_\-.;{}]+", " ", name).strip().capitalize() for name in fields]
+    return "; ".join(
+        f"{'Title' if name == title else label}: {{{name}}}"
+        for label, name in zip(labels, fields, strict=True)
+    )
 
 
 def parse_template(template: str, fields: Sequence[str]) -> list[Segment]:
@@ -92,14 +103,9 @@ def parse_template(template: str, fields: Sequence[str]) -> list[Segment]:
 
 
 def render_text(segments: Sequence[Segment], fields: Mapping[str, str | None]) -> str:
-    """Fill a template for one item; a segment without a full field is left out.
+    """Fill a template for one item; a segment with an empty or missing field is left out.
 
-    Args:
-        segments: What :func:`parse_template` gave.
-        fields: The item's fields; missing ones count as empty.
-
-    Returns:
-        The text, empty when nothing is known of the item.
+    ``segments`` come from :func:`parse_template`. Empty when nothing is known of the item.
     """
     parts = []
     for segment in segments:
@@ -112,15 +118,7 @@ def render_text(segments: Sequence[Segment], fields: Mapping[str, str | None]) -
 
 
 def shorten(text: str, limit: int = 100) -> str:
-    """Cut a text for showing, at a blank where there is one.
-
-    Args:
-        text: Any text.
-        limit: Most characters of the result.
-
-    Returns:
-        The text itself when it is short enough, else its beginning and an ellipsis.
-    """
+    """Cut a text to ``limit`` characters for showing, at a blank where there is one."""
     if len(text) <= limit:
         return text
     head, blank, _ = text[:limit].rpartition(" ")

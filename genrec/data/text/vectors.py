@@ -157,13 +157,7 @@ class PrecomputedEncoder:
 
 
 def read_item_keys(path: str | os.PathLike[str]) -> list[str]:
-    """Read item keys from a text file with one a line, or from a JSON list.
-
-    Args:
-        path: The file; one that ends in ``.json`` is read as JSON.
-
-    Returns:
-        The keys.
+    """Read item keys: one a line, or a JSON list where the file ends in ``.json``.
 
     Raises:
         MissingPathError: If there is no such file.

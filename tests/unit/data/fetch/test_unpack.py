@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import io
 import stat
-import tarfile
 import zipfile
 
 import pytest
@@ -18,15 +16,6 @@ def make_zip(path, members):
     return path
 
 
-def make_tar(path, members):
-    with tarfile.open(path, "w:gz") as archive:
-        for entry, content in members:
-            info = tarfile.TarInfo(entry) if isinstance(entry, str) else entry
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
-    return path
-
-
 def tree(folder):
     return {
         p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()
@@ -36,9 +25,8 @@ def tree(folder):
 GOOD = [("set/a.txt", b"A"), ("set/deep/b.txt", b"B" * 5_000)]
 
 
-@pytest.mark.parametrize("make", [make_zip, make_tar])
-def test_archives(tmp_path, make):
-    archive = make(tmp_path / "archive", GOOD)
+def test_archives(tmp_path):
+    archive = make_zip(tmp_path / "archive", GOOD)
     files = unpack(archive, tmp_path / "out")
     assert tree(tmp_path / "out") == dict(GOOD)
     assert files == [tmp_path / "out" / name for name, _ in GOOD]
@@ -65,57 +53,34 @@ def test_place_renames_and_leaves_out(tmp_path):
         "set/a\\..\\..\\x",
     ],
 )
-@pytest.mark.parametrize("make", [make_zip, make_tar])
-def test_paths_outside_the_target(tmp_path, make, name):
-    archive = make(tmp_path / "archive", [("ok.txt", b"1"), (name, b"evil")])
+def test_paths_outside_the_target(tmp_path, name):
+    archive = make_zip(tmp_path / "archive", [("ok.txt", b"1"), (name, b"evil")])
     with pytest.raises(DataError, match="archive must hold paths below its folder, got"):
         unpack(archive, tmp_path / "deep" / "out")
     assert tree(tmp_path) == {"archive": archive.read_bytes()}  # not even the good file
 
 
-def link(kind, target):
-    info = tarfile.TarInfo("link")
-    info.type, info.linkname = kind, target
-    return info
-
-
-@pytest.mark.parametrize(
-    "entry",
-    [
-        link(tarfile.SYMTYPE, "/etc/passwd"),
-        link(tarfile.LNKTYPE, "../../secret"),
-        link(tarfile.CHRTYPE, ""),
-        link(tarfile.FIFOTYPE, ""),
-    ],
-)
-def test_links_and_devices(tmp_path, entry):
-    archive = make_tar(tmp_path / "a.tar.gz", [(entry, b"")])
-    with pytest.raises(DataError, match="plain files only, got 'link'"):
-        unpack(archive, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-
-
-def test_link_in_a_zip(tmp_path):
+@pytest.mark.parametrize("kind", [stat.S_IFLNK, stat.S_IFIFO, stat.S_IFCHR])
+def test_links_and_devices(tmp_path, kind):
     info = zipfile.ZipInfo("link")
-    info.external_attr = (stat.S_IFLNK | 0o777) << 16
+    info.external_attr = (kind | 0o777) << 16
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr(info, "/etc/passwd")
     with pytest.raises(DataError, match="plain files only, got 'link'"):
         unpack(tmp_path / "a.zip", tmp_path / "out")
 
 
-@pytest.mark.parametrize("make", [make_zip, make_tar])
-def test_archives_that_grow(tmp_path, make):
-    archive = make(tmp_path / "archive", [("zeros", b"\0" * 3_000_000)])
+def test_archives_that_grow(tmp_path):
+    archive = make_zip(tmp_path / "archive", [("zeros", b"\0" * 3_000_000)])
     assert archive.stat().st_size < 20_000
-    with pytest.raises(DataError, match="unpack to at most 2000000 bytes, got more"):
+    with pytest.raises(DataError, match="unpack to at most 2000000 bytes, got 3000000"):
         unpack(archive, tmp_path / "out", max_bytes=2_000_000)
     assert not (tmp_path / "out").exists()
     assert unpack(archive, tmp_path / "out", max_bytes=3_000_000)
 
 
 def test_a_false_size_does_not_help(tmp_path):
-    """The announced size of a member is not what is counted."""
+    """No more than the announced size comes out, and then the sum is wrong."""
     archive = make_zip(tmp_path / "a.zip", [("zeros", b"\0" * 3_000_000)])
     data = bytearray(archive.read_bytes())
     for magic, field in ((b"PK\x01\x02", 24), (b"PK\x03\x04", 22)):
@@ -129,7 +94,7 @@ def test_a_false_size_does_not_help(tmp_path):
 
 def test_too_many_files(tmp_path):
     archive = make_zip(tmp_path / "a.zip", [(f"f{k}", b"") for k in range(12)])
-    with pytest.raises(DataError, match="at most 11 files, got more"):
+    with pytest.raises(DataError, match="at most 11 files, got 12"):
         unpack(archive, tmp_path / "out", max_files=11)
 
 
@@ -141,9 +106,8 @@ def test_names_that_collide(tmp_path, names):
         unpack(archive, tmp_path / "out")
 
 
-@pytest.mark.parametrize("make", [make_zip, make_tar])
-def test_archives_that_are_cut_or_none(tmp_path, make):
-    archive = make(tmp_path / "archive", [("noise", bytes(range(256)) * 500)])
+def test_archives_that_are_cut_or_none(tmp_path):
+    archive = make_zip(tmp_path / "archive", [("noise", bytes(range(256)) * 500)])
     whole = archive.read_bytes()
     for content in (whole[: len(whole) // 2], b"", b"hello"):
         archive.write_bytes(content)

@@ -44,9 +44,9 @@ def write(tmp_path, content, name="log.csv"):
 def way(request, monkeypatch):
     """The three ways of reading; each must give the same."""
     if request.param != "whole":
-        monkeypatch.setattr(delimited, "_scan", lambda *_: None)
+        monkeypatch.setattr(delimited._Table, "_whole", lambda *_: None)
     if request.param == "lines":
-        monkeypatch.setattr(delimited, "_parse_fast", lambda *_: None)
+        monkeypatch.setattr(delimited._Table, "_block", lambda *_: None)
     return request.param
 
 

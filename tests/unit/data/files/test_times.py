@@ -3,7 +3,7 @@ from __future__ import annotations
 import polars as pl
 import pytest
 
-from genrec.data.files.times import TimeReader, ticks_of_unit
+from genrec.data.files.times import TimeReader, looks_like_times, ticks_of_unit
 from genrec.errors import ConfigError, DataError
 
 
@@ -32,6 +32,13 @@ def ticks(reader, *values):
             "2020-01-02T03:04:05+01:00",
             1577930645000,
         ),
+        (["2024-12-31 14:05"], "text", 1_000, "2024-12-31 14:05", 1735653900000),
+        (["31.12.2024 14:05"], "text", 1_000, "1.2.2024 00:30", 1706747400000),
+        (["31.12.2024", "01.02.2024"], "text", 1_000, "31.12.2024", 1735603200000),
+        (["31.12.24 14:05:00"], "text", 1_000, "31.12.24 14:05:00", 1735653900000),
+        (["01/02/2024", "31/12/2024"], "text", 1_000, "01/02/2024", 1706745600000),
+        (["01/02/2024", "12/31/2024"], "text", 1_000, "01/02/2024", 1704153600000),
+        (["2024/12/31", "?"], "text", 1_000, "2024/12/31", 1735603200000),
         ([], "integer", 1, "5", 5),
         (["12", "oops", "13"], "integer", 1, "14", 14),  # one odd value changes nothing
     ],
@@ -66,9 +73,38 @@ def test_whole_numbers_written_as_floats():
 
 def test_times_that_cannot_be_understood():
     with pytest.raises(
-        DataError, match=r"numbers or ISO dates, got '01/02/03' in .*; give time_format"
+        DataError, match=r"dates of a usual form, got 'soon' in 'when' of log.csv; give --time-"
     ):
-        TimeReader.guess(["01/02/03"], where="'when' of log.csv")
+        TimeReader.guess(["soon"], where="'when' of log.csv")
+    with pytest.raises(
+        DataError,
+        match=r"one form, got '01/02/2024' in .* fits '%d/%m/%Y' and '%m/%d/%Y'; say which",
+    ):
+        TimeReader.guess(["01/02/2024", "03/04/2024"])
+
+
+def test_a_format_that_does_not_fit_is_named():
+    with pytest.raises(
+        DataError, match=r"--time-format '%d/%m/%Y', got '31.12.2024' in time; try '%d.%m.%Y'"
+    ):
+        TimeReader.guess(["31.12.2024"], time_format="%d/%m/%Y")
+    with pytest.raises(DataError, match=r"--time-format '%Q', got 'x' in time; leave it out"):
+        TimeReader.guess(["x"], time_format="%Q")
+
+
+@pytest.mark.parametrize(
+    ("values", "answer"),
+    [
+        (["31.12.2024 14:05", "1.1.2025 00:00"], True),
+        (["2024-12-31T14:05:00Z", "?"], False),  # half of them
+        (["2024-12-31", "2025-01-01", "?"], True),
+        (["20241231", "20250101"], False),
+        (["red", "blue"], False),
+        ([], False),
+    ],
+)
+def test_columns_of_dates(values, answer):
+    assert looks_like_times(values) is answer
 
 
 def test_units():

@@ -2,14 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import polars as pl
+
+from genrec.data.files.json_lines import read_objects
+from genrec.data.files.rejected import RejectedRows
+from genrec.data.tables import ITEM
 from genrec.data.text.item_text import join_path
 
-__all__ = ["AMAZON_TEMPLATE", "item_fields"]
+__all__ = ["AMAZON_TEMPLATE", "item_fields", "read_items"]
 
 AMAZON_TEMPLATE = "Title: {title}; Brand: {brand}; Categories: {categories}"
+
+
+def read_items(
+    meta: Path,
+    rejected: RejectedRows,
+    *,
+    key: str,
+    wanted: Collection[str],
+    drop_unknown_brand: bool,
+) -> pl.DataFrame:
+    """Read :func:`item_fields` of the wanted items, ids in ``key``, as columns of text."""
+    rows = [
+        {ITEM: record[key], **item_fields(record, drop_unknown_brand=drop_unknown_brand)}
+        for _, record in read_objects(meta, rejected, key=key, wanted=wanted)
+    ]
+    return pl.DataFrame(rows, schema=dict.fromkeys((ITEM, *item_fields({})), pl.String))
 
 
 def item_fields(
@@ -17,13 +39,8 @@ def item_fields(
 ) -> dict[str, str | None]:
     """Take the text fields out of a metadata record of any release, as they are.
 
-    Args:
-        record: An object of the metadata file.
-        drop_unknown_brand: Treat the brand ``Unknown`` as no brand.
-
-    Returns:
-        ``title``, ``brand``, ``categories``, ``price`` and ``description``; None where the
-        record says nothing.
+    ``title``, ``brand`` (``Unknown`` is none with ``drop_unknown_brand``), ``categories``,
+    ``price`` and ``description``; None where the record says nothing.
     """
     brand = _text(record.get("brand")) or _text(record.get("store"))
     if brand is not None and drop_unknown_brand and brand.casefold() == "unknown":
