@@ -97,9 +97,9 @@ def test_what_a_run_writes_down_gives_it_back(write):
 
 
 MISTAKES = [
-    ("train.batchsize = 1", [], r"got practise\.batchsize; did you mean batch_size\?"),
-    ("", ["train.batch_sizes=1"], r"got practise\.batch_sizes; did you mean batch_size\?"),
-    ("", ["batch_size=1"], r"must name its root, got .*; write practise\.batch_size=1"),
+    ("train.batchsize = 1", [], r"got train\.batchsize; did you mean batch_size\?"),
+    ("", ["train.batch_sizes=1"], r"got train\.batch_sizes; did you mean batch_size\?"),
+    ("", ["batch_size=1"], r"must name its root, got .*; write train\.batch_size=1"),
     ("trian.batch_size = 1", [], r"must exist, got 'trian\S*'; did you mean train\?"),
     ("train.mode = %config_test.Mode.FASTER", [], r"constant must exist, got %config_test\.M"),
     (f"train.mode = %{__name__}.Mode.FASTER", [], r"did you mean FAST\?"),
