@@ -21,7 +21,9 @@ from genrec.data.prepared import PreparedDataset
 from genrec.data.text.collaborative import collaborative_vectors
 from genrec.errors import ArtifactError, ConfigError, DataError, MissingPathError
 
-__all__ = ["FusedSpace"]
+__all__ = ["SPACE_NAME", "FusedSpace"]
+
+SPACE_NAME = "item_space"  # folder inside a run
 
 _FORMAT = "genrec-fused-space"
 _FORMAT_VERSION = 1
