@@ -75,7 +75,7 @@ def test_the_module_is_the_command():
 def test_numbers_below_one_are_refused(words):
     answer = call(*words)
     assert answer.exit_code == 2
-    assert "is not in the range x>=1" in answer.output
+    assert f"Invalid value for '{words[-2]}'" in answer.output
 
 
 def test_the_sample_shop_is_the_one_that_is_shipped(tmp_path):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from setuptools import Distribution
-from setuptools.config.pyprojecttoml import apply_configuration
 
 from genrec.errors import MissingPathError
 from genrec.recipes import find_recipe, recipe_names, recipes_folder
@@ -56,23 +56,13 @@ def test_an_installed_package_holds_its_recipes(tmp_path, monkeypatch):
     assert recipe_names(["rqvae"]) == ["rqvae/own"]
 
 
-def test_the_package_takes_every_recipe_along(monkeypatch):
-    """What a wheel is built of, asked of setuptools without building one."""
-    monkeypatch.chdir(ROOT)
-    built: dict[str, Distribution] = {}
-    monkeypatch.setattr("setuptools.setup", lambda **given: built.update(it=Distribution(given)))
-    exec(compile((ROOT / "setup.py").read_text(), "setup.py", "exec"), {})
-    distribution = apply_configuration(built["it"], ROOT / "pyproject.toml")
-    command = distribution.get_command_obj("build_py")
-    command.ensure_finalized()
-    taken = {
-        f"{package}/{name}"
-        for package, _, _, names in command.data_files
-        for name in names
-        if package == "genrec.configs"
-    }
-    recipes = {path.relative_to(ROOT / "configs") for path in (ROOT / "configs").rglob("*.gin")}
-    assert taken == {f"genrec.configs/{path.as_posix()}" for path in recipes}
-    modules = {package for package, _, _ in command.find_all_modules()}
-    packages = {path.parent for path in (ROOT / "genrec").rglob("__init__.py")}
-    assert {".".join(path.relative_to(ROOT).parts) for path in packages} <= modules
+def test_the_package_takes_every_recipe_along(tmp_path, copy_package):
+    """What a wheel holds: the step of its building that gathers the files, on a copy."""
+    copy_package(tmp_path)
+    command = [sys.executable, "setup.py", "-q", "build_py", "--build-lib", "built"]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    built = tmp_path / "built" / "genrec"
+    for folder, pattern, inside in (("configs", "*.gin", "configs"), ("genrec", "*.py", ".")):
+        files = {path.relative_to(ROOT / folder) for path in (ROOT / folder).rglob(pattern)}
+        assert {path.relative_to(built / inside) for path in built.rglob(pattern)} == files
+    assert (built / "py.typed").is_file()
