@@ -30,6 +30,7 @@ LAYERS = {
     "genrec.tokenizer": 2,
     "genrec.evaluation": 3,
     "genrec.rankers": 3,
+    "genrec.rankers_linear": 3,
     "genrec.registry": 4,
     "genrec.serving": 4,
     "genrec.trained": 4,

@@ -244,7 +244,7 @@ def app_command(app: typer.Typer) -> None:
 
 def _columns(**named: Any) -> Any:
     """Gather column names; None where none was given."""
-    from genrec.data.readers.own_tables import TableColumns
+    from genrec.data.readers.table_columns import TableColumns
 
     given = {role: name for role, name in named.items() if name is not None}
     return TableColumns(**given) if given else None

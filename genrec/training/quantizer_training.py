@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from genrec.data.item_dataset import ItemData
 from genrec.data.prepared import PreparedDataset
-from genrec.errors import ConfigError, did_you_mean
+from genrec.data.text.fused_space import SPACE_NAME, FusedSpace
+from genrec.errors import ConfigError
 from genrec.evaluation.codebook import CodebookReport, Described, collapse_alarms, evaluate_codebook
 from genrec.models.rqvae import QuantizeForwardMode, RqVae
 from genrec.modules.quantize.residual import per_level
@@ -33,7 +34,7 @@ from genrec.training.session import Session
 if TYPE_CHECKING:
     from genrec.training.rqvae import RqVaeSettings
 
-__all__ = ["QuantizerWork", "build_work", "compare_steps", "evaluate_rqvae"]
+__all__ = ["VARIANTS", "QuantizerWork", "build_work", "compare_steps", "evaluate_rqvae"]
 
 BEST_RULES = (
     BestRule("best_loss", "eval/reconstruction_loss", "min"),
@@ -71,6 +72,7 @@ class QuantizerWork:
         items: What is trained on, shape ``(N, X)``.
         settings: Of stage one.
         training: How the quantiser comes about.
+        space: What turned the data set's vectors into ``items``; None where they are the same.
     """
 
     def __init__(
@@ -80,8 +82,9 @@ class QuantizerWork:
         items: Tensor,
         settings: RqVaeSettings,
         training: Training,
+        space: FusedSpace | None = None,
     ) -> None:
-        self.session, self.data, self.items = session, data, items
+        self.session, self.data, self.items, self.space = session, data, items, space
         self.settings, self.training = settings, training
         self.quantizer: ItemQuantizer | None = None
 
@@ -104,7 +107,9 @@ class QuantizerWork:
         }
 
     def save(self, run: Path) -> None:
-        """Write nothing yet: IDs need the trained quantiser."""
+        """Write the space of the items; IDs need the trained quantiser."""
+        if self.space is not None:
+            self.space.save(run / SPACE_NAME)
 
     def train(self) -> FitResult:
         """Train."""
@@ -160,24 +165,38 @@ def build_work(session: Session, data: PreparedDataset, settings: RqVaeSettings)
             f"{settings.vae_input_dim}; set train.vae_input_dim={width} or choose another "
             "train.encoder_model_name"
         )
+    vectors: Any = data.item_embeddings
+    space = None
+    if settings.collaborative_weight > 0:
+        if settings.vae_n_cat_feats or settings.replace_non_finite:
+            raise ConfigError(
+                "collaborative_weight must be 0 with vae_n_cat_feats or replace_non_finite, got "
+                f"{settings.collaborative_weight}; repair the embeddings, or set "
+                "train.collaborative_weight=0"
+            )
+        space = FusedSpace.fit(
+            data,
+            weight=settings.collaborative_weight,
+            dim=settings.collaborative_dim,
+            window=settings.collaborative_window,
+            seed=settings.seed,
+        )
+        vectors = space.transform(vectors, np.arange(data.num_items))
     items, num_replaced = load_items(
-        data.item_embeddings,
+        vectors,
         num_categorical=settings.vae_n_cat_feats,
         replace_non_finite=settings.replace_non_finite,
     )
     if num_replaced:
         session.say(f"warning: {num_replaced} values NaN or Inf in the embeddings, replaced with 0")
     name, options = VARIANTS.get(settings.tokenizer, (settings.tokenizer, {}))
-    if name not in QUANTIZERS:
-        known = [*QUANTIZERS, *VARIANTS]
-        raise ConfigError(f"tokenizer must be known, got {name!r}; {did_you_mean(name, known)}")
     quantizer = find(QUANTIZERS, name)
     training: Training
     if quantizer is RqVae:
         training = _GradientTraining(session, items, settings)
     else:
         training = _FittedTraining(session, items, settings, quantizer, options)
-    return QuantizerWork(session, data, items, settings, training)
+    return QuantizerWork(session, data, items, settings, training, space)
 
 
 def evaluate_rqvae(model: RqVae, items: Tensor, *, batch_size: int = 8192) -> CodebookReport:

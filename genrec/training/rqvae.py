@@ -11,6 +11,7 @@ from pathlib import Path
 
 from genrec.data.prepared import PreparedDataset
 from genrec.data.processed import RecDataset, load_or_prepare
+from genrec.errors import ConfigError, did_you_mean
 from genrec.models.rqvae import (
     FeatureSettings,
     LossSettings,
@@ -19,10 +20,11 @@ from genrec.models.rqvae import (
     QuantizerSettings,
     RqVae,
 )
+from genrec.registry import QUANTIZERS
 from genrec.settings import again, setting
 from genrec.tokenizer.policies import POLICIES
 from genrec.training.optimizer import OptimizerSettings
-from genrec.training.quantizer_training import QuantizerWork, build_work
+from genrec.training.quantizer_training import VARIANTS, QuantizerWork, build_work
 from genrec.training.session import Session, run_training
 from genrec.training.settings import DataSettings, RunSettings, TrainingSettings
 
@@ -43,6 +45,17 @@ class RqVaeSettings(OptimizerSettings, LossSettings, QuantizerSettings, Training
     # What it is trained on, and evaluated.
     replace_non_finite: bool = setting(
         "Put 0 for NaN and Inf in embeddings instead of refusing them", False
+    )
+    collaborative_weight: float = setting(
+        "Share of the item vectors that comes from who takes what with what in the training part; "
+        "0 for text alone, 0.5 for both alike",
+        0.0,
+        least=0,
+        most=1,
+    )
+    collaborative_dim: int = setting("Width of that part", 64, least=1)
+    collaborative_window: int = setting(
+        "Farthest distance at which two items of a history count for it", 5, least=1
     )
     val_ratio: float = setting(
         "Share of the items held out of training for a validation loss", 0.0, least=0, below=1
@@ -119,9 +132,22 @@ class RqVaeSettings(OptimizerSettings, LossSettings, QuantizerSettings, Training
         "What is done with items of equal codes", "dedup_token", choices=POLICIES
     )
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        known = [*QUANTIZERS, *VARIANTS]
+        if self.tokenizer not in known:
+            raise ConfigError(
+                f"tokenizer must be known, got {self.tokenizer!r}; "
+                f"{did_you_mean(self.tokenizer, known)}"
+            )
+
     def without_effect(self) -> list[str]:
         """Name the settings that differ from their default and do nothing beside the others."""
         idle = super().without_effect()
+        if self.collaborative_weight == 0:
+            parts = ("collaborative_dim", "collaborative_window")
+            known = {f.name: f.default for f in fields(self)}
+            idle += [name for name in parts if getattr(self, name) != known[name]]
         if self.tokenizer != "rqvae":
             given = (known for known in fields(self) if known.name not in _OF_EVERY_TOKENIZER)
             others = [f.name for f in given if getattr(self, f.name) != f.default]
@@ -184,6 +210,9 @@ class RqVaeSettings(OptimizerSettings, LossSettings, QuantizerSettings, Training
 _OF_EVERY_TOKENIZER = {
     *(known.name for known in fields(TrainingSettings)),
     "replace_non_finite",
+    "collaborative_weight",
+    "collaborative_dim",
+    "collaborative_window",
     "tokenizer",
     "kmeans_max_samples",
     "kmeans_iters",

@@ -88,7 +88,8 @@ def test_it_is_evaluated_and_served_from_its_folder_alone(sasrec: Path, tmp_path
     assert "\nSASRec, item level" in done.stdout
     table = json.loads((run / "metrics.json").read_text())["test"]
     own = json.loads((sasrec / "metrics.json").read_text())["test"]
-    assert without_speed(table["SASRec"]) == without_speed(own["SASRec"])
+    # Another test may have counted SASRec at SID level too, beside a model that has IDs.
+    assert without_speed(table["SASRec"]).items() <= own["SASRec"].items()
     done = genrec("recommend", run, "--users", 2, "--json")
     assert done.returncode == 0, done.stderr
     answers = [json.loads(line) for line in done.stdout.splitlines()]

@@ -40,8 +40,8 @@ def test_a_new_sequence_model_is_trained_evaluated_and_served(
             dataset_folder=prepared(sample_tokenizer),
             save_dir_root=str(tmp_path / "averages"),
             train_mode="bucketed",
-            iterations=60,
-            learning_rate=0.05,
+            iterations=300,
+            learning_rate=0.02,
             max_seq_len=5,
         )
     )

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from genrec.checkpoint import RunDirectory, load_model_files
+from genrec.commands.tokenize import tokenize_run
 from genrec.data.prepared import PreparedDataset
 from genrec.errors import ConfigError, DataError
 from genrec.models.rqvae import QuantizeForwardMode, RqVae
@@ -270,3 +271,36 @@ def test_wrong_settings_are_named(run: Train, options: dict[str, Any], message: 
 def test_a_tail_that_is_not_categorical_is_refused(run: Train) -> None:
     with pytest.raises(DataError, match="the last vae_n_cat_feats = 3 features must be 0 or 1"):
         run(vae_n_cat_feats=3)
+
+
+def test_collaborative_vectors_are_kept_for_new_items(write_data: Any, tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    keys = [f"k{i}" for i in range(80)]
+    vectors = rng.normal(size=(80, 12)).astype(np.float32)
+    log = [rng.permutation(60)[:9] for _ in range(60)]  # items 60 to 79 are never taken
+    data = write_data(tmp_path / "small", keys, vectors, log)
+    fused = train(
+        RqVaeSettings(
+            dataset="tables",
+            dataset_folder=str(data.path),
+            save_dir_root=str(tmp_path / "fused"),
+            tokenizer="residual_kmeans",
+            vae_codebook_size=8,
+            collaborative_weight=0.5,
+            collaborative_dim=5,
+        )
+    )
+    assert (fused / "item_space").is_dir()
+    table = SemanticIdTokenizer.load(fused)
+    # The same items in another order, and new ones: none of the old codes moves.
+    order = rng.permutation(80)
+    wider = write_data(
+        tmp_path / "wider",
+        [*(keys[i] for i in order), "new"],
+        np.concatenate([vectors[order], vectors[:1]]),
+        log,
+    )
+    codes = tokenize_run(fused, data_path=wider.path, out=tmp_path / "ids", policy="none").ids
+    assert np.array_equal(codes[:80, :3], table.ids[order, :3])
+    extended = tokenize_run(fused, data_path=wider.path, out=tmp_path / "more", extend=True)
+    assert np.array_equal(extended.ids[:80], table.ids[order])

@@ -60,6 +60,7 @@ class Averages(nn.Module):
     def __init__(self, num_items, width):
         super().__init__()
         self.items = nn.Embedding(num_items, width)
+        nn.init.normal_(self.items.weight, std=0.1)
         self.config = {"num_items": num_items, "width": width}
 
     def scores(self, history):

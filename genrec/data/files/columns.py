@@ -14,6 +14,7 @@ final form by the same expressions:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -32,11 +33,14 @@ __all__ = [
     "final_schema",
     "find_columns",
     "finish",
+    "has_decimal_comma",
     "parsed_whole",
     "schema_of",
 ]
 
 Kind = Literal["key", "number_key", "time", "rating", "text"]
+
+_DECIMAL_COMMA = re.compile(r"[+-]?[0-9]*,[0-9]+")
 
 #: Type of the result, and what the reason of a rejection calls a value of the kind.
 _KINDS: dict[Kind, tuple[pl.DataType, str]] = {
@@ -58,20 +62,22 @@ class Column:
         kind: ``"key"`` (text, blanks around it cut), ``"number_key"`` (an integer), ``"time"``,
             ``"rating"`` (a number) or ``"text"``.
         required: Reject rows without it.
+        decimal_comma: Whether numbers are written ``4,5``.
     """
 
     name: str
     source: str
     kind: Kind
     required: bool = True
+    decimal_comma: bool = False
 
 
 def schema_of(columns: Sequence[Column], time: TimeReader | None) -> dict[str, pl.DataType]:
     """Give the types as which polars parses the columns, by the file's names."""
-    return {
-        column.source: time.dtype if column.kind == "time" and time else _KINDS[column.kind][0]
-        for column in columns
-    }
+    types = {column.source: _KINDS[column.kind][0] for column in columns}
+    if time is not None:
+        types |= {column.source: time.dtype for column in columns if column.kind == "time"}
+    return types | {column.source: pl.String() for column in columns if column.decimal_comma}
 
 
 def final_schema(columns: Sequence[Column]) -> dict[str, pl.DataType]:
@@ -80,9 +86,15 @@ def final_schema(columns: Sequence[Column]) -> dict[str, pl.DataType]:
 
 
 def finish(frame: pl.LazyFrame, columns: Sequence[Column], time: TimeReader | None) -> pl.LazyFrame:
-    """Bring columns that polars parsed as :func:`schema_of` says into their final form."""
+    """Bring columns that polars parsed as :func:`schema_of` says into their final form.
+
+    A rating that cannot be read is a PolarsError, since a null would pass for one that is missing.
+    """
     types = schema_of(columns, time)
-    return frame.select(_value(column, types[column.source], time) for column in columns)
+    return frame.select(
+        _value(column, types[column.source], time, strict=column.kind == "rating")
+        for column in columns
+    )
 
 
 def parsed_whole(frame: pl.DataFrame, columns: Sequence[Column], num_rows: int | None) -> bool:
@@ -132,6 +144,14 @@ def accept(
     return frame.filter(good)
 
 
+def has_decimal_comma(values: Sequence[str]) -> bool:
+    """Tell whether numbers are written ``4,5``: most fit that, and none has a point."""
+    commas = sum(bool(_DECIMAL_COMMA.fullmatch(value.strip())) for value in values)
+    whole = sum(value.strip().isdigit() for value in values)
+    points = any("." in value for value in values)
+    return commas > 0 and not points and 2 * (commas + whole) > len(values)
+
+
 def find_columns(columns: Sequence[Column], names: Sequence[str], where: object) -> list[int]:
     """Find the position of each column by name; ``where`` names the file in the error.
 
@@ -147,19 +167,23 @@ def find_columns(columns: Sequence[Column], names: Sequence[str], where: object)
     return [list(names).index(column.source) for column in columns]
 
 
-def _value(column: Column, dtype: pl.DataType, time: TimeReader | None) -> pl.Expr:
+def _value(
+    column: Column, dtype: pl.DataType, time: TimeReader | None, *, strict: bool = False
+) -> pl.Expr:
     """Bring a column of any type into its final form; null where there is no value of its kind."""
     value = pl.col(column.source)
     if dtype == pl.String:
         plain = value.str.strip_chars()
         value = pl.when(plain != "").then(value if column.kind == "text" else plain)
+        if column.decimal_comma:
+            value = value.str.replace(",", ".", literal=True)
     if column.kind == "time":
         assert time is not None
         value = time.expression(value, dtype)
     elif column.kind == "key" and dtype.is_float():
         # What pandas makes of integers beside an empty cell; 7.5 names nothing.
         value = pl.when(value == value.floor()).then(value.cast(pl.Int64, strict=False))
-    value = value.cast(_KINDS[column.kind][0], strict=False)
+    value = value.cast(_KINDS[column.kind][0], strict=strict)
     if column.kind == "rating":
         value = pl.when(value.is_finite()).then(value)
     return value.alias(column.name)
@@ -172,5 +196,6 @@ def _absent(column: Column, dtype: pl.DataType) -> pl.Expr:
     if dtype == pl.String:
         absent |= value.str.strip_chars() == ""
     if column.kind == "rating":
-        absent |= value.cast(pl.Float32, strict=False).is_finite().not_().fill_null(False)
+        number = value.cast(pl.Float32, strict=False)
+        absent |= (~number.is_finite()).fill_null(False)
     return absent.fill_null(True).alias(column.name)

@@ -19,7 +19,14 @@ from genrec.data.files.columns import (
     parsed_whole,
     schema_of,
 )
-from genrec.data.files.line_chunks import LineChunk, count_lines, first_line, line_chunks
+from genrec.data.files.line_chunks import (
+    LineChunk,
+    count_lines,
+    decoded,
+    first_line,
+    fits,
+    line_chunks,
+)
 from genrec.data.files.rejected import RejectedRows
 from genrec.data.files.times import TimeReader
 from genrec.errors import DataError
@@ -57,7 +64,7 @@ def read_header(path: Path, dialect: Dialect) -> list[str]:
     line = first_line(path)
     if not line.strip():
         raise DataError(f"table must have a header line, got an empty file {path}; check the file")
-    return [name.strip() for name in _fields(_decode(line, dialect)[0], dialect)[0]]
+    return [name.strip() for name in _split(line, dialect)]
 
 
 def sample_values(path: Path, source: str, dialect: Dialect) -> list[str]:
@@ -68,7 +75,7 @@ def sample_values(path: Path, source: str, dialect: Dialect) -> list[str]:
         chunk = _without_header(chunk)
     values = []
     for line in chunk.data.split(b"\n")[:_SAMPLE_LINES] if chunk else ():
-        fields, _ = _fields(_decode(line, dialect)[0], dialect)
+        fields = _split(line, dialect)
         if position < len(fields):
             values.append(fields[position])
     return values
@@ -126,6 +133,7 @@ class _Table:
             following = _without_header(following)
         while (chunk := following) is not None:
             following = next(chunks, None)
+            chunk = self._in_utf8(chunk, rejected)
             if carried is not None:
                 chunk = LineChunk(carried.data + chunk.data, carried.first_line)
             frame, carried = self._block(chunk), None
@@ -162,13 +170,11 @@ class _Table:
         data, separator = chunk.data, self.dialect.separator
         if not data:
             return pl.DataFrame(schema=final_schema(self.columns))
+        if len(separator) > 1:  # polars takes one sign; this one stands in no text
+            if b"\x1f" in data:
+                return None
+            data, separator = data.replace(separator.encode(), b"\x1f"), "\x1f"
         try:
-            if self.dialect.encoding != "utf-8":
-                data = data.decode(self.dialect.encoding).encode()
-            if len(separator) > 1:  # polars takes one sign; this one stands in no text
-                if b"\x1f" in data:
-                    return None
-                data, separator = data.replace(separator.encode(), b"\x1f"), "\x1f"
             parsed = pl.read_csv(
                 data,
                 has_header=False,
@@ -177,10 +183,24 @@ class _Table:
                 columns=sorted(self.positions),
                 quote_char='"' if self.dialect.quoted else None,
             )
-        except (pl.exceptions.PolarsError, UnicodeDecodeError):
+            frame = self._finish(parsed.lazy()).collect()
+        except pl.exceptions.PolarsError:
             return None
-        frame = self._finish(parsed.lazy()).collect()
         return frame if parsed_whole(frame, self.columns, chunk.num_lines) else None
+
+    def _in_utf8(self, chunk: LineChunk, rejected: RejectedRows) -> LineChunk:
+        """Bring a block into UTF-8, noting the lines that are not of the file's encoding."""
+        encoding = self.dialect.encoding
+        try:
+            return LineChunk(chunk.data.decode(encoding).encode(), chunk.first_line)
+        except UnicodeDecodeError:
+            lines = chunk.data.split(b"\n")
+        for number, line in enumerate(lines, start=chunk.first_line):
+            if not fits(line, encoding):
+                rejected.repaired(
+                    self.path.name, f"not {encoding}, read as Windows-1252", line=number
+                )
+        return LineChunk(decoded(chunk.data, encoding).encode(), chunk.first_line)
 
     def _schema(self) -> dict[str, pl.DataType]:
         """Type every column by its place, since names that are not read may repeat."""
@@ -204,14 +224,12 @@ class _Table:
         index = 0
         while index < len(lines):
             number = chunk.first_line + index
-            text, repaired = _decode(lines[index], self.dialect)
+            text = lines[index].rstrip(b"\r").decode()
             fields, used = self._record(text, lines, index)
             if used < 0 and not is_last:  # runs on into the next block
                 carried = LineChunk(b"\n".join(lines[index:]) + b"\n", number)
                 break
             index += max(used, 1)
-            if repaired:
-                rejected.repaired(file, "not UTF-8, read as Latin-1", line=number)
             if used <= 0:
                 rejected.add(file, "a quote or carriage return out of place", line=number)
             elif len(fields) > len(self.names):
@@ -234,7 +252,7 @@ class _Table:
             return fields, 1 if fields else 0
         end = min(len(lines), index + _LONGEST_RECORD_LINES)
         for following in range(index + 1, end):
-            text += "\n" + _decode(lines[following], self.dialect)[0]
+            text += "\n" + lines[following].rstrip(b"\r").decode()
             if b'"' not in lines[following]:
                 continue
             fields, is_open = _fields(text, self.dialect)
@@ -260,12 +278,9 @@ def _fields(text: str, dialect: Dialect) -> tuple[list[str], bool]:
     return fields[:-1], False
 
 
-def _decode(line: bytes, dialect: Dialect) -> tuple[str, bool]:
-    """Decode a line; tell whether it had to be read in another encoding."""
-    try:
-        return line.rstrip(b"\r").decode(dialect.encoding), False
-    except UnicodeDecodeError:
-        return line.rstrip(b"\r").decode("latin-1"), True
+def _split(line: bytes, dialect: Dialect) -> list[str]:
+    """Split a line on its own into fields."""
+    return _fields(decoded(line.rstrip(b"\r"), dialect.encoding), dialect)[0]
 
 
 def _without_header(chunk: LineChunk) -> LineChunk:

@@ -20,7 +20,7 @@ from genrec.data.files.columns import (
     parsed_whole,
     schema_of,
 )
-from genrec.data.files.line_chunks import LineChunk, line_chunks, open_binary
+from genrec.data.files.line_chunks import LineChunk, decoded, line_chunks, open_binary
 from genrec.data.files.rejected import RejectedRows
 from genrec.data.files.times import TimeReader
 
@@ -29,10 +29,7 @@ __all__ = ["parse_object", "read_json_columns", "read_objects", "sample_objects"
 
 def parse_object(line: bytes) -> dict[str, Any]:
     """Read a line as JSON or, failing that, a Python literal; else a ValueError with the reason."""
-    try:
-        text = line.decode("utf-8")
-    except UnicodeDecodeError:
-        text = line.decode("latin-1")
+    text = decoded(line)
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
@@ -145,9 +142,9 @@ def _parse_fast(
     """Parse a block in one go; None where that fails or gives less than the lines hold."""
     try:
         parsed = pl.read_ndjson(chunk.data, schema=schema_of(columns, time))
+        frame = finish(parsed.lazy(), columns, time).collect()
     except pl.exceptions.PolarsError:
         return None
-    frame = finish(parsed.lazy(), columns, time).collect()
     return frame if parsed_whole(frame, columns, None) else None
 
 

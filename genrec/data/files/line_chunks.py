@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import zlib
 from collections.abc import Iterator
@@ -13,7 +14,15 @@ from typing import BinaryIO, cast
 
 from genrec.errors import DataError, MissingPathError
 
-__all__ = ["LineChunk", "count_lines", "first_line", "line_chunks", "open_binary"]
+__all__ = [
+    "LineChunk",
+    "count_lines",
+    "decoded",
+    "first_line",
+    "fits",
+    "line_chunks",
+    "open_binary",
+]
 
 _CHUNK_BYTES = 16 << 20
 _COUNT_BYTES = 1 << 20
@@ -96,6 +105,30 @@ def count_lines(path: Path) -> int | None:
             lines += block.count(b"\n")
             last = block[-1:]
     return lines + (last not in (b"", b"\n"))
+
+
+def decoded(data: bytes, encoding: str = "utf-8") -> str:
+    """Decode text; bytes that are none in its encoding are taken for Windows-1252, as of Excel."""
+    return data.decode(encoding, errors="genrec-windows")
+
+
+def fits(data: bytes, encoding: str) -> bool:
+    """Tell whether bytes are text in an encoding."""
+    try:
+        data.decode(encoding)
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _as_windows(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeDecodeError)
+    wrong = error.object[error.start : error.end]
+    # Five bytes mean nothing in Windows-1252; Latin-1 knows all.
+    return wrong.decode("cp1252" if fits(wrong, "cp1252") else "latin-1"), error.end
+
+
+codecs.register_error("genrec-windows", _as_windows)
 
 
 def line_chunks(path: Path, *, chunk_bytes: int = _CHUNK_BYTES) -> Iterator[LineChunk]:

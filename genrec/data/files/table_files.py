@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,12 +12,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from genrec.data.files.columns import Column, accept, find_columns
+from genrec.data.files.columns import Column, accept, find_columns, has_decimal_comma
 from genrec.data.files.delimited import Dialect, read_delimited, read_header, sample_values
 from genrec.data.files.json_lines import read_json_columns, read_objects, sample_objects
 from genrec.data.files.line_chunks import first_line
 from genrec.data.files.rejected import RejectedRows
-from genrec.data.files.times import TimeReader
+from genrec.data.files.times import TimeReader, looks_like_times
 from genrec.errors import DataError, MissingPathError
 
 __all__ = ["TABLE_SUFFIXES", "TableFile", "parse_vector"]
@@ -29,6 +30,7 @@ _DELIMITED = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
 TABLE_SUFFIXES = (*_PARQUET, ".csv", ".tsv", *_JSON, ".csv.gz", ".tsv.gz", ".jsonl.gz", ".json.gz")
 
 _SAMPLE_ROWS = 1_000
+_NUMBER = re.compile(r"[+-]?[0-9]*[.,]?[0-9]+(?:[eE][+-]?[0-9]+)?|nan", re.IGNORECASE)
 
 
 class TableFile:
@@ -114,6 +116,23 @@ class TableFile:
         if ticks_per_s is not None and reader.style == "integer":
             return replace(reader, ticks_per_s=ticks_per_s)
         return reader
+
+    def number(self, name: str, source: str) -> Column:
+        """Describe a column of numbers that may be missing, a decimal comma found by its values."""
+        comma = has_decimal_comma(self.sample(source))
+        return Column(name, source, "rating", required=False, decimal_comma=comma)
+
+    def is_number(self, source: str) -> bool:
+        """Tell whether most values of a column are numbers, with a decimal comma or without."""
+        values = self.sample(source)
+        numbers = sum(bool(_NUMBER.fullmatch(value.strip())) for value in values)
+        return 2 * numbers > len(values) or not values
+
+    def is_moment(self, source: str) -> bool:
+        """Tell whether a column holds dates or times, by its type or as they are written."""
+        if self._suffix in _PARQUET and self._parquet_schema()[source].is_temporal():
+            return True
+        return looks_like_times(self.sample(source))
 
     def records(
         self, names: Sequence[str], rejected: RejectedRows

@@ -26,9 +26,9 @@ from genrec.data.files.json_lines import read_json_columns, sample_objects
 from genrec.data.files.rejected import RejectedRows
 from genrec.data.files.times import TimeReader
 from genrec.data.readers.amazon_items import AMAZON_TEMPLATE, read_items
-from genrec.data.readers.reader import Reader, Request
+from genrec.data.readers.reader import Reader, Request, finds
 from genrec.data.tables import ITEM, RATING, TIME, USER, RawTables
-from genrec.errors import DataError, GenRecError, MissingPathError, did_you_mean
+from genrec.errors import DataError, MissingPathError, did_you_mean
 
 __all__ = ["READER", "AmazonFiles", "find_amazon", "read_amazon"]
 
@@ -209,14 +209,6 @@ def _describe(release: _Release, files: AmazonFiles) -> str:
     return f"Amazon {year}{', 5-core,' if files.is_core else ''}"
 
 
-def _matches(folder: Path, split: str | None) -> str | None:
-    try:
-        find_amazon(folder, split)
-    except GenRecError:
-        return None
-    return "amazon"
-
-
 def _find(request: Request) -> tuple[Path, ...]:
     files = find_amazon(request.folder, request.split)
     return files.reviews, files.meta
@@ -225,7 +217,7 @@ def _find(request: Request) -> tuple[Path, ...]:
 READER = Reader(
     kinds=("amazon",),
     options=("drop_unknown_brand",),
-    matches=_matches,
+    matches=lambda folder, split: "amazon" if finds(find_amazon, folder, split) else None,
     find=_find,
     read=lambda request: read_amazon(request.folder, request.split, **request.options),
 )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,57 +15,17 @@ import polars as pl
 from genrec.data.files.columns import Column
 from genrec.data.files.rejected import RejectedRows
 from genrec.data.files.table_files import TABLE_SUFFIXES, TableFile, parse_vector
-from genrec.data.files.times import TimeReader, ticks_of_unit
-from genrec.data.readers.reader import Reader, Request
+from genrec.data.files.times import ticks_of_unit
+from genrec.data.readers.reader import Reader, Request, finds
+from genrec.data.readers.table_columns import ChosenColumns, TableColumns, choose_columns
 from genrec.data.tables import ITEM, RATING, TIME, USER, RawTables
 from genrec.data.text.item_text import template_of
-from genrec.errors import ConfigError, DataError, GenRecError, MissingPathError, did_you_mean
+from genrec.errors import DataError, MissingPathError
 
 __all__ = ["READER", "TableColumns", "find_tables", "read_tables"]
 
-#: Usual names of each role, in lower case without other signs, the surest first.
-_NAMES = {
-    "user": "userid user uid customerid customer visitorid reviewerid memberid sessionid session",
-    "item": "itemid item iid productid product asin parentasin movieid articleid sku trackid "
-    "newsid",
-    "time": "timestamp time datetime date ts unixreviewtime eventtime createdat",
-    "rating": "rating ratings stars score overall",
-    "title": "title name itemname productname producttitle headline itemtitle",
-    "text": "title name itemname productname producttitle headline itemtitle brand store "
-    "manufacturer author artist publisher category categories genre genres tags keywords type "
-    "description summary text body content about features",
-}
 _ITEM_STEMS = ("items", "products", "movies", "articles", "catalogue", "catalog")
 _LOG_STEMS = ("interactions", "ratings", "events", "reviews", "log", "purchases", "clicks")
-
-
-@dataclass(frozen=True, kw_only=True)
-class TableColumns:
-    """Names of the columns; what is None is guessed, and the data card says how.
-
-    Attributes:
-        user: User of an interaction.
-        item: Item of an interaction.
-        time: Time of an interaction; ``""`` reads none, and the order of the file counts.
-        rating: Rating of an interaction; ``""`` reads none.
-        item_key: Id of an item in the items table.
-        title: What to show of an item.
-        text: Columns of the items to make text of, in this order.
-        vector: Column of the items with a vector.
-        time_format: Format of text times for ``strptime``.
-        time_unit: Unit of number times: ``s``, ``ms``, ``us`` or ``ns``.
-    """
-
-    user: str | None = None
-    item: str | None = None
-    time: str | None = None
-    rating: str | None = None
-    item_key: str | None = None
-    title: str | None = None
-    text: tuple[str, ...] = ()
-    vector: str | None = None
-    time_format: str | None = None
-    time_unit: str | None = None
 
 
 def find_tables(
@@ -124,130 +83,62 @@ def read_tables(
     """
     columns = columns or TableColumns()
     rejected = RejectedRows()
-    taken: dict[str, str] = {}
-    frame, time = pl.DataFrame(schema={USER: pl.String, ITEM: pl.String}), None
+    log = None
     if interactions is not None:
         log = TableFile(Path(interactions), separator=separator, encoding=encoding)
-        frame, time = _read_log(log, columns, rejected, taken)
     catalogue = TableFile(Path(items), separator=separator, encoding=encoding)
-    key = _named("item_key", columns.item_key, catalogue, taken, guess="item")
-    assert key is not None
-    vector = columns.vector
-    if vector is not None:
-        _known(vector, catalogue, "vector")
-        taken["vector"] = vector
-    texts, title = _text_columns(columns, catalogue, key, taken)
+    chosen = choose_columns(columns, catalogue, log)
+    frame, ticks_per_s = pl.DataFrame(schema={USER: pl.String, ITEM: pl.String}), 1
+    if log is not None:
+        frame, ticks_per_s = _read_log(log, columns, chosen, rejected)
+    key, vector = chosen.names["item_key"], columns.vector
     # Every column is kept, since a template may name any.
     fields = [name for name in catalogue.names if name not in (key, vector)]
     table, vectors = _read_items(catalogue, key, fields, vector, rejected)
+    template = text_template or template_of(chosen.texts)
     return RawTables(
         name=name,
         source=" and ".join(f"table {Path(p).name}" for p in (items, interactions) if p),
         interactions=frame,
         items=table,
-        text_template=text_template or template_of(texts),
-        title_field=title or "",
+        text_template=template,
+        title_field=chosen.names.get("title", ""),
         rejected=rejected,
-        ticks_per_s=time.ticks_per_s if time else 1,
+        ticks_per_s=ticks_per_s,
         vectors=vectors,
         items_only=interactions is None,
-        notes={"columns": taken},
+        notes={
+            "columns": chosen.for_card(),
+            "columns_not_used": _not_used(catalogue, log, chosen, template),
+        },
     )
 
 
 def _read_log(
-    log: TableFile, columns: TableColumns, rejected: RejectedRows, taken: dict[str, str]
-) -> tuple[pl.DataFrame, TimeReader | None]:
-    user = _named("user", columns.user, log, taken)
-    item = _named("item", columns.item, log, taken)
-    assert user is not None
-    assert item is not None
-    wanted = [Column(USER, user, "key"), Column(ITEM, item, "key")]
-    time = None
-    source = _named("time", columns.time, log, taken, optional=True)
-    if source is not None:
-        unit = ticks_of_unit(columns.time_unit)
-        time = log.time_reader(source, time_format=columns.time_format, ticks_per_s=unit)
-        wanted.append(Column(TIME, source, "time"))
-    rating = _named("rating", columns.rating, log, taken, optional=True)
-    if rating is not None:
-        wanted.append(Column(RATING, rating, "rating", required=False))
-    return log.read(wanted, rejected=rejected, time=time), time
+    log: TableFile, columns: TableColumns, chosen: ChosenColumns, rejected: RejectedRows
+) -> tuple[pl.DataFrame, int]:
+    """Read the interactions; give the unit of their times too."""
+    names = chosen.names
+    wanted = [Column(USER, names["user"], "key"), Column(ITEM, names["item"], "key")]
+    time, unit = None, ticks_of_unit(columns.time_unit)
+    if "time" in names:
+        time = log.time_reader(names["time"], time_format=columns.time_format, ticks_per_s=unit)
+        wanted.append(Column(TIME, names["time"], "time"))
+    if "rating" in names:
+        wanted.append(log.number(RATING, names["rating"]))
+    return log.read(wanted, rejected=rejected, time=time), time.ticks_per_s if time else 1
 
 
-def _named(
-    role: str,
-    setting: str | None,
-    table: TableFile,
-    taken: dict[str, str],
-    *,
-    guess: str | None = None,
-    optional: bool = False,
-) -> str | None:
-    """Find the column of a role by setting, else by a usual name."""
-    if setting:
-        _known(setting, table, role)
-        taken[role] = setting
-        return setting
-    usual = _NAMES[guess or role].split()
-    plain = {_plain(name): name for name in reversed(table.names)}
-    if guess == "item":
-        usual += ["id", "key"]
-    found = None if setting == "" else next((plain[n] for n in usual if n in plain), None)
-    if found is None and not optional:
-        raise DataError(
-            f"table must have a column for the {role.replace('_', ' ')}, got "
-            f"{', '.join(table.names)} in {table.path}; name it with --{role.replace('_', '-')}"
-            f"-column, or call it {usual[0].replace('id', '_id')}"
-        )
-    if found is not None:
-        taken[role] = f"{found} (guessed)"
-    return found
-
-
-def _known(name: str, table: TableFile, role: str) -> None:
-    if name not in table.names:
-        raise ConfigError(
-            f"{role} column must be one of the table's, got {name!r} for {table.path}; "
-            f"{did_you_mean(name, table.names)}"
-        )
-
-
-def _text_columns(
-    columns: TableColumns, table: TableFile, key: str, taken: dict[str, str]
-) -> tuple[list[str], str | None]:
-    """Choose the columns to make text of, and the one to show."""
-    for name in columns.text:
-        _known(name, table, "text")
-    title = columns.title
-    if title is not None:
-        _known(title, table, "title")
-    else:
-        usual = {_plain(name): name for name in reversed(table.names) if name != key}
-        title = next((usual[name] for name in _NAMES["title"].split() if name in usual), None)
-    names = list(columns.text)
-    if not names:
-        # A template could not name a column with these signs.
-        rest = [
-            name
-            for name in table.names
-            if name not in (key, columns.vector) and not set(name) & set(";{}")
-        ]
-        names = [name for name in rest if _plain(name) in _NAMES["text"].split()]
-        names = names or [name for name in rest if _is_text(table.sample(name))]
-        if title is not None:
-            names = [title, *(name for name in names if name != title)]
-    if not names and columns.vector is None:
-        raise DataError(
-            f"items must have text or a vector, got {', '.join(table.names)} in {table.path}; "
-            "name columns with --text-column or --vector-column"
-        )
-    how = "" if columns.text else " (guessed)"
-    if names:
-        taken["text"] = ", ".join(names) + how
-    if title is not None:
-        taken["title"] = title + ("" if columns.title else " (guessed)")
-    return names, title
+def _not_used(
+    items: TableFile, log: TableFile | None, chosen: ChosenColumns, template: str
+) -> dict[str, str]:
+    """List the columns of each table that nothing was made of."""
+    used = {*chosen.names.values(), *re.findall(r"\{([^{}]*)\}", template)}
+    used_of_log = {chosen.names.get(role) for role in ("user", "item", "time", "rating")}
+    left = {items.path.name: [name for name in items.names if name not in used]}
+    if log is not None:
+        left[log.path.name] = [name for name in log.names if name not in used_of_log]
+    return {file: ", ".join(names) for file, names in left.items() if names}
 
 
 def _read_items(
@@ -293,24 +184,6 @@ def _text(value: object) -> str | None:
     return str(value)
 
 
-def _is_text(values: Sequence[str]) -> bool:
-    """Tell text from numbers and flags: most values hold a word."""
-    words = sum(bool(re.search(r"[^\W\d_]{2,}", value)) for value in values)
-    return bool(values) and 2 * words > len(values)
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", name.lower())
-
-
-def _matches(folder: Path, split: str | None) -> str | None:
-    try:
-        find_tables(folder)
-    except GenRecError:
-        return None
-    return "tables"
-
-
 def _find(request: Request) -> tuple[Path, ...]:
     """Find the items and, unless there are none, the interactions: by setting, else by name."""
     folder, options = request.folder, request.options
@@ -345,7 +218,7 @@ READER = Reader(
         "separator",
         "encoding",
     ),
-    matches=_matches,
+    matches=lambda folder, split: "tables" if finds(find_tables, folder) else None,
     find=_find,
     read=_read,
 )

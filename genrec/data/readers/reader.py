@@ -8,8 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from genrec.data.tables import RawTables
+from genrec.errors import GenRecError
 
-__all__ = ["Reader", "Request"]
+__all__ = ["Reader", "Request", "finds"]
+
+
+def finds(find: Callable[..., object], *arguments: object) -> bool:
+    """Tell whether a function that looks for files finds them, rather than raising."""
+    try:
+        find(*arguments)
+    except GenRecError:
+        return False
+    return True
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,10 @@ from genrec.data.files.columns import Column
 from genrec.data.files.delimited import Dialect, read_delimited, read_header, sample_values
 from genrec.data.files.rejected import RejectedRows
 from genrec.data.files.times import TimeReader
-from genrec.data.readers.reader import Reader
+from genrec.data.readers.reader import Reader, finds
 from genrec.data.tables import ITEM, RATING, TIME, USER, RawTables
 from genrec.data.text.item_text import template_of
-from genrec.errors import DataError, GenRecError, MissingPathError
+from genrec.errors import DataError, MissingPathError
 
 __all__ = ["READER", "find_recbole", "read_recbole"]
 
@@ -139,17 +139,9 @@ def _title(fields: list[str]) -> str:
     return usual[0] if usual else fields[0]
 
 
-def _matches(folder: Path, split: str | None) -> str | None:
-    try:
-        find_recbole(folder, split)
-    except GenRecError:
-        return None
-    return "recbole"
-
-
 READER = Reader(
     kinds=("recbole",),
-    matches=_matches,
+    matches=lambda folder, split: "recbole" if finds(find_recbole, folder, split) else None,
     find=lambda request: find_recbole(request.folder, request.split),
     read=lambda request: read_recbole(request.folder, request.split),
 )

@@ -137,13 +137,20 @@ def test_two_stray_quotes_do_not_swallow_what_is_between(tmp_path):
     assert [entry["first_lines"] for entry in rejected.as_list()] == [[2], [5]]
 
 
-def test_latin1_lines_are_repaired_and_noted(tmp_path):
-    path = write(tmp_path, HEADER.encode() + b"u1,i1,1,1,caf\xe9\nu2,i2,2,1,caf\xc3\xa9\n")
+def test_lines_of_excel_are_repaired_and_noted(tmp_path, way):
+    path = write(
+        tmp_path, HEADER.encode() + b"u1,i1,1,1,caf\xe9 5 \x80\nu2,i2,2,1,caf\xc3\xa9\x81\n"
+    )
     frame, rejected = read(path)
-    assert frame["note"].to_list() == ["café", "café"]
+    assert frame["note"].to_list() == ["café 5 €", "café\x81"]
     assert rejected.total == 0
     assert rejected.repaired_list() == [
-        {"file": "log.csv", "reason": "not UTF-8, read as Latin-1", "rows": 1, "first_lines": [2]}
+        {
+            "file": "log.csv",
+            "reason": "not utf-8, read as Windows-1252",
+            "rows": 2,
+            "first_lines": [2, 3],
+        }
     ]
 
 

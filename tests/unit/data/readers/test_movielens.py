@@ -102,7 +102,7 @@ def test_1m(tmp_path):
         "Title: James and the Giant Peach; Year: 1996; Genres: Animation, Children's",
         "Title: One Flew: Over the Étoile; Year: 1975; Genres: Drama",
     ]
-    assert data.meta["card"]["repaired"][0]["reason"] == "not UTF-8, read as Latin-1"
+    assert data.meta["card"]["repaired"][0]["reason"] == "not utf-8, read as Windows-1252"
 
 
 @pytest.mark.parametrize("with_genre_file", [True, False])

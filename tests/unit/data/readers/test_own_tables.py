@@ -8,8 +8,11 @@ import numpy as np
 import polars as pl
 import pytest
 
+from genrec.data.card import format_card
+from genrec.data.options import PrepareOptions
 from genrec.data.prepare import prepare
-from genrec.data.readers.own_tables import TableColumns, find_tables, read_tables
+from genrec.data.readers.own_tables import find_tables, read_tables
+from genrec.data.readers.table_columns import TableColumns
 from genrec.data.text.encoders import make_encoder
 from genrec.errors import ConfigError, DataError, MissingPathError
 
@@ -230,9 +233,15 @@ def test_flaws_are_counted(tmp_path):
             "a,b\n",
             "item,title\n",
             {},
-            r"column for the user, got a, b in .*--user-column, or call it user_id",
+            r"column for the user, the item, got a, b in .*l\.csv; name them, for example "
+            r"genrec prepare .* --user-column a --item-column b --out data/processed/",
         ),
-        ("user,b\n", "item,title\n", {}, r"column for the item, got user, b"),
+        (
+            "user,b\n",
+            "item,title\n",
+            {},
+            r"the item, got user, b in .* --item-column b --out",
+        ),
         (
             "user,item\n",
             "x,title\n",
@@ -257,7 +266,7 @@ def test_flaws_are_counted(tmp_path):
             "user,item,time\nu,a,01/02/03\n",
             "item,title\n",
             {},
-            "numbers or ISO dates, got '01/02/03'",
+            "dates of a usual form, got '01/02/03'",
         ),
         ("user,item,time\nu,a,1\n", "item,title\n", {"time_unit": "h"}, "must be s, ms, us or ns"),
     ],
@@ -299,3 +308,118 @@ def test_keys_of_vectors_in_a_file(tmp_path):
     raw = read(store(ITEMS, tmp_path / "i.csv"), store(LOG, tmp_path / "l.csv"))
     data = prepared(raw, tmp_path, str(tmp_path / "v.npy"))
     assert data.item_embeddings.tolist() == [[1, 2], [3, 4], [5, 6]]
+
+
+EXCEL_LOG = (
+    "Kundennummer;Artikelnummer;Bewertung;Bestelldatum;Filiale\n"
+    "7;1;4,5;31.12.2024 14:05;Köln\n7;2;3,5;01.01.2025 09:00;Bonn\n7;3;5;30.12.2024 08:15;Köln\n"
+    "8;1;gut;02.01.2025 10:00;Bonn\n8;2;4,5;03.01.2025 10:00;Köln\n"
+)
+EXCEL_ITEMS = (
+    "Artikelnummer;Bezeichnung;Preis\n1;Kännchen bis 5 €;3,20\n2;Tasse;4,10\n3;Gabel;2,00\n"
+)
+
+
+@pytest.fixture
+def excel(tmp_path):
+    """Two tables as a German spreadsheet saves them."""
+    for name, text in (("log.csv", EXCEL_LOG), ("items.csv", EXCEL_ITEMS)):
+        (tmp_path / name).write_bytes(text.replace("\n", "\r\n").encode("cp1252"))
+    return tmp_path / "items.csv", tmp_path / "log.csv"
+
+
+def test_tables_of_a_german_spreadsheet(excel, tmp_path):
+    raw = read(*excel)
+    options = PrepareOptions(min_rating=4)
+    data = prepare(raw, tmp_path / "out", encoder=make_encoder("tfidf"), options=options)
+    assert list(data.user_keys) == ["7", "8"]
+    assert data.sequence_items.tolist() == [2, 0, 1]  # 3,5 is less than 4, and 4,5 is not
+    assert list(data.item_keys) == ["1", "2", "3"]
+    assert data.item_texts[0] == "Bezeichnung: Kännchen bis 5 €"
+    card = data.meta["card"]
+    assert card["time_span"] == ["2024-12-30 08:15:00 UTC", "2025-01-03 10:00:00 UTC"]
+    assert card["columns"]["time"] == "Bestelldatum (guessed)"
+    assert card["columns_not_used"] == {"items.csv": "Preis", "log.csv": "Filiale"}
+    assert [(e["reason"], e["first_lines"]) for e in card["rejected"]] == [
+        ("Bewertung is no number", [5])
+    ]
+    assert "columns not used: items.csv Preis, log.csv Filiale" in format_card(card)
+    assert "1 of items.csv: not utf-8, read as Windows-1252 (line 2)" in format_card(card)
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize(
+    ("ratings", "expected"),
+    [
+        (["4,5", "3", ",5"], [4.5, 3.0, 0.5]),
+        (["4.5", "3", "5"], [4.5, 3.0, 5.0]),
+        (["4.5", "4,5", "5"], [4.5, 5.0]),  # a column has one sign: the other is a mistake
+    ],
+)
+def test_decimal_commas(tmp_path, ending, ratings, expected):
+    log = LOG.head(3).with_columns(pl.Series("rating", ratings))
+    raw = read(store(ITEMS, tmp_path / "i.csv"), store(log, tmp_path / f"l.{ending}"))
+    assert raw.interactions["rating"].to_list() == expected
+    rejected = raw.rejected.as_list()
+    assert sum(entry["rows"] for entry in rejected) == 3 - len(expected)
+    if rejected:
+        assert rejected[0]["reason"] == "rating is no number"
+        assert rejected[0]["first_lines"] == [2 if ending != "csv" else 3]
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+def test_a_column_of_dates_is_not_ignored_without_a_question(tmp_path, ending):
+    days = [f"2024-12-{day:02d}" for day in (3, 2, 1, 4, 5)]
+    log = LOG.drop("timestamp").with_columns(pl.Series("Liefertag", days))
+    if ending == "parquet":
+        log = log.with_columns(pl.col("Liefertag").str.to_date())
+    items, path = store(ITEMS, tmp_path / "i.csv"), store(log, tmp_path / f"l.{ending}")
+    with pytest.raises(
+        DataError,
+        match=r"the time, got user_id, item_id, rating, Liefertag in .*--time-column Liefertag "
+        r".*\(--time-column '' if it is not the time\)",
+    ):
+        read(items, path)
+    assert prepared(read(items, path, columns=TableColumns(time="Liefertag")), tmp_path)
+    left = read(items, path, columns=TableColumns(time=""))
+    assert left.notes["columns_not_used"][path.name] == "Liefertag"
+
+
+def test_all_that_is_missing_is_asked_at_once(tmp_path):
+    (tmp_path / "l.csv").write_text("wer,was genau,wann\nu,a,31.12.2024\n")
+    (tmp_path / "i.csv").write_text("nr,title\na,Apple\n")
+    with pytest.raises(DataError) as caught:
+        read(tmp_path / "i.csv", tmp_path / "l.csv")
+    message = str(caught.value)
+    assert "column for the user, the item, the item key, the time" in message
+    assert f"wer, was genau, wann in {tmp_path / 'l.csv'}; nr, title in" in message
+    command = message.partition("for example ")[2].partition(" (--time")[0]
+    assert command.startswith(f"genrec prepare {tmp_path} --interactions l.csv --items i.csv ")
+    assert "--time-column wann --user-column wer --item-column 'was genau'" in command
+    assert "--item-key-column nr" in command
+
+
+@pytest.mark.parametrize(
+    ("names", "key"),
+    [
+        (("Käufer", "Artikel-Nr.", "Zeitstempel", "Sterne"), "Artikel-Nr."),
+        (("Client ID", "Référence produit", "Date d'achat", "Note"), "ID produit"),
+        (("Usuario", "Artículo", "Fecha", "Calificación"), "ID artículo"),
+        (("Utente", "Codice prodotto", "Data", "Valutazione"), "Prodotto"),
+    ],
+)
+def test_names_of_other_languages(tmp_path, names, key):
+    usual = ("user_id", "item_id", "timestamp", "rating")
+    log = LOG.with_columns(pl.Series("timestamp", [f"0{k}.12.2024" for k in (3, 2, 1, 4, 5)]))
+    log = log.rename(dict(zip(usual, names, strict=True)))
+    items = ITEMS.rename({"item_id": key})
+    raw = read(store(items, tmp_path / "i.csv"), store(log, tmp_path / "l.csv"))
+    assert prepared(raw, tmp_path).sequence_items.tolist() == HISTORY
+    assert raw.notes["columns"]["rating"] == f"{names[3]} (guessed)"
+
+
+def test_a_note_in_words_is_no_rating_and_data_no_time(tmp_path):
+    (tmp_path / "l.csv").write_text("user,item,note,data\nu,a,nice,x\nu,b,too big,y\n")
+    raw = read(store(ITEMS, tmp_path / "i.csv"), tmp_path / "l.csv")
+    assert raw.interactions.columns == ["user_key", "item_key"]
+    assert raw.notes["columns_not_used"]["l.csv"] == "note, data"
