@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -56,6 +57,20 @@ STAGE_TWO = {
 def repository() -> Path:
     """The root of the repository."""
     return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def copy_package() -> Callable[[Path], None]:
+    """A function that copies into a folder what the package is built of."""
+
+    def copy(target: Path) -> None:
+        for name in ("genrec", "configs"):
+            ignore = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(REPOSITORY / name, target / name, ignore=ignore)
+        for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+            shutil.copy(REPOSITORY / name, target)
+
+    return copy
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,7 @@ LAYERS = {
     "genrec.checkpoint": 0,
     "genrec.config": 0,
     "genrec.errors": 0,
+    "genrec.recipes": 0,
     "genrec.settings": 0,
     "genrec.threads": 0,
     "genrec.version": 0,
@@ -38,6 +39,8 @@ LAYERS = {
     "genrec.__main__": 6,
     "genrec.cli": 6,
     "genrec.commands": 6,
+    "genrec.entry": 6,
+    "genrec.stages": 6,
 }
 
 #: Besides what the layers forbid.

@@ -96,9 +96,12 @@ def evaluate_runs(
 
 
 def _check_same_data(paths: Sequence[Path], runs: Sequence[Trained]) -> None:
-    wanted = runs[0].meta.get("data_fingerprint")
+    # Texts and vectors may differ: a model of item ids needs none of them.
+    names = ("log_fingerprint", "data_fingerprint")
+    name = names[any(names[0] not in run.meta for run in runs)]
     for path, run in zip(paths, runs, strict=True):
-        if None not in (wanted, found := run.meta.get("data_fingerprint")) and found != wanted:
+        found = {runs[0].meta.get(name), run.meta.get(name)} - {None}
+        if len(found) > 1:
             raise ArtifactError(
                 f"{run.ranker.name} must have been trained on the data set of the run {paths[0]}, "
                 f"{runs[0].meta.get('prepared')}, got {path} of another; train it on that one"
@@ -146,7 +149,7 @@ def app_command(app: typer.Typer) -> None:
             list[Path], typer.Argument(help="Runs of any training but stage one, on one data set.")
         ],
         split: Annotated[str, typer.Option(help="valid or test.")] = "test",
-        beams: Annotated[int | None, typer.Option(help="Beams. [those of each run]")] = None,
+        beams: Annotated[int | None, typer.Option(min=1, help="Beams. [those of each run]")] = None,
         exclude_history: Annotated[
             bool | None,
             typer.Option(
@@ -157,7 +160,9 @@ def app_command(app: typer.Typer) -> None:
         ] = None,
         k: Annotated[
             list[int] | None,
-            typer.Option("-k", help="Length of the list; may be repeated. [those of the run]"),
+            typer.Option(
+                "-k", min=1, help="Length of the list; may be repeated. [those of the run]"
+            ),
         ] = None,
         baselines: Annotated[
             bool, typer.Option(help="Evaluate popularity and co-occurrence too.")
@@ -167,8 +172,11 @@ def app_command(app: typer.Typer) -> None:
         ] = False,
         debug: Annotated[bool, typer.Option(help="Show the traceback of an error.")] = False,
     ) -> None:
-        run_command(
-            lambda: evaluate_runs(
+        def work() -> None:
+            from genrec.entry import settle_process
+
+            settle_process()
+            evaluate_runs(
                 run_dirs,
                 split=split,
                 num_beams=beams,
@@ -176,6 +184,6 @@ def app_command(app: typer.Typer) -> None:
                 ks=k,
                 with_baselines=baselines,
                 reuse=reuse,
-            ),
-            debug=debug,
-        )
+            )
+
+        run_command(work, debug=debug)

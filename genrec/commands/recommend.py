@@ -179,9 +179,9 @@ def app_command(app: typer.Typer) -> None:
             list[str] | None,
             typer.Option(help="Item keys, oldest first, with commas; may be repeated."),
         ] = None,
-        users: Annotated[int, typer.Option(help="Users to show where none is named.")] = 3,
-        k: Annotated[int, typer.Option("-k", help="Items for each user.")] = 5,
-        beams: Annotated[int | None, typer.Option(help="Beams. [those of the run]")] = None,
+        users: Annotated[int, typer.Option(min=1, help="Users to show where none is named.")] = 3,
+        k: Annotated[int, typer.Option("-k", min=1, help="Items for each user.")] = 5,
+        beams: Annotated[int | None, typer.Option(min=1, help="Beams. [those of the run]")] = None,
         ids: Annotated[
             Path | None,
             typer.Option(help="ID table with new items, from `genrec tokenize --extend`."),

@@ -163,6 +163,14 @@ class PreparedDataset:
         """Digest of the item keys and their order; what an ID table is checked against."""
         return str(self.meta["items_fingerprint"])
 
+    @property
+    def log_fingerprint(self) -> str:
+        """Digest of users, items and who interacted when with what; texts and vectors left out.
+
+        Older sets do not have it: theirs is the digest of everything.
+        """
+        return str(self.meta.get("log_fingerprint", self.fingerprint))
+
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> PreparedDataset:
         """Open a prepared data set without reading it into memory.
@@ -242,13 +250,17 @@ def write_prepared(
     }
     arrays["item_embeddings"] = _as_float(columns["item_embeddings"])
     _check(strings, arrays)
-    digest = hashlib.sha256()
+    digest, log = hashlib.sha256(), hashlib.sha256()
     for key in _STRINGS:
         digest.update(strings[key].digest().encode())
+        if key in ("item_keys", "user_keys"):
+            log.update(strings[key].digest().encode())
     for key in _ARRAYS:
         array = arrays[key]
-        digest.update(f"{key}{array.dtype.str}{array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).data)
+        head, body = f"{key}{array.dtype.str}{array.shape}".encode(), np.ascontiguousarray(array)
+        for one in (digest, log) if key in _INTEGERS else (digest,):
+            one.update(head)
+            one.update(body.data)
     meta = {
         "format": FORMAT,
         "version": FORMAT_VERSION,
@@ -262,6 +274,7 @@ def write_prepared(
         "embedding_dim": int(arrays["item_embeddings"].shape[1]),
         "fingerprint": digest.hexdigest()[:16],
         "items_fingerprint": strings["item_keys"].digest(),
+        "log_fingerprint": log.hexdigest()[:16],
         "card": dict(card),
     }
     with atomic_directory(path) as folder:

@@ -172,6 +172,7 @@ def run_training(
         "prepared": str(data.path.resolve()),
         "data_fingerprint": data.fingerprint,
         "items_fingerprint": data.items_fingerprint,
+        "log_fingerprint": data.log_fingerprint,
         "seed": settings.seed,
         "settings": settings.as_dict(),
         **work.meta,

@@ -123,7 +123,7 @@ def test_a_sasrec_of_other_data_is_refused_and_one_of_a_shorter_history_keeps_it
     table = json.loads((run / "metrics.json").read_text())["test"]["SASRec"]
     assert without_speed(own).items() <= table.items()
     meta = json.loads((short / "meta.json").read_text())
-    (short / "meta.json").write_text(json.dumps(meta | {"data_fingerprint": "another"}))
+    (short / "meta.json").write_text(json.dumps(meta | {"log_fingerprint": "another"}))
     done = launch("evaluate_decoder.py", run, "--sasrec", short)
     assert done.returncode == 2
     assert "SASRec must have been trained on the data set of the run" in done.stderr

@@ -21,7 +21,7 @@ def call(*words: str):
 
 
 def test_every_module_is_a_command_and_says_what_it_does():
-    assert {"evaluate", "prepare", "recommend", "tokenize"} <= set(NAMES)
+    assert {"evaluate", "prepare", "recommend", "tokenize", "train"} <= set(NAMES)
     listed = call("--help")
     assert listed.exit_code == 0
     for name in NAMES:
@@ -59,3 +59,68 @@ def test_the_module_is_the_command():
         [sys.executable, "-m", "genrec", "--version"], capture_output=True, text=True, check=True
     )
     assert done.stdout == f"genrec {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("recommend", "x", "--beams", "0"),
+        ("recommend", "x", "--users", "-1"),
+        ("recommend", "x", "-k", "0"),
+        ("evaluate", "x", "--beams", "-3"),
+        ("evaluate", "x", "-k", "0"),
+        ("train", "sample", "--threads", "0"),
+    ],
+)
+def test_numbers_below_one_are_refused(words):
+    answer = call(*words)
+    assert answer.exit_code == 2
+    assert f"Invalid value for '{words[-2]}'" in answer.output
+
+
+def test_the_sample_shop_is_the_one_that_is_shipped(tmp_path):
+    answer = call("sample", str(tmp_path / "shop"))
+    assert answer.exit_code == 0
+    for name in ("items.csv", "interactions.csv"):
+        shipped = COMMANDS.parent.parent / "data" / "sample" / name
+        assert (tmp_path / "shop" / name).read_bytes() == shipped.read_bytes()
+
+
+def test_a_sample_shop_below_a_file_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    answer = call("sample", str(tmp_path / "file" / "shop"))
+    assert answer.exit_code == 2
+    assert answer.stderr.startswith("error: FOLDER must be writable")
+
+
+def test_settings_are_wrapped_and_searched():
+    whole = call("settings", "rqvae")
+    assert "vae_n_layers = 3\n    Code levels" in whole.output
+    found = CliRunner().invoke(
+        build_app(), ["settings", "decoder", "--grep", "beams"], env={"COLUMNS": "40"}
+    )
+    assert found.output.startswith("num_beams = 30\n    ")
+    assert max(map(len, found.output.splitlines())) <= 40
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("decodr",), "STAGE must be known, got 'decodr'; did you mean decoder?"),
+        (("decoder", "--grep", "no such word"), "--grep must be a word of a setting"),
+    ],
+)
+def test_settings_that_are_not_there(words, message):
+    answer = call("settings", *words)
+    assert answer.exit_code == 2
+    assert message in answer.stderr
+
+
+def test_a_mistake_in_training_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    answer = call("train", "sample", "--gin", "decoder.num_beems=3")
+    assert answer.exit_code == 2
+    assert answer.stdout == ""
+    assert answer.stderr.startswith("error: setting must exist, got train.num_beems; did you mean")
+    assert answer.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []

@@ -81,6 +81,7 @@ def write_run(path: Path, model, data: PreparedDataset, max_history: int = S) ->
     meta = {
         "prepared": str(data.path),
         "data_fingerprint": data.fingerprint,
+        "log_fingerprint": data.log_fingerprint,
         "items_fingerprint": data.items_fingerprint,
         "evaluation": {"num_beams": 8, "ks": [1, 5], "max_history": max_history},
     }
@@ -199,7 +200,7 @@ def test_runs_of_one_kind_are_told_apart(runs, data, tmp_path):
 
 def test_runs_of_other_data_are_refused(runs):
     meta = json.loads((runs["SASRec"] / "meta.json").read_text())
-    write_json_atomic(runs["SASRec"] / "meta.json", meta | {"data_fingerprint": "another"})
+    write_json_atomic(runs["SASRec"] / "meta.json", meta | {"log_fingerprint": "another"})
     with pytest.raises(ArtifactError, match="SASRec must have been trained on the data set of the"):
         evaluate_runs([runs["Toy"], runs["SASRec"]])
     with pytest.raises(ConfigError, match=r"split to evaluate must be valid or test, got 'tset'"):

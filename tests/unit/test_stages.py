@@ -1,0 +1,160 @@
+"""The plan of ``genrec train``: which stages, which recipes, which settings, what is kept."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from genrec.checkpoint import RunDirectory
+from genrec.errors import ConfigError, GenRecError
+from genrec.recipes import recipes_folder
+from genrec.stages import STAGES, Options, plan, run_plan
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def chosen(*words: str, **options) -> list[tuple[str, str]]:
+    return [
+        (step.stage, step.recipe.relative_to(recipes_folder()).with_suffix("").as_posix())
+        for step in plan(words, Options(**options))
+    ]
+
+
+def checkpoint(path: str, *, finished: bool = False) -> None:
+    run = Path(path)
+    RunDirectory(run).save(1, weights={}, config={}, pointers=("latest",))
+    (run / "meta.json").write_text(json.dumps({"train_seconds": 1.0} if finished else {}))
+
+
+@pytest.mark.parametrize(
+    ("words", "steps"),
+    [
+        (["sample"], [("rqvae", "rqvae/sample"), ("decoder", "decoder/sample")]),
+        (["amazon_cpu"], [("decoder", "decoder/amazon_cpu")]),
+        (["rqvae", "sample"], [("rqvae", "rqvae/sample")]),
+        (["rqvae"], [("rqvae", "rqvae/amazon")]),
+        (["rkmeans/amazon"], [("rqvae", "rkmeans/amazon")]),
+        (["sasrec", "movielens"], [("sasrec", "sasrec/movielens")]),
+        (
+            ["rqvae/amazon", "decoder/amazon_cpu"],
+            [("rqvae", "rqvae/amazon"), ("decoder", "decoder/amazon_cpu")],
+        ),
+        (["rqvae", "decoder"], [("rqvae", "rqvae/amazon"), ("decoder", "decoder/amazon")]),
+    ],
+)
+def test_words(words, steps):
+    assert chosen(*words) == steps
+
+
+def test_a_file_of_ones_own_needs_its_stage():
+    Path("mine.gin").write_text("train.dataset = 'sample'\n")
+    (step,) = plan(["rqvae", "mine.gin"], Options())
+    assert step.recipe == Path("mine.gin")
+    with pytest.raises(ConfigError, match=r"STAGE must be named before .* train rqvae mine\.gin"):
+        plan(["mine.gin"], Options())
+
+
+def test_stage_two_takes_the_run_of_stage_one():
+    one, two = plan(["amazon"], Options(split="toys"))
+    assert one.run == Path("runs/rqvae/amazon/toys")
+    assert two.settings.pretrained_rqvae_path == str(one.run)
+    assert two.run == Path("runs/decoder/amazon/toys")
+
+
+def test_data_goes_to_the_first_stage_and_a_name_to_all():
+    one, two = plan(["sample"], Options(data="shop", name="mine"))
+    assert (one.settings.dataset_folder, two.settings.dataset_folder) == ("shop", None)
+    assert [one.run, two.run] == [Path("runs/rqvae/mine"), Path("runs/decoder/mine")]
+    (alone,) = plan(["decoder", "sample"], Options(data="shop"))
+    assert alone.settings.dataset_folder == "shop"
+
+
+def test_a_prepared_data_set_has_no_split(monkeypatch, write_data):
+    data = write_data(Path("mine"), ["a", "b"])
+    one, two = plan(["amazon"], Options(data=str(data.path)))
+    assert (one.settings.dataset_split, two.settings.dataset_split) == (None, None)
+    assert one.run == Path("runs/rqvae/amazon")
+
+
+def test_overrides_find_their_stage():
+    bindings = ["rqvae.epochs=3", "decoder.epochs=4", "decoder.dataset_split='toys'"]
+    one, two = plan(["amazon"], Options(bindings=bindings, split="sports"))
+    assert (one.settings.epochs, two.settings.epochs) == (3, 4)
+    assert two.settings.dataset_split == "toys"  # said in full, it wins over the shorthand
+    for root in ("train", "sasrec"):
+        (alone,) = plan(["sasrec", "amazon"], Options(bindings=[f"{root}.epochs=3"]))
+        assert alone.settings.epochs == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "bindings", "message"),
+    [
+        (["sampl"], [], r"WHAT must be a stage, a recipe or a gin file, got 'sampl'; .*sample"),
+        (["rqvae", "sampl"], [], r"RECIPE must be .*, got sampl; did you mean sample\?"),
+        (["decoder/sampl"], [], r"got decoder/sampl; did you mean decoder/sample"),
+        (["sample"], ["train.seed=1"], r"got 'train\.seed=1'; write rqvae\.seed=1 or decoder\.s"),
+        (["sample"], ["seed=1"], r"got 'seed=1'; write rqvae\.seed=1 or decoder\.seed=1"),
+        (["sample"], ["sasrec.seed=1"], r"a stage that is trained, rqvae or decoder, got 'sasrec"),
+        (["rqvae"], ["seed=1"], r"write train\.seed=1"),
+        (
+            ["rqvae/amazon", "rkmeans/amazon"],
+            [],
+            r"each stage must be named once, got rqvae, rqvae",
+        ),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_written(tmp_path, words, bindings, message):
+    with pytest.raises(GenRecError, match=message):
+        plan(words, Options(bindings=bindings))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_in_the_way_of_the_last_stage_is_told_before_the_first_trains():
+    checkpoint("runs/decoder/sample")
+    with pytest.raises(ConfigError, match=r"run folder must be new, got runs/decoder/sample"):
+        plan(["sample"], Options())
+    # Its IDs would be those of another stage one, so going on does not take it either.
+    with pytest.raises(ConfigError, match=r"run folder must be new, got runs/decoder/sample"):
+        plan(["sample"], Options(resume=True))
+    assert plan(["sample"], Options(bindings=["decoder.overwrite=True"]))
+
+
+def test_going_on_keeps_what_is_finished_and_resumes_the_rest():
+    assert [(s.done, s.settings.resume) for s in plan(["sample"], Options(resume=True))] == [
+        (False, False),
+        (False, False),
+    ]
+    checkpoint("runs/rqvae/sample", finished=True)
+    checkpoint("runs/decoder/sample")
+    one, two = plan(["sample"], Options(resume=True))
+    assert (one.done, two.done, two.settings.resume) == (True, False, True)
+
+
+def test_one_stage_alone_cannot_go_on_from_nothing():
+    with pytest.raises(ConfigError, match="resume needs a run with a checkpoint, got none"):
+        plan(["rqvae", "sample"], Options(resume=True))
+
+
+def test_the_plan_is_said_and_trained_in_order(monkeypatch, capsys):
+    trained = []
+    monkeypatch.setattr("genrec.training.rqvae.train", lambda given: trained.append(given))
+    monkeypatch.setattr("genrec.training.decoder.train", lambda given: trained.append(given))
+    steps = plan(["sample"], Options())
+    run_plan(steps)
+    assert trained == [step.settings for step in steps]
+    assert "1/2 rqvae: recipe rqvae/sample; train runs/rqvae/sample" in capsys.readouterr().out
+    monkeypatch.setenv("RANK", "1")
+    run_plan(steps)
+    assert capsys.readouterr().out == ""
+
+
+def test_every_stage_has_recipes_and_a_training():
+    for name, stage in STAGES.items():
+        assert issubclass(stage.settings, object)
+        assert callable(stage.train)
+        assert all((recipes_folder() / folder).is_dir() for folder in stage.folders), name
