@@ -195,6 +195,8 @@ def test_runs_of_one_kind_are_told_apart(runs, data, tmp_path):
     kept = json.loads((other / "metrics.json").read_text())["test"]
     assert kept["settings"] == {"max_history": 3}  # each reads as much as in its training
     assert kept["SASRec"] == found[f"SASRec {other}"]
+    again = evaluate_runs([runs["SASRec"], other], with_baselines=False, reuse=True)
+    assert again == found  # speeds included: nothing was computed
 
 
 def test_runs_of_other_data_are_refused(runs):
