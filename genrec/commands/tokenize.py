@@ -150,7 +150,7 @@ def app_command(app: typer.Typer) -> None:
         "tokenize", help="Write the semantic IDs of a catalogue; prints how good they are."
     )
     def command(
-        run_dir: Annotated[Path, typer.Argument(help="A run of scripts/train_rqvae.py.")],
+        run_dir: Annotated[Path, typer.Argument(help="A run of `genrec train rqvae`.")],
         data: Annotated[
             Path | None, typer.Option(help="A prepared data set. [that of the run]")
         ] = None,
