@@ -86,11 +86,14 @@ def evaluate_runs(
         notes = _notes(rankers)
         print(format_table(results, split, ks=shown, hide_history=hide_history, notes=notes))
         if limit is None and results != known:
-            for place, (path, name, run) in enumerate(zip(paths, names, runs, strict=True)):
-                rows = {run.ranker.name: results[name]}
-                if run.ranker.max_history >= common.max_history:  # what is hidden is the same
-                    rows |= {n: results[n] for n in simple}
-                write_metrics(path, split, rows if place else results, common, run.ranker)
+            for path, name, run in zip(paths, names, runs, strict=True):
+                # The first run keeps the table; the others what they would have found alone.
+                same = run.ranker.max_history >= common.max_history  # so that the same is hidden
+                others = results if path == paths[0] else simple if same else {}
+                rows = {other: results[other] for other in others if other != name}
+                write_metrics(
+                    path, split, {run.ranker.name: results[name], **rows}, common, run.ranker
+                )
     accelerator.wait_for_everyone()
     return results
 

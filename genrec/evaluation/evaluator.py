@@ -122,7 +122,8 @@ class Evaluator:
             shown, hidden = (self.run(ranker, hide_history=hide) for hide in (False, True))
         else:
             shown, hidden = self._run(ranker, (False, True))
-        return shown | {f"hidden_{name}": value for name, value in hidden.items()}
+        common = ("users", "users_per_s")
+        return shown | {f"hidden_{k}": v for k, v in hidden.items() if k not in common}
 
     def _run(self, ranker: Ranker, ways: Sequence[bool]) -> list[dict[str, float]]:
         """Evaluate with the history hidden or not, one dictionary for each way."""

@@ -26,7 +26,7 @@ def test_any_number_of_threads_evaluates_to_the_last_digit(sample_decoder):
         found = compare(rankers, data, "test", settings, limit=400)
         answers.append(
             {
-                who: {name: value for name, value in row.items() if "users_per_s" not in name}
+                who: {name: value for name, value in row.items() if name != "users_per_s"}
                 for who, row in found.items()
             }
         )

@@ -18,7 +18,7 @@ def losses(run) -> list[float]:
 def without_speed(run) -> dict:
     found = json.loads((run / "metrics.json").read_text())["test"]
     return {
-        who: {name: value for name, value in row.items() if "users_per_s" not in name}
+        who: {name: value for name, value in row.items() if name != "users_per_s"}
         for who, row in found.items()
     }
 

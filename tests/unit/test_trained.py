@@ -156,7 +156,7 @@ def test_one_table_for_all(runs, capsys):
     # A table of one run holds the same numbers.
     alone = evaluate_runs([runs["Toy"]], with_baselines=False)
     assert list(alone) == ["Toy"]
-    same = {name: value for name, value in alone["Toy"].items() if "users_per_s" not in name}
+    same = {name: value for name, value in alone["Toy"].items() if name != "users_per_s"}
     assert same.items() <= found["Toy"].items()
 
 
@@ -196,6 +196,8 @@ def test_runs_of_one_kind_are_told_apart(runs, data, tmp_path):
     kept = json.loads((other / "metrics.json").read_text())["test"]
     assert kept["settings"] == {"max_history": 3}  # each reads as much as in its training
     assert kept["SASRec"] == found[f"SASRec {other}"]
+    again = evaluate_runs([runs["SASRec"], other], with_baselines=False, reuse=True)
+    assert again == found  # speeds included: nothing was computed
 
 
 def test_runs_of_other_data_are_refused(runs):

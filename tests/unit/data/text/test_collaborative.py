@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genrec.data import collaborative
+from genrec.data.text import collaborative
 from genrec.data.text.collaborative import (
     collaborative_vectors,
     cooccurrence_counts,

@@ -8,7 +8,7 @@ import json
 import numpy as np
 import pytest
 
-from genrec.data import fused_space
+from genrec.data.text import fused_space
 from genrec.data.text.collaborative import collaborative_vectors
 from genrec.data.text.fused_space import FusedSpace
 from genrec.errors import ArtifactError, ConfigError, DataError, MissingPathError
