@@ -17,6 +17,7 @@ LAYERS = {
     "genrec.atomic": 0,
     "genrec.checkpoint": 0,
     "genrec.config": 0,
+    "genrec.device": 0,
     "genrec.errors": 0,
     "genrec.recipes": 0,
     "genrec.settings": 0,

@@ -399,7 +399,7 @@ class EncoderDecoderRetrievalModel(nn.Module):
         if config.pop("model", None) != cls.__name__:
             raise ArtifactError(
                 f"checkpoint must hold an {cls.__name__}, got another model in {path}; give the "
-                "run folder of scripts/train_decoder.py"
+                "run folder of `genrec train decoder`"
             )
         config["n_layers"] = tuple(config["n_layers"])
         model = cls(**config)

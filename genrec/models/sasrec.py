@@ -219,7 +219,7 @@ class SasRec(nn.Module):
         if config.pop("model", None) != cls.__name__:
             raise ArtifactError(
                 f"checkpoint must hold a {cls.__name__}, got another model in {path}; give the run "
-                "folder of scripts/train_sasrec.py"
+                "folder of `genrec train sasrec`"
             )
         model = cls(config.pop("num_items"), **config)
         model.load_state_dict(weights)

@@ -18,6 +18,7 @@ from torch import Tensor
 from genrec.data.prepared import StringArray
 from genrec.data.schemas import Rules
 from genrec.data.sequence_dataset import hash_users
+from genrec.device import pick_device
 from genrec.errors import ConfigError, DataError
 from genrec.rankers import Ranker, SearchingRanker
 from genrec.tokenizer.semantic_id import SemanticIdTokenizer
@@ -89,9 +90,7 @@ class Recommender:
             ArtifactError: If a file of it is damaged, or ``tokenizer`` does not go on from its
                 table.
         """
-        if device is None:
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        run = load_trained(path, device=device, table=tokenizer)
+        run = load_trained(path, device=pick_device(device), table=tokenizer)
         return cls(run.ranker, item_titles=run.catalogue.item_titles)
 
     def recommend(

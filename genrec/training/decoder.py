@@ -230,7 +230,7 @@ def train(settings: DecoderSettings) -> Path:
     if settings.pretrained_rqvae_path is None:
         raise ConfigError(
             "pretrained_rqvae_path must be set, got none; train stage one with "
-            "scripts/train_rqvae.py and give its run folder"
+            "`genrec train rqvae` and give its run folder"
         )
     stage_one = find_tokenizer(settings.pretrained_rqvae_path, settings.dataset_split)
 
