@@ -17,7 +17,9 @@ LAYERS = {
     "genrec.atomic": 0,
     "genrec.checkpoint": 0,
     "genrec.config": 0,
+    "genrec.entry": 0,
     "genrec.errors": 0,
+    "genrec.recipes": 0,
     "genrec.settings": 0,
     "genrec.threads": 0,
     "genrec.version": 0,
@@ -36,8 +38,10 @@ LAYERS = {
     "genrec.reporting": 5,
     "genrec.training": 5,
     "genrec.__main__": 6,
+    "genrec.benchmark": 6,
     "genrec.cli": 6,
     "genrec.commands": 6,
+    "genrec.stages": 6,
 }
 
 #: Besides what the layers forbid.

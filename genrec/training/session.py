@@ -327,6 +327,7 @@ def write_meta(session: Session, values: Mapping[str, Any]) -> None:
         "python": platform.python_version(),
         "device": str(session.accelerator.device),
         "num_processes": session.accelerator.num_processes,
+        "threads": torch.get_num_threads(),
         "mixed_precision": session.accelerator.mixed_precision,
         "command": " ".join(sys.argv),
     }
