@@ -239,7 +239,13 @@ def _fit(value: Any, wanted: Any) -> tuple[bool, Any]:
     return wanted is type(value) or (isinstance(wanted, type) and isinstance(value, wanted)), value
 
 
-_PHRASES = {Any: "any value", int: "a whole number", float: "a number", bool: "True or False", str: "a text"}
+_PHRASES = {
+    Any: "any value",
+    int: "a whole number",
+    float: "a number",
+    bool: "True or False",
+    str: "a text",
+}
 _EXAMPLES = {int: "1", float: "0.1", bool: "True", str: "'text'"}
 
 
