@@ -226,7 +226,8 @@ class EncoderDecoderRetrievalModel(nn.Module):
             cross_bias = memory.new_zeros(hidden.shape).masked_fill(hidden, -torch.inf)[None, None]
         tokens = self.layout.item_tokens(batch.targets)  # (B, G, L)
         shifted = F.pad(tokens[..., :-1], (1, 0), value=PAD_TOKEN)
-        states = self.decoder(self.embedding(shifted), memory, cross_bias)  # (B, G, L, D)
+        inputs = self.embedding(shifted)  # (B, G, L, D)
+        states = self.decoder(inputs.flatten(0, 1), memory, cross_bias).view_as(inputs)
         return [F.linear(states[:, :, level], self._head(level)) for level in range(levels)]
 
     def encode(

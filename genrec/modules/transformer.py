@@ -37,6 +37,7 @@ class StackSettings:
         dropout: Everywhere that T5 has it.
         num_buckets: Of the relative position bias.
         max_distance: Of the relative position bias.
+        drop_output: Whether dropout follows the last layer too, as in T5.
     """
 
     num_layers: int
@@ -47,6 +48,7 @@ class StackSettings:
     dropout: float
     num_buckets: int = 32
     max_distance: int = 128
+    drop_output: bool = True
 
 
 class FeedForward(nn.Module):
@@ -106,6 +108,7 @@ class Encoder(nn.Module):
         self.layers = nn.ModuleList(EncoderLayer(settings) for _ in range(settings.num_layers))
         self.norm = _norm(settings.width)
         self.dropout = settings.dropout
+        self.drop_output = settings.drop_output
 
     def forward(self, x: Tensor, hidden: Tensor | None) -> Tensor:
         """Encode.
@@ -124,7 +127,7 @@ class Encoder(nn.Module):
         x = dropout(x, self.dropout, self.training)
         for layer in self.layers:
             x = layer(x, bias)
-        return dropout(self.norm(x), self.dropout, self.training)
+        return dropout(self.norm(x), self.dropout, self.training and self.drop_output)
 
 
 class DecoderLayer(nn.Module):
@@ -141,15 +144,37 @@ class DecoderLayer(nn.Module):
         self.dropout = s.dropout
 
     def forward(
-        self, x: Tensor, bias: Tensor, memory: CrossMemory, cross_bias: Tensor | None
+        self,
+        x: Tensor,
+        bias: Tensor,
+        memory: CrossMemory,
+        cross_bias: Tensor | None,
+        live: Tensor | None = None,
     ) -> Tensor:
-        """Map ``(B, G, L, D)`` to the same: positions attend inside their own target."""
-        batch, groups, length, width = x.shape
-        own = self.attention(self.attention_norm(x).flatten(0, 1), bias)
-        x = x + self._drop(own.view_as(x))
-        rows = self.cross_norm(x).view(batch, groups * length, width)
-        x = x + self._drop(self.cross(rows, memory, cross_bias).view_as(x))
+        """Map ``(M, L, D)`` to the same: positions attend inside their own target.
+
+        ``live`` holds the place of each of the M targets among those of the batch, ``(B * G)``;
+        None where all are there.
+        """
+        own = self.attention(self.attention_norm(x), bias)
+        x = x + self._drop(own)
+        rows = self.cross_norm(x)
+        x = x + self._drop(self._look(rows, memory, cross_bias, live))
         return x + self._drop(self.ff(self.ff_norm(x)))
+
+    def _look(
+        self, rows: Tensor, memory: CrossMemory, cross_bias: Tensor | None, live: Tensor | None
+    ) -> Tensor:
+        """Attend to the encoder, all targets of a user in one row of the batch."""
+        _, length, width = rows.shape
+        batch = len(memory.keys)
+        if live is None:
+            return self.cross(rows.view(batch, -1, width), memory, cross_bias).view_as(rows)
+        assert cross_bias is not None
+        groups = cross_bias.shape[-2] // length
+        wide = rows.new_zeros(batch * groups, length, width).index_copy(0, live, rows)
+        mixed = self.cross(wide.view(batch, -1, width), memory, cross_bias)
+        return mixed.view(-1, length, width).index_select(0, live)
 
     def step(
         self,
@@ -260,25 +285,36 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList(DecoderLayer(settings) for _ in range(settings.num_layers))
         self.norm = _norm(settings.width)
         self.dropout = settings.dropout
+        self.drop_output = settings.drop_output
 
-    def forward(self, x: Tensor, memory: Tensor, cross_bias: Tensor | None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        memory: Tensor,
+        cross_bias: Tensor | None,
+        live: Tensor | None = None,
+    ) -> Tensor:
         """Decode all positions of all targets at once, each position seeing those before it.
 
         Args:
-            x: Embedded codes, shifted right, shape ``(B, G, L, D)``.
+            x: Embedded codes, shifted right, shape ``(M, L, D)``: all ``M = B * G`` targets, or
+                some.
             memory: Encoder output, shape ``(B, T, D)``.
-            cross_bias: Broadcastable to ``(B, 1, G * L, T)``, or None where all is visible.
+            cross_bias: Broadcastable to ``(B, 1, G * L, T)``, or None where all is visible;
+                whole where ``live`` is given.
+            live: Which of the ``B * G`` targets are there, rising, shape ``(M,)``, int64; None
+                for all.
 
         Returns:
-            Shape ``(B, G, L, D)``.
+            Shape ``(M, L, D)``.
         """
-        length = x.shape[2]
+        length = x.shape[1]
         later = torch.ones(length, length, dtype=torch.bool, device=x.device).triu(1)
         bias = self.position_bias(length, length).masked_fill(later, -torch.inf)
         x = dropout(x, self.dropout, self.training)
         for layer in self._layers():
-            x = layer(x, bias, layer.cross.keys_values(memory), cross_bias)
-        return dropout(self.norm(x), self.dropout, self.training)
+            x = layer(x, bias, layer.cross.keys_values(memory), cross_bias, live)
+        return dropout(self.norm(x), self.dropout, self.training and self.drop_output)
 
     def tables(self, embeddings: Sequence[Tensor]) -> DecoderTables:
         """Compute what depends on the weights alone.
@@ -338,13 +374,33 @@ class Decoder(nn.Module):
         Returns:
             Shape ``(B, W, D)``.
         """
+        known = None
+        if cache.tables is not None:  # a code is projected once for all beams
+            q, kv = (F.embedding(rows, part) for part in cache.tables.codes[position])
+            known = (q, kv)
+        return self.advance(F.embedding(rows, table), position, cache, known)
+
+    def advance(
+        self,
+        x: Tensor,
+        position: int,
+        cache: DecoderCache,
+        known: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
+        """Decode one more position of every beam from its input.
+
+        Args:
+            x: Shape ``(B, W, D)``.
+            position: How many positions came before.
+            cache: From :meth:`start`; updated.
+            known: What the first layer's ``project`` would make of ``x``, or None.
+
+        Returns:
+            Shape ``(B, W, D)``.
+        """
         bias = self.position_bias(1, position + 1, offset=position)
-        x = F.embedding(rows, table)
         for number, layer in enumerate(self._layers()):
-            if number == 0 and cache.tables is not None:  # a code is projected once for all beams
-                q, kv = (F.embedding(rows, part) for part in cache.tables.codes[position])
-            else:
-                q, kv = layer.project(x)
+            q, kv = known if known is not None and number == 0 else layer.project(x)
             seen = [*cache.past(number), kv]
             x = layer.step(x, q, seen, bias, cache.cross[number], cache.cross_bias)
             cache.own[number].append(kv)
