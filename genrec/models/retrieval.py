@@ -22,7 +22,13 @@ from genrec.decoding.legal import LegalSet
 from genrec.decoding.trie import PrefixIndex
 from genrec.errors import ArtifactError, ConfigError
 from genrec.models.token_layout import PAD_TOKEN, TokenLayout
-from genrec.modules.transformer import Decoder, DecoderTables, Encoder, StackSettings
+from genrec.modules.transformer import (
+    Decoder,
+    DecoderTables,
+    Encoder,
+    StackSettings,
+    start_queries_small,
+)
 
 __all__ = ["EncoderDecoderRetrievalModel", "RetrievalOutput"]
 
@@ -149,16 +155,8 @@ class EncoderDecoderRetrievalModel(nn.Module):
             else:
                 nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5)
         width = self.config["embedding_dim"]
-        head_width = self.config["attn_dim"] // self.config["num_heads"]
-        with torch.no_grad():  # scores are not divided by sqrt(E), so queries start smaller
-            for module in self.modules():
-                qkv = getattr(module, "qkv", None)
-                if isinstance(qkv, nn.Linear):
-                    qkv.weight[: self.config["attn_dim"]].mul_(head_width**-0.5)
-                query = getattr(module, "query", None)
-                if isinstance(query, nn.Linear):
-                    query.weight.mul_(head_width**-0.5)
-            self.head.weight.normal_(std=width**-0.5)
+        start_queries_small(self, self.config["attn_dim"], self.config["num_heads"])
+        nn.init.normal_(self.head.weight, std=width**-0.5)
 
     @property
     def device(self) -> torch.device:

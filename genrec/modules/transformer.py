@@ -21,7 +21,14 @@ from genrec.modules.attention import (
 )
 from genrec.modules.dropout import dropout
 
-__all__ = ["Decoder", "DecoderCache", "DecoderTables", "Encoder", "StackSettings"]
+__all__ = [
+    "Decoder",
+    "DecoderCache",
+    "DecoderTables",
+    "Encoder",
+    "StackSettings",
+    "start_queries_small",
+]
 
 
 @dataclass(frozen=True)
@@ -49,6 +56,23 @@ class StackSettings:
     num_buckets: int = 32
     max_distance: int = 128
     drop_output: bool = True
+
+
+@torch.no_grad()
+def start_queries_small(model: nn.Module, inner_width: int, num_heads: int) -> None:
+    """Divide all query matrices by the root of the head's width, as scores are not.
+
+    Args:
+        model: With any number of attention layers of ``inner_width`` and ``num_heads``.
+        inner_width: Width of all attention heads together.
+        num_heads: Number of heads.
+    """
+    scale = (inner_width // num_heads) ** -0.5
+    for module in model.modules():
+        if isinstance(module, SelfAttention):
+            module.qkv.weight[:inner_width].mul_(scale)
+        elif isinstance(module, CrossAttention):
+            module.query.weight.mul_(scale)
 
 
 class FeedForward(nn.Module):

@@ -1,0 +1,179 @@
+"""Probabilities of the codes that continue a prefix, from vectors of codes and prefixes.
+
+Shape legend: M = rows (targets, or beams of all users), C = children of a prefix, K = codes of a
+level, L = levels, D = width, V = vectors of a prefix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from genrec.decoding.trie import PrefixIndex, TrieStep
+from genrec.models.item_settings import HistorySettings, TreeSettings
+from genrec.models.seen_items import SeenItems
+from genrec.modules.hashed_embedding import HashedEmbedding
+from genrec.modules.window_dot import window_dot
+
+__all__ = ["CodeTree"]
+
+
+class CodeTree(nn.Module):
+    """Scores the children of prefixes.
+
+    A child's score is the product of the decoder's state with the sum of two vectors: its code's
+    and its prefix's. Children are read in windows of the prefix index, so that time and memory
+    do not depend on the number of items.
+
+    Args:
+        level_sizes: Codes of each level, ``L`` of them.
+        num_states: Prefixes that exist at each level, ``L`` numbers.
+        width: D.
+        settings: Of the probabilities.
+        history: Of items that the user has.
+        own_leaves: Whether whole IDs have vectors here, or None: those of the items are given to
+            :meth:`log_probs`.
+    """
+
+    def __init__(
+        self,
+        level_sizes: Sequence[int],
+        num_states: Sequence[int],
+        width: int,
+        settings: TreeSettings,
+        history: HistorySettings,
+        *,
+        own_leaves: bool,
+    ) -> None:
+        super().__init__()
+        self.settings, self.history = settings, history
+        self.level_sizes = tuple(level_sizes)
+        levels = len(self.level_sizes)
+        self.codes = nn.Parameter(torch.empty(sum(level_sizes), width))
+        nn.init.normal_(self.codes, std=width**-0.5)
+        self.projections = nn.ModuleList(nn.Linear(width, width) for _ in level_sizes)
+        self.prefixes = nn.ModuleList()
+        if settings.prefix_vectors:
+            for level in range(levels if own_leaves else levels - 1):
+                count = num_states[level] * settings.vectors(level)
+                self.prefixes.append(HashedEmbedding(count, width, settings.prefix_rows))
+        self.seen_weights = nn.Parameter(torch.zeros(levels)) if history.seen_weights else None
+
+    def log_probs(
+        self,
+        x: Tensor,
+        level: int,
+        following: TrieStep,
+        index: PrefixIndex,
+        *,
+        seen: SeenItems | None = None,
+        items: HashedEmbedding | None = None,
+        wanted: Tensor | None = None,
+    ) -> Tensor:
+        """Compute the log-probabilities of the children of prefixes.
+
+        Args:
+            x: Decoder's states, shape ``(M, D)``.
+            level: Length of the prefixes.
+            following: Their children, ``(M, C)``.
+            index: The catalogue.
+            seen: Items that each row's user has; needed where the settings say that they count.
+            items: Vectors of the items, which are those of the whole IDs.
+            wanted: Column of the target, shape ``(M,)``, int64, which keeps a probability even
+                where the user has it; or None.
+
+        Returns:
+            Shape ``(M, C)``, float32; ``-inf`` where no child is.
+        """
+        x = self.projections[level](x)
+        if self.settings.normalize_over != "prefix":
+            scores = self._all_codes(x, level).gather(1, following.codes)
+            return scores.masked_fill(~following.legal, -torch.inf)
+        scores = F.linear(x, self._code_vectors(level)).float()  # (M, K)
+        scores = scores.gather(1, following.codes)
+        own = self._prefix_scores(x, level, following, index, items)
+        if own is not None:
+            scores = scores + own
+        legal = following.legal
+        if seen is not None:
+            scores, legal = self._seen(scores, legal, level, following, index, seen, wanted)
+        scores = scores.masked_fill(~legal, -torch.inf)
+        log_probs = scores.log_softmax(dim=1)
+        if self.history.skip_history:  # a prefix without any child left
+            log_probs = log_probs.where(legal.any(dim=1, keepdim=True), -torch.inf)
+        return log_probs
+
+    def _seen(
+        self,
+        scores: Tensor,
+        legal: Tensor,
+        level: int,
+        following: TrieStep,
+        index: PrefixIndex,
+        seen: SeenItems,
+        wanted: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Let the items that the user has count for their prefixes, or leave them out."""
+        counts = seen.count_below(following, level)
+        below = index.paths.num_below[level][following.states]
+        if self.seen_weights is not None:
+            scores = scores + self.seen_weights[level] * (counts / below)
+        if self.history.skip_history:
+            gone = counts == below
+            if wanted is not None:
+                gone = gone.scatter(1, wanted.unsqueeze(1), False)
+            legal = legal & ~gone
+        return scores, legal
+
+    def _all_codes(self, x: Tensor, level: int) -> Tensor:
+        """Log-probabilities of all codes of a level, whether they exist or not: ``(M, K)``."""
+        if self.settings.normalize_over == "level":
+            return F.linear(x, self._code_vectors(level)).float().log_softmax(dim=1)
+        begin = sum(self.level_sizes[:level])
+        everything = F.linear(x, self.codes).float().log_softmax(dim=1)
+        return everything[:, begin : begin + self.level_sizes[level]]
+
+    def _prefix_scores(
+        self,
+        x: Tensor,
+        level: int,
+        following: TrieStep,
+        index: PrefixIndex,
+        items: HashedEmbedding | None,
+    ) -> Tensor | None:
+        """Score the children by the vectors of their prefixes, ``(M, C)``; None without any."""
+        if not self.settings.prefix_vectors:
+            return None
+        count = 1
+        if level < len(self.prefixes):
+            table, ids = self._table(level), following.states
+            count = self.settings.vectors(level)
+        else:
+            assert items is not None
+            table, ids = items, index.leaf_items[following.states]
+        if level == 0:  # the same children for everybody
+            ids, legal = ids[0], following.legal[0]
+            vectors = table(_copies(ids, count))  # (C * V, D)
+            scores = F.linear(x, vectors).float()
+        else:
+            # An only child is certain, whatever its score.
+            legal = following.legal & (following.legal.sum(dim=1, keepdim=True) > 1)
+            rows = table.rows(_copies(ids, count)) if table.hashed else _copies(ids, count)
+            scores = window_dot(x, table.weight, rows, _copies(legal, count, step=0)).float()
+        if count == 1:
+            return scores
+        return scores.unflatten(1, (-1, count)).logsumexp(dim=2)
+
+    def _table(self, level: int) -> HashedEmbedding:
+        table = self.prefixes[level]
+        assert isinstance(table, HashedEmbedding)
+        return table
+
+    def _code_vectors(self, level: int) -> Tensor:
+        """Return the vectors of a level's codes, ``(K, D)``."""
+        begin = sum(self.level_sizes[:level])
+        return self.codes[begin : begin + self.level_sizes[level]]
