@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 
 from genrec.data.schemas import SequenceBatch, TokenizedBatch
-from genrec.data.sequence_dataset import SeqData, gather_rows, gather_windows, hash_users
+from genrec.data.sequence_dataset import SeqData, gather_rows, gather_windows, user_buckets
 from genrec.errors import ConfigError
 
 __all__ = ["EvaluationBatches", "TokenTable", "TrainingBatches", "length_buckets"]
@@ -28,21 +28,21 @@ class TokenTable:
 
     Args:
         ids: Semantic IDs, shape ``(N, L)``, integer.
-        user_buckets: Hashed user of each row of the data set, shape ``(U,)``, or None.
+        users: Bucket of each user of the data set, shape ``(U,)``, int64, or None.
         device: Where the tables live.
     """
 
     def __init__(
         self,
         ids: npt.NDArray[np.integer],
-        user_buckets: npt.NDArray[np.int64] | None = None,
+        users: torch.Tensor | None = None,
         *,
         device: torch.device | str = "cpu",
     ) -> None:
         codes = torch.from_numpy(np.ascontiguousarray(ids, dtype=np.int64))
         # One more row answers for padding, since index -1 means the last.
         self.codes = torch.cat([codes, torch.full_like(codes[:1], -1)]).to(device)
-        self.users = None if user_buckets is None else torch.from_numpy(user_buckets).to(device)
+        self.users = None if users is None else users.to(device)
 
     def tokenize(self, batch: SequenceBatch) -> TokenizedBatch:
         """Look a batch up.
@@ -82,7 +82,7 @@ class TokenTable:
         Returns:
             The tables.
         """
-        buckets = hash_users(data.data.user_keys, num_users) if num_users else None
+        buckets = user_buckets(data.user_hashes, num_users) if num_users else None
         return cls(ids, buckets, device=device)
 
 

@@ -1,6 +1,7 @@
-"""What passes between the layers: batches with their shapes.
+"""What passes between the layers: batches, rules and rankings, with their shapes.
 
-Shape legend: B = rows of a batch, S = history items, G = targets of a row, L = levels.
+Shape legend: B = rows of a batch, S = history items, G = targets of a row, L = levels, N = items
+of the catalogue, E = excluded items, A = allowed items, R = results.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-__all__ = ["SequenceBatch", "TokenizedBatch"]
+__all__ = ["Ranking", "Rules", "SequenceBatch", "TokenizedBatch"]
 
 
 @dataclass(frozen=True)
@@ -53,3 +54,33 @@ class TokenizedBatch:
     packed: bool = False
     padded: bool = True
     weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What may be recommended; an item must pass every rule that is given.
+
+    Attributes:
+        exclude: Items that each user shall not get, shape ``(B, E)``, int64; -1 for padding.
+        allow: The only items that each user may get, shape ``(B, A)``, int64; -1 for padding. A
+            user whose row is all padding gets nothing.
+        mask: Which items anybody may get, shape ``(N,)``, bool.
+    """
+
+    exclude: Tensor | None = None
+    allow: Tensor | None = None
+    mask: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Recommendations, best first.
+
+    Attributes:
+        items: Rows of the catalogue, shape ``(B, R)``, int64; -1 where none is left.
+        scores: Comparable within one ranker only, shape ``(B, R)``, float32, falling along each
+            row; ``-inf`` where no item is left.
+    """
+
+    items: Tensor
+    scores: Tensor

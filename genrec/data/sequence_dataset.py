@@ -19,7 +19,7 @@ from genrec.data.prepared import PreparedDataset, StringArray
 from genrec.data.schemas import SequenceBatch
 from genrec.errors import ConfigError, did_you_mean
 
-__all__ = ["SPLITS", "SeqData", "hash_users"]
+__all__ = ["SPLITS", "SeqData", "hash_users", "user_buckets"]
 
 SPLITS = ("train", "valid", "test")
 
@@ -98,6 +98,11 @@ class SeqData(Dataset[SequenceBatch]):
     def _items(self) -> Tensor:
         """All interactions, copied: torch cannot hold a read-only memory map."""
         return torch.from_numpy(np.array(self.data.sequence_items))
+
+    @cached_property
+    def user_hashes(self) -> Tensor:
+        """Hash of each user of the data set, shape ``(U,)``, int64; see :func:`hash_users`."""
+        return torch.from_numpy(hash_users(self.data.user_keys))
 
     def packed_windows(self) -> tuple[npt.NDArray[np.int64], ...]:
         """Cut every user's training part into windows of ``max_history + 1`` items.
@@ -194,15 +199,15 @@ def gather_windows(
     return SequenceBatch(history, targets, user.squeeze(-1), packed=True, padded=padded)
 
 
-def hash_users(keys: StringArray, num_buckets: int) -> npt.NDArray[np.int64]:
-    """Hash user keys to buckets, the same on every machine and in every process.
+def hash_users(keys: StringArray) -> npt.NDArray[np.int64]:
+    """Hash user keys, the same on every machine and in every process.
 
     Args:
         keys: The source's user ids, ``U``.
-        num_buckets: Number of buckets, >= 1.
 
     Returns:
-        Bucket of each user, shape ``(U,)``, int64.
+        All 64 bits of each user's hash, shape ``(U,)``, int64; half of them are negative. A model
+        takes what it needs of them with :func:`user_buckets`.
 
     Source:
         A polynomial over the bytes of the key, modulo 2^64, then the finaliser of SplitMix64.
@@ -220,7 +225,22 @@ def hash_users(keys: StringArray, num_buckets: int) -> npt.NDArray[np.int64]:
         mixed = total[offsets[1:]] - total[offsets[:-1]] + lengths.astype(np.uint64)
         for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
             mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
-    return ((mixed ^ (mixed >> np.uint64(31))) % np.uint64(num_buckets)).astype(np.int64)
+    return (mixed ^ (mixed >> np.uint64(31))).view(np.int64)
+
+
+def user_buckets(hashes: Tensor, num_buckets: int) -> Tensor:
+    """Spread hashed users over buckets: the hash as an unsigned number modulo ``num_buckets``.
+
+    Args:
+        hashes: From :func:`hash_users`, any shape, int64.
+        num_buckets: Number of buckets, >= 1.
+
+    Returns:
+        Same shape, int64, in ``[0, num_buckets)``.
+    """
+    # A negative int64 stands for itself plus 2^64, which torch cannot hold.
+    wrapped = torch.where(hashes < 0, 2**64 % num_buckets, 0)
+    return (hashes % num_buckets + wrapped) % num_buckets
 
 
 def _ranges(begin: npt.NDArray[Any], count: npt.NDArray[Any]) -> npt.NDArray[np.int64]:

@@ -1,31 +1,29 @@
-"""Evaluation of any recommender: it is given a function from histories to items.
+"""Evaluation of any ranker: every user's held-out item among all items.
 
-Shape legend: B = users of a batch, R = results, E = examples, N = items.
+Shape legend: B = users of a batch, S = history items, R = results, E = examples, N = items.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from accelerate import Accelerator
 from torch import Tensor
+from torch.nn.functional import pad
 
 from genrec.data.batching import EvaluationBatches
-from genrec.data.schemas import SequenceBatch
+from genrec.data.schemas import Rules, SequenceBatch
 from genrec.data.sequence_dataset import SeqData
 from genrec.errors import ConfigError
 from genrec.evaluation.metrics import coverage, hit_ranks, ranking_metrics
+from genrec.evaluation.settings import DEFAULT_KS, OneProcess, Processes
+from genrec.rankers import Ranker, SearchingRanker
 from genrec.threads import side_by_side
 
-__all__ = ["DEFAULT_KS", "Evaluator", "PredictFn"]
-
-DEFAULT_KS = (1, 5, 10, 20)
-
-PredictFn = Callable[[SequenceBatch], Tensor]
+__all__ = ["Evaluator"]
 
 
 class Evaluator:
@@ -39,9 +37,10 @@ class Evaluator:
         data: The split.
         num_items: Number of items ``N``.
         groups: For each item a number that is equal for items whose codes before repair are
-            equal, shape ``(N,)``, integer; None where there are no codes.
+            equal, shape ``(N,)``, integer, for rankers that have none of their own; None where
+            there are no codes.
         ks: Lengths of the result list.
-        accelerator: Processes and device.
+        processes: Those that share the work; this one alone, on the CPU, when None.
         budget: Most history items of a batch.
         max_rows: Most users of a batch.
         limit: Use only this many examples, evenly spread, or None for all.
@@ -55,9 +54,9 @@ class Evaluator:
         data: SeqData,
         *,
         num_items: int,
-        groups: npt.NDArray[np.integer] | Tensor | None,
+        groups: npt.NDArray[np.integer] | None = None,
         ks: Sequence[int] = DEFAULT_KS,
-        accelerator: Accelerator,
+        processes: Processes | None = None,
         budget: int = 2048,
         max_rows: int = 256,
         limit: int | None = None,
@@ -66,24 +65,24 @@ class Evaluator:
             raise ConfigError(
                 f"top_k_eval_list must hold numbers >= 1, got {list(ks)}; use [5, 10]"
             )
-        self.data, self.num_items = data, num_items
+        self.data, self.num_items, self.groups = data, num_items, groups
         self.ks = tuple(sorted(set(ks)))
-        self.accelerator = accelerator
-        device = accelerator.device
-        self.groups = None if groups is None else torch.as_tensor(np.asarray(groups)).to(device)
+        self.processes: Processes = processes or OneProcess()
+        self.device = self.processes.device
         self.batches = EvaluationBatches(
             data,
-            device=device,
+            device=self.device,
             budget=budget,
             max_rows=max_rows,
-            rank=accelerator.process_index,
-            world_size=accelerator.num_processes,
+            rank=self.processes.process_index,
+            world_size=self.processes.num_processes,
             limit=limit,
         )
+        self._users = data.user_hashes.to(self.device)
 
     @property
     def num_results(self) -> int:
-        """Results that a recommender must return for each user."""
+        """Results of each user that count."""
         return max(self.ks)
 
     @property
@@ -91,53 +90,116 @@ class Evaluator:
         """Name of the metric that chooses the best step: Recall at the length next to 10."""
         return f"recall@{min(self.ks, key=lambda k: abs(k - 10))}"
 
-    def run(self, predict: PredictFn) -> dict[str, float]:
-        """Evaluate a recommender.
+    def run(self, ranker: Ranker, *, hide_history: bool = False) -> dict[str, float]:
+        """Evaluate a ranker in one way.
 
         Args:
-            predict: From a batch to items, best first, shape ``(B, R)``, int64, -1 for none;
-                on a CPU called from several threads at once.
+            ranker: On a CPU called from several threads at once. It sees the whole history that
+                the split gives, so its ``max_history`` must be no less than the split's.
+            hide_history: Whether items of the history are never recommended.
 
         Returns:
-            Recall, NDCG and MRR at item level and, with ``groups``, at SID level; coverage by
-            the longest list; users and users a second. The same on every process and for any
-            number of processes.
+            Recall, NDCG and MRR at item level and, with groups, at SID level; coverage by the
+            longest list; users and users a second. The same on every process and for any number
+            of processes.
         """
-        device = self.accelerator.device
-        ranks = torch.full((2, len(self.data)), -2, dtype=torch.long, device=device)
-        shown = torch.zeros(self.num_items + 1, dtype=torch.long, device=device)
+        return self._run(ranker, (hide_history,))[0]
 
-        def answer(number: int) -> tuple[npt.NDArray[np.int64], Tensor, Tensor]:
+    def run_both(self, ranker: Ranker) -> dict[str, float]:
+        """Evaluate a ranker with its history shown and hidden.
+
+        One ranking is enough for both, unless the ranker searches: then hiding items frees
+        beams, and it is asked twice.
+
+        Args:
+            ranker: See :meth:`run`.
+
+        Returns:
+            As :meth:`run` with the history shown, and the same with it hidden under keys with
+            the prefix ``hidden_``.
+        """
+        if isinstance(ranker, SearchingRanker):
+            shown, hidden = (self.run(ranker, hide_history=hide) for hide in (False, True))
+        else:
+            shown, hidden = self._run(ranker, (False, True))
+        return shown | {f"hidden_{name}": value for name, value in hidden.items()}
+
+    def _run(self, ranker: Ranker, ways: Sequence[bool]) -> list[dict[str, float]]:
+        """Evaluate with the history hidden or not, one dictionary for each way."""
+        searches = isinstance(ranker, SearchingRanker)
+        groups = self.groups if ranker.groups is None else ranker.groups
+        alike = None if groups is None else torch.from_numpy(np.asarray(groups)).to(self.device)
+        founds = [_Found(len(self.data), self.num_items, alike, self.device) for _ in ways]
+
+        def answer(number: int) -> tuple[npt.NDArray[np.int64], Tensor, list[Tensor]]:
             rows, batch = self.batches[number]
-            return rows, batch.targets[:, 0], predict(batch)[:, : self.num_results]
+            k, users = self.num_results, self._users[batch.user_ids]
+            if searches:
+                rules = Rules(exclude=batch.history) if ways[0] else None
+                return (
+                    rows,
+                    batch.targets[:, 0],
+                    [ranker.rank(batch.history, k, users=users, rules=rules).items],
+                )
+            spare = batch.history.shape[1] if any(ways) else 0
+            items = ranker.rank(batch.history, k + spare, users=users).items
+            lists = [_without(items, batch, k) if hide else items[:, :k] for hide in ways]
+            return rows, batch.targets[:, 0], lists
 
         began = time.perf_counter()
-        for rows, targets, results in side_by_side(answer, len(self.batches), device):
-            where = torch.from_numpy(rows).to(device)
-            ranks[0, where] = hit_ranks(results, targets)
-            if self.groups is not None:
-                alike = self.groups[results.clamp(min=0)].where(results >= 0, -1)
-                ranks[1, where] = hit_ranks(alike, self.groups[targets])
-            shown[results] = 1  # -1 lands in the spare last place
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        # Each example is on one process and -2 on the others, so the largest is its rank.
-        ranks = _largest(self.accelerator, ranks)
-        shown = _largest(self.accelerator, shown)
+        for rows, targets, lists in side_by_side(answer, len(self.batches), self.device):
+            for found, results in zip(founds, lists, strict=True):
+                found.add(rows, targets, results)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        for found in founds:
+            found.join(self.processes)
         seconds = time.perf_counter() - began
         used = torch.from_numpy(self.batches.examples)
-        metrics = ranking_metrics(ranks[0].cpu()[used], self.ks)
+        speed = {"users": float(len(used)), "users_per_s": len(used) / max(seconds, 1e-9)}
+        return [found.metrics(used, self.ks) | speed for found in founds]
+
+
+class _Found:
+    """Where the targets stood, and which items were shown."""
+
+    def __init__(
+        self, num_examples: int, num_items: int, groups: Tensor | None, device: torch.device
+    ) -> None:
+        self.groups = groups
+        self.ranks = torch.full((2, num_examples), -2, dtype=torch.long, device=device)
+        self.shown = torch.zeros(num_items + 1, dtype=torch.long, device=device)
+
+    def add(self, rows: npt.NDArray[np.int64], targets: Tensor, results: Tensor) -> None:
+        where = torch.from_numpy(rows).to(self.ranks.device)
+        self.ranks[0, where] = hit_ranks(results, targets)
         if self.groups is not None:
-            alike_metrics = ranking_metrics(ranks[1].cpu()[used], self.ks)
-            metrics |= {f"sid_{name}": value for name, value in alike_metrics.items()}
-        metrics["coverage"] = coverage(shown[:-1].cpu() > 0)
-        metrics["users"] = float(len(used))
-        metrics["users_per_s"] = len(used) / max(seconds, 1e-9)
-        return metrics
+            alike = self.groups[results.clamp(min=0)].where(results >= 0, -1)
+            self.ranks[1, where] = hit_ranks(alike, self.groups[targets])
+        self.shown[results] = 1  # -1 lands in the spare last place
+
+    def join(self, processes: Processes) -> None:
+        # Each example is on one process and -2 on the others, so the largest is its rank.
+        if processes.num_processes > 1:
+            self.ranks, self.shown = (
+                processes.gather(values.unsqueeze(0)).amax(dim=0)
+                for values in (self.ranks, self.shown)
+            )
+
+    def metrics(self, used: Tensor, ks: Sequence[int]) -> dict[str, float]:
+        ranks = self.ranks.cpu()[:, used]
+        found = ranking_metrics(ranks[0], ks)
+        if self.groups is not None:
+            found |= {f"sid_{k}": value for k, value in ranking_metrics(ranks[1], ks).items()}
+        return found | {"coverage": coverage(self.shown[:-1].cpu() > 0)}
 
 
-def _largest(accelerator: Accelerator, values: Tensor) -> Tensor:
-    """Take the element-wise maximum over processes."""
-    if accelerator.num_processes == 1:
-        return values
-    return accelerator.gather(values.unsqueeze(0)).amax(dim=0)
+def _without(items: Tensor, batch: SequenceBatch, k: int) -> Tensor:
+    """Keep the first ``k`` items, ``(B, R)``, that are not in the history; -1 for none.
+
+    Exact where R is ``k`` and the length of the history together: no more can be lost.
+    """
+    seen = (items.unsqueeze(2) == batch.history.unsqueeze(1)).any(dim=2) | (items < 0)  # (B, R)
+    order = seen.long().argsort(dim=1, stable=True)[:, :k]
+    kept = items.gather(1, order).masked_fill(seen.gather(1, order), -1)
+    return pad(kept, (0, k - kept.shape[1]), value=-1)

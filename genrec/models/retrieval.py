@@ -7,7 +7,7 @@ row, W = beams, K = codes of a level, D = model width.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,11 +16,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from genrec.checkpoint import load_model_files, write_model_files
+from genrec.data.catalogue import Catalogue
 from genrec.data.schemas import TokenizedBatch
 from genrec.decoding.beam_search import BeamResult, constrained_beam_search
 from genrec.decoding.legal import LegalSet
 from genrec.decoding.trie import PrefixIndex
 from genrec.errors import ArtifactError, ConfigError
+from genrec.models.beam_ranker import BeamRanker
 from genrec.models.token_layout import PAD_TOKEN, TokenLayout
 from genrec.modules.transformer import (
     Decoder,
@@ -340,6 +342,26 @@ class EncoderDecoderRetrievalModel(nn.Module):
             temperature=temperature,
             sample=sample,
             generator=generator,
+        )
+
+    def ranker(self, catalogue: Catalogue, options: Mapping[str, Any]) -> BeamRanker:
+        """Recommend items of a catalogue by beam search; the weights must not change meanwhile.
+
+        Args:
+            catalogue: The items with their codes.
+            options: ``num_beams`` and ``max_history`` as in training.
+
+        Returns:
+            The ranker.
+
+        Raises:
+            ArtifactError: If the catalogue has no codes, or those of other level sizes.
+        """
+        return BeamRanker(
+            self,
+            catalogue,
+            num_beams=options.get("num_beams", 30),
+            max_history=options.get("max_history", 20),
         )
 
     def save_pretrained(self, path: str | os.PathLike[str]) -> None:

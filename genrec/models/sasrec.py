@@ -1,11 +1,12 @@
 """SASRec: the item-id baseline that a generative recommender has to be measured against.
 
-Shape legend: B = users, S = history items, D = model width, N = items, Q = negatives, R = results.
+Shape legend: B = users, S = history items, D = model width, N = items, Q = negatives.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -13,7 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from genrec.checkpoint import load_model_files
+from genrec.data.catalogue import Catalogue
 from genrec.errors import ArtifactError, ConfigError
+from genrec.models.score_ranker import ScoreRanker
 
 __all__ = ["SasRec"]
 
@@ -44,8 +47,8 @@ class SasRec(nn.Module):
 
     Example:
         >>> model = SasRec(num_items=9, embedding_dim=8).eval()
-        >>> model.recommend(torch.tensor([[3, 1, -1]]), num_results=2).shape
-        torch.Size([1, 2])
+        >>> model.scores(torch.tensor([[3, 1, -1]])).shape
+        torch.Size([1, 9])
     """
 
     def __init__(
@@ -170,27 +173,26 @@ class SasRec(nn.Module):
         newest = states[torch.arange(len(history), device=history.device), last]  # (B, D)
         return F.linear(newest, self.items.weight)
 
-    @torch.no_grad()
-    def recommend(
-        self, history: Tensor, *, num_results: int, exclude_history: bool = False
-    ) -> Tensor:
-        """Find the items with the best scores.
+    def ranker(self, catalogue: Catalogue, options: Mapping[str, Any]) -> ScoreRanker:
+        """Recommend items of a catalogue, whose rows must be the model's.
 
         Args:
-            history: As for :meth:`scores`.
-            num_results: R; fewer where there are fewer items.
-            exclude_history: Whether items of the history are never recommended.
+            catalogue: The items.
+            options: ``max_history``, where it is shorter than the model's.
 
         Returns:
-            Items, best first, shape ``(B, R)``, int64; -1 where none is left.
+            The ranker.
+
+        Raises:
+            ArtifactError: If the catalogue has another number of items.
         """
-        scores = self.scores(history)
-        if exclude_history:
-            spare = F.pad(scores, (0, 1))  # padding's -1 lands in the spare last column
-            seen = history.where(history >= 0, self.num_items)
-            scores = spare.scatter(1, seen, -torch.inf)[:, :-1]
-        best, items = scores.topk(min(num_results, self.num_items), dim=1)
-        return items.masked_fill(best == -torch.inf, -1)
+        if catalogue.num_items != self.num_items:
+            raise ArtifactError(
+                f"catalogue must have the {self.num_items} items that SASRec was trained on, got "
+                f"{catalogue.num_items}; train it again on this data set"
+            )
+        length = min(self.max_history, options.get("max_history", self.max_history))
+        return ScoreRanker("SASRec", catalogue, self.scores, length, self.items.weight.device)
 
     def saved_config(self) -> dict[str, Any]:
         """Return what a checkpoint stores beside the weights."""

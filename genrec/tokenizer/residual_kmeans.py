@@ -192,7 +192,7 @@ class ResidualKMeans(nn.Module):
         write_model_files(path, weights=self.state_dict(), config=self.config)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> ResidualKMeans:
+    def load_from_checkpoint(cls, path: str | os.PathLike[str]) -> ResidualKMeans:
         """Read a quantiser that :meth:`save` or a training run wrote.
 
         Args:

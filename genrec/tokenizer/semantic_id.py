@@ -276,6 +276,15 @@ class SemanticIdTokenizer:
         """Digest of the item keys and their order."""
         return self.item_keys.digest()
 
+    def base_groups(self) -> npt.NDArray[np.int64]:
+        """Number the items by their codes without the dedup digit, shape ``(N,)``, int64."""
+        groups = np.zeros(self.num_items, dtype=np.int64)
+        for level in range(self.num_levels - self.has_dedup_digit):
+            # Numbers stay below N * K, where one number for the whole ID could overflow.
+            joined = groups * self.level_sizes[level] + self.ids[:, level]
+            groups = np.unique(joined, return_inverse=True)[1].reshape(-1)
+        return groups.astype(np.int64)
+
     @cached_property
     def _prefix_index(self) -> PrefixIndex:
         from genrec.decoding.trie import PrefixIndex

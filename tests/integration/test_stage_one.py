@@ -222,7 +222,7 @@ def test_residual_kmeans_leaves_the_same_kind_of_run(run: Train, tokenizer: str)
     run_dir = run(tokenizer=tokenizer)
     table = SemanticIdTokenizer.load(run_dir)
     assert table.num_items == NUM_ITEMS
-    assert ResidualKMeans.load(run_dir).codebook_sizes == (16, 16, 16)
+    assert ResidualKMeans.load_from_checkpoint(run_dir).codebook_sizes == (16, 16, 16)
     assert evaluation(run_dir)["eval/r2"] > 0.7
     assert diagnose_run(run_dir) == []
 

@@ -86,7 +86,7 @@ def test_same_seed_same_codebooks(embeddings):
 
 def test_save_and_load(quantizer, embeddings, tmp_path):
     quantizer.save(tmp_path / "step_0")
-    loaded = ResidualKMeans.load(tmp_path / "step_0")
+    loaded = ResidualKMeans.load_from_checkpoint(tmp_path / "step_0")
     assert loaded.config == quantizer.config
     assert loaded.codebook_sizes == (6, 5, 4)
     assert not loaded.training
@@ -110,11 +110,11 @@ def test_errors(quantizer, embeddings, tmp_path):
     with pytest.raises(DataError, match="NaN or inf in 1 of 90 items"):
         ResidualKMeans.fit(broken, codebook_sizes=(4,))
     with pytest.raises(MissingPathError, match="checkpoint must be"):
-        ResidualKMeans.load(tmp_path / "nowhere")
+        ResidualKMeans.load_from_checkpoint(tmp_path / "nowhere")
     write_model_files(tmp_path / "other", weights=quantizer.state_dict(), config={"model": "rqvae"})
     with pytest.raises(ArtifactError, match="model must be residual_kmeans, got rqvae"):
-        ResidualKMeans.load(tmp_path / "other")
+        ResidualKMeans.load_from_checkpoint(tmp_path / "other")
     config = quantizer.config | {"codebook_sizes": [6, 5, 3]}
     write_model_files(tmp_path / "bent", weights=quantizer.state_dict(), config=config)
     with pytest.raises(ArtifactError, match=r"must be complete, got .*bent"):
-        ResidualKMeans.load(tmp_path / "bent")
+        ResidualKMeans.load_from_checkpoint(tmp_path / "bent")

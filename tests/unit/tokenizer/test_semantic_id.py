@@ -102,7 +102,7 @@ from genrec.tokenizer.residual_kmeans import ResidualKMeans
 from genrec.tokenizer.semantic_id import SemanticIdTokenizer
 from genrec.tokenizer.quantizer import encode_ids
 folder, rank, world = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-model = ResidualKMeans.load(folder + "/model")
+model = ResidualKMeans.load_from_checkpoint(folder + "/model")
 items = np.load(folder + "/items.npy", mmap_mode="r")
 share = np.array_split(np.arange(len(items)), world)[rank]
 ids = encode_ids(model, items[share[0] : share[-1] + 1], batch_size=16)

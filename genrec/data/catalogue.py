@@ -1,0 +1,104 @@
+"""The items that a run knows, kept in the run's folder so that it can be used without its data.
+
+Shape legend: N = items, L = levels of a semantic ID.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from genrec.atomic import atomic_directory, read_json, write_json_atomic
+from genrec.data.prepared import PreparedDataset, StringArray
+from genrec.errors import ArtifactError
+
+__all__ = ["CATALOGUE_NAME", "Catalogue"]
+
+CATALOGUE_NAME = "catalogue"  # folder inside a run
+
+_FORMAT = "genrec-catalogue"
+_FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Catalogue:
+    """Items by row, as a run was trained on them.
+
+    Attributes:
+        item_keys: The source's own item ids, ``N``.
+        item_titles: What to show a person, ``N``.
+        codes: Semantic IDs, shape ``(N, L)``, int32, or None where there are none.
+        level_sizes: Codes of each level, ``L`` numbers, with ``codes``.
+        groups: Equal where the codes before repair are equal, shape ``(N,)``, int64, with
+            ``codes``; SID-level metrics count an item of the target's group as a hit.
+    """
+
+    item_keys: StringArray
+    item_titles: StringArray
+    codes: npt.NDArray[np.int32] | None = None
+    level_sizes: tuple[int, ...] | None = None
+    groups: npt.NDArray[np.int64] | None = None
+
+    @classmethod
+    def from_data(cls, data: PreparedDataset) -> Catalogue:
+        """Take the items of a data set, without codes."""
+        return cls(data.item_keys, data.item_titles)
+
+    @property
+    def num_items(self) -> int:
+        """Number of items ``N``."""
+        return len(self.item_keys)
+
+    @cached_property
+    def items_fingerprint(self) -> str:
+        """Digest of the item keys and their order, as that of a prepared data set."""
+        return self.item_keys.digest()
+
+    def save(self, run_folder: str | os.PathLike[str]) -> None:
+        """Write keys and titles as ``catalogue/``; codes have an artefact of their own.
+
+        Args:
+            run_folder: The run's folder; an older catalogue in it is replaced when all is written.
+        """
+        with atomic_directory(Path(run_folder) / CATALOGUE_NAME) as folder:
+            self.item_keys.save(folder, "item_keys")
+            self.item_titles.save(folder, "item_titles")
+            head = {"format": _FORMAT, "version": _FORMAT_VERSION}
+            write_json_atomic(folder / "meta.json", head | {"num_items": self.num_items})
+
+    @classmethod
+    def load(cls, run_folder: str | os.PathLike[str]) -> Catalogue | None:
+        """Open the catalogue of a run, memory-mapped and without codes.
+
+        Args:
+            run_folder: The run's folder.
+
+        Returns:
+            The catalogue, or None where the run has none.
+
+        Raises:
+            ArtifactError: If it is damaged or of another version.
+        """
+        folder = Path(run_folder) / CATALOGUE_NAME
+        if not folder.is_dir():
+            return None
+        try:
+            meta = read_json(folder / "meta.json")
+            keys, titles = (StringArray.load(folder, f"item_{what}") for what in ("keys", "titles"))
+        except (EOFError, OSError, ValueError) as error:
+            raise ArtifactError(
+                f"catalogue must be complete, got {folder} with {error}; train the run again"
+            ) from error
+        found = (meta.get("format"), meta.get("version"), len(keys), len(titles))
+        count = meta.get("num_items")
+        if found != (_FORMAT, _FORMAT_VERSION, count, count):
+            raise ArtifactError(
+                f"catalogue must have format {_FORMAT} version {_FORMAT_VERSION} and {count} keys "
+                f"and titles, got {found} in {folder}; train the run again"
+            )
+        return cls(keys, titles)

@@ -1,0 +1,201 @@
+"""Opens a run folder as what it holds: a quantiser, or whatever recommends."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from genrec.atomic import read_json
+from genrec.checkpoint import RunDirectory, resolve_step
+from genrec.data.catalogue import Catalogue
+from genrec.data.prepared import PreparedDataset, StringArray, is_prepared
+from genrec.errors import ArtifactError, MissingPathError
+from genrec.rankers import Ranker
+from genrec.registry import QUANTIZERS, RANKERS, find
+from genrec.tokenizer.quantizer import ItemQuantizer
+from genrec.tokenizer.semantic_id import ARTIFACT_NAME, SemanticIdTokenizer
+
+__all__ = ["Trained", "load_quantizer", "load_ranker", "load_trained", "with_ids"]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a run that recommends holds: enough to use it without its data set.
+
+    Attributes:
+        ranker: The best step's model behind the contract.
+        catalogue: The items that it recommends.
+        options: The run's evaluation settings with the caller's overrides.
+        meta: The run's ``meta.json``.
+    """
+
+    ranker: Ranker
+    catalogue: Catalogue
+    options: Mapping[str, Any]
+    meta: Mapping[str, Any]
+
+
+def load_ranker(
+    path: str | os.PathLike[str],
+    *,
+    device: torch.device | str = "cpu",
+    table: SemanticIdTokenizer | None = None,
+    **overrides: Any,
+) -> Ranker:
+    """Open the best model of a run, whichever it is, ready to recommend.
+
+    Args:
+        path: The run's folder.
+        device: Where the model shall live.
+        table: See :func:`load_trained`.
+        **overrides: Likewise.
+
+    Returns:
+        The ranker.
+    """
+    return load_trained(path, device=device, table=table, **overrides).ranker
+
+
+def load_trained(
+    path: str | os.PathLike[str],
+    *,
+    device: torch.device | str = "cpu",
+    table: SemanticIdTokenizer | None = None,
+    **overrides: Any,
+) -> Trained:
+    """Open the best model of a run with its catalogue and settings.
+
+    Args:
+        path: The run's folder.
+        device: Where the model shall live.
+        table: The run's ID table with new items added, which then are recommended too; None
+            takes the run's own.
+        **overrides: Evaluation settings that differ from those of the run; None keeps the run's.
+
+    Returns:
+        Everything needed to recommend.
+
+    Raises:
+        MissingPathError: If the run is not there, or does not say its items.
+        ArtifactError: If a file of it is damaged, its model is none that recommends, or
+            ``table`` does not go on from its own.
+    """
+    run = Path(path)
+    if not (run / "meta.json").is_file():
+        raise MissingPathError(
+            f"run must be a folder with meta.json, got {run}; give the folder that training "
+            "printed at its end"
+        )
+    step = resolve_step(run)
+    kind = find(RANKERS, read_json(step / "config.json").get("model"))
+    meta = read_json(run / "meta.json")
+    own = SemanticIdTokenizer.load(run) if (run / ARTIFACT_NAME).is_dir() else None
+    catalogue = _catalogue(run, meta, own)
+    if own is not None:
+        own.check_items(catalogue.items_fingerprint)
+        catalogue = with_ids(catalogue, own)
+    if table is not None:
+        catalogue = _extended(catalogue, own, table)
+    options = dict(meta.get("evaluation", {}))
+    options |= {name: value for name, value in overrides.items() if value is not None}
+    model = kind.load_pretrained(run, device=device)
+    return Trained(model.ranker(catalogue, options), catalogue, options, meta)
+
+
+def load_quantizer(
+    path: str | os.PathLike[str],
+    *,
+    device: torch.device | str = "cpu",
+    checkpoint: str | None = None,
+) -> ItemQuantizer:
+    """Open the quantiser of a stage-one run, whichever it is.
+
+    Args:
+        path: The run's folder, or one of its step folders.
+        device: Where the quantiser shall live.
+        checkpoint: Name of a step folder or of a pointer in the run, for example
+            ``best_collision``; None takes the latest.
+
+    Returns:
+        The quantiser, frozen.
+
+    Raises:
+        MissingPathError: If there is no such run or checkpoint.
+        ArtifactError: If it holds no quantiser.
+    """
+    run = Path(path)
+    if not run.is_dir():
+        raise MissingPathError(
+            f"RUN_DIR must be a folder, got {run}; give the one that scripts/train_rqvae.py printed"
+        )
+    if checkpoint is None:
+        step = resolve_step(run, prefer=("latest",))
+    else:
+        step = RunDirectory(run).pointed(checkpoint) or run / checkpoint
+        if not (step / "config.json").is_file():
+            names = [p.name for p in sorted(run.iterdir()) if (p / "config.json").is_file()]
+            raise MissingPathError(
+                f"--checkpoint must name a step or a pointer of {run}, got {checkpoint!r}; "
+                f"there are {', '.join(names) or 'none'}"
+            )
+    kind = find(QUANTIZERS, read_json(step / "config.json").get("model"))
+    quantizer: ItemQuantizer = kind.load_from_checkpoint(step).to(device)
+    return quantizer
+
+
+def with_ids(catalogue: Catalogue, table: SemanticIdTokenizer) -> Catalogue:
+    """Return the catalogue with the codes of an ID table, whose rows must be the same items."""
+    return replace(
+        catalogue, codes=table.ids, level_sizes=table.level_sizes, groups=table.base_groups()
+    )
+
+
+def _catalogue(run: Path, meta: Mapping[str, Any], table: SemanticIdTokenizer | None) -> Catalogue:
+    """Find the items of a run; those before ``catalogue/`` was written named them elsewhere."""
+    catalogue = Catalogue.load(run)
+    if catalogue is not None:
+        return catalogue
+    prepared = meta.get("prepared")
+    if prepared is not None and is_prepared(prepared):
+        data = PreparedDataset.load(prepared)
+        wanted = table.items_fingerprint if table else meta.get("items_fingerprint")
+        if data.items_fingerprint == wanted or data.fingerprint == meta.get("data_fingerprint"):
+            return Catalogue.from_data(data)
+    if table is None:
+        raise MissingPathError(
+            f"run must hold a catalogue/, got {run} without one and with another data set, or "
+            f"none, at {prepared}; train it again"
+        )
+    return Catalogue(table.item_keys, table.item_keys)
+
+
+def _extended(
+    catalogue: Catalogue, trained: SemanticIdTokenizer | None, table: SemanticIdTokenizer
+) -> Catalogue:
+    """Go over to a table with new items; refuse one in which the known items have other IDs."""
+    if trained is None:
+        raise ArtifactError(
+            "an ID table can be given only to a run that has one, got a model that knows no IDs; "
+            "train it again for new items"
+        )
+    count = trained.num_items
+    same = (
+        table.level_sizes == trained.level_sizes
+        and table.num_items >= count
+        and np.array_equal(table.ids[:count], trained.ids)
+        and table.item_keys[:count] == list(trained.item_keys)
+    )
+    if not same:
+        raise ArtifactError(
+            f"ID table must begin with the {count} items that the model was trained on, got "
+            f"another one of {table.num_items}; extend the run's table with `genrec tokenize "
+            "--extend`"
+        )
+    titles = StringArray.from_strings([*catalogue.item_titles, *table.item_keys[count:]])
+    return with_ids(Catalogue(table.item_keys, titles), table)
