@@ -45,6 +45,23 @@ class BeamResult:
     item_scores: Tensor
     item_beams: Tensor
 
+    def reordered(self, item_scores: Tensor, num_results: int) -> BeamResult:
+        """Rank the items anew.
+
+        Args:
+            item_scores: New scores, shape ``(B, R)``; of equal ones the better item by the old
+                scores stays before the other.
+            num_results: How many to keep.
+
+        Returns:
+            The same beams, their items in the new order.
+        """
+        scores = item_scores.masked_fill(self.items < 0, -torch.inf)
+        scores, order = scores.sort(dim=1, descending=True, stable=True)
+        order, scores = order[:, :num_results], scores[:, :num_results]
+        items, beams = self.items.gather(1, order), self.item_beams.gather(1, order)
+        return BeamResult(self.codes, self.scores, self.leaves, items, scores, beams)
+
 
 @torch.no_grad()
 def constrained_beam_search(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["ItemPaths"]
+__all__ = ["ItemPaths", "hash_prefixes"]
 
 
 @dataclass(frozen=True)
@@ -56,3 +56,24 @@ class ItemPaths:
         states = torch.empty(num_items, len(columns), dtype=torch.int32, device=leaf_items.device)
         states[leaf_items.long()] = torch.stack(columns[::-1], dim=1)
         return cls(states, num_below[::-1])
+
+
+def hash_prefixes(first_child: Sequence[Tensor], child_codes: Sequence[Tensor]) -> list[Tensor]:
+    """Number prefixes by their codes, whatever other prefixes there are.
+
+    Args:
+        first_child: For each level where the children of its states begin, ``(states + 1,)``.
+        child_codes: For each level the codes of all children.
+
+    Returns:
+        For each level 1..L a number in ``[0, 2^31)`` for each state, int32. Some prefixes may
+        share one.
+    """
+    parents = torch.zeros(1, dtype=torch.long, device=child_codes[0].device)
+    hashes = []
+    for table, codes in zip(first_child, child_codes, strict=True):
+        mixed = torch.repeat_interleave(parents, table.diff()) * 1_000_003 + codes.long() + 1
+        mixed = ((mixed ^ (mixed >> 17)) * 0x45D9F3B) & 0x7FFFFFFF
+        parents = mixed ^ (mixed >> 15)
+        hashes.append(parents.int())
+    return hashes

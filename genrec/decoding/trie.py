@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from genrec.decoding.item_paths import ItemPaths
+from genrec.decoding.item_paths import ItemPaths, hash_prefixes
 from genrec.decoding.legal import ItemFilter, ItemSets, LegalSet, SharedAllowList, UserNodes
 from genrec.errors import DataError
 
@@ -94,6 +94,7 @@ class PrefixIndex:
         }
         self._leaf_of_item: Tensor | None = None
         self._paths: ItemPaths | None = None
+        self._hashes: list[Tensor] | None = None
 
     @classmethod
     def from_ids(
@@ -188,6 +189,13 @@ class PrefixIndex:
         if self._paths is None:
             self._paths = ItemPaths.build(self.first_child, self.leaf_items, self.leaf_offsets)
         return self._paths
+
+    @property
+    def prefix_hashes(self) -> list[Tensor]:
+        """For each level 1..L a number a state, int32, that depends on its codes alone."""
+        if self._hashes is None:
+            self._hashes = hash_prefixes(self.first_child, self.child_codes)
+        return self._hashes
 
     def codes_of_items(self, item_ids: Tensor) -> Tensor:
         """Look up semantic IDs.

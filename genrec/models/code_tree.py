@@ -7,7 +7,6 @@ level, L = levels, D = width, V = vectors of a prefix.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -151,6 +150,8 @@ class CodeTree(nn.Module):
         count = 1
         if level < len(self.prefixes):
             table, ids = self._table(level), following.states
+            if table.hashed:
+                ids = index.prefix_hashes[level][ids]
             count = self.settings.vectors(level)
         else:
             assert items is not None
@@ -162,8 +163,9 @@ class CodeTree(nn.Module):
         else:
             # An only child is certain, whatever its score.
             legal = following.legal & (following.legal.sum(dim=1, keepdim=True) > 1)
-            rows = table.rows(_copies(ids, count)) if table.hashed else _copies(ids, count)
-            scores = window_dot(x, table.weight, rows, _copies(legal, count, step=0)).float()
+            rows = table.rows(_copies(ids, count))
+            wanted = legal if count == 1 else legal.repeat_interleave(count, dim=1)
+            scores = window_dot(x, table.weight, rows, wanted).float()
         if count == 1:
             return scores
         return scores.unflatten(1, (-1, count)).logsumexp(dim=2)
@@ -177,3 +179,11 @@ class CodeTree(nn.Module):
         """Return the vectors of a level's codes, ``(K, D)``."""
         begin = sum(self.level_sizes[:level])
         return self.codes[begin : begin + self.level_sizes[level]]
+
+
+def _copies(ids: Tensor, count: int) -> Tensor:
+    """Turn ids ``(..., C)`` into those of their vectors, side by side: ``(..., C * V)``."""
+    if count == 1:
+        return ids
+    vectors = torch.arange(count, device=ids.device)
+    return (ids.long().unsqueeze(-1) * count + vectors).flatten(-2)
