@@ -10,10 +10,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["linear_cross_entropy"]
+__all__ = ["fast_bfloat16", "linear_cross_entropy"]
 
-#: Scores that are worked on together: on a CPU as many as its caches hold.
-_CPU_SCORES, _GPU_SCORES = 2**20, 2**26
+#: Bytes of scores that are worked on together: on a CPU as many as its caches hold.
+_CPU_BYTES, _GPU_BYTES = 2**22, 2**28
+
+
+def fast_bfloat16(device: torch.device) -> bool:
+    """Whether a device multiplies matrices of bfloat16 faster than those of float32."""
+    if device.type != "cpu":
+        return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, name, lambda: False)() for name in names)
 
 
 def linear_cross_entropy(
@@ -21,6 +29,8 @@ def linear_cross_entropy(
     table: Tensor,
     targets: Tensor,
     pairs: tuple[Tensor, Tensor, Tensor] | None = None,
+    *,
+    dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """Score all rows of a table for each state and take the mean cross-entropy of the targets.
 
@@ -35,6 +45,9 @@ def linear_cross_entropy(
         pairs: ``(states, rows, extra)``, each of shape ``(P,)``: ``extra`` is added to the score
             of that row for that state; ``states`` rise and no pair is listed twice. None for
             none.
+        dtype: Of the scores and their gradients; sums are kept in float32. In bfloat16 a
+            probability is off by up to 0.4 %, and a processor that knows it takes a quarter of
+            the time.
 
     Returns:
         Scalar, float32; its gradient reaches ``x``, ``table`` and ``extra``.
@@ -48,7 +61,7 @@ def linear_cross_entropy(
         pairs = (none, none, x.new_zeros(0))
     states, rows, extra = pairs
     loss: Tensor = _LinearCrossEntropy.apply(
-        x.float(), table.float(), targets, states, rows, extra.float()
+        x.float(), table.float(), targets, states, rows, extra.float(), dtype
     )
     return loss
 
@@ -65,31 +78,30 @@ class _LinearCrossEntropy(torch.autograd.Function):
         states: Tensor,
         rows: Tensor,
         extra: Tensor,
+        dtype: torch.dtype,
     ) -> Tensor:
-        limit = _CPU_SCORES if x.device.type == "cpu" else _GPU_SCORES
-        size = max(1, limit // len(table))
+        limit = _CPU_BYTES if x.device.type == "cpu" else _GPU_BYTES
+        size = max(1, limit // (len(table) * dtype.itemsize))
         starts = torch.arange(0, len(x) + size, size, device=x.device)
         bounds = torch.searchsorted(states, starts).tolist()
         to_x, to_table = torch.empty_like(x), torch.zeros_like(table)
         to_extra = torch.empty_like(extra)
         losses = x.new_empty(len(x))
+        rough_x, rough_table, rough_extra = x.to(dtype), table.to(dtype), extra.to(dtype)
         with torch.autocast(x.device.type, enabled=False):
             for number, begin in enumerate(range(0, len(x), size)):
                 part = slice(begin, begin + size)
                 listed = slice(bounds[number], bounds[number + 1])
                 at = (states[listed] - begin, rows[listed])
-                scores = x[part] @ table.t()  # (m, N)
-                scores.index_put_(at, extra[listed], accumulate=True)
-                wanted = targets[part].unsqueeze(1)
-                own = scores.gather(1, wanted)
-                largest = scores.amax(dim=1, keepdim=True)
-                scores.sub_(largest).exp_()
-                total = scores.sum(dim=1, keepdim=True)
-                losses[part] = (total.log() + largest - own).squeeze(1)
-                scores.div_(total).scatter_add_(1, wanted, -torch.ones_like(own))
-                to_extra[listed] = scores[at]
-                torch.mm(scores, table, out=to_x[part])
-                to_table.addmm_(scores.t(), x[part])
+                scores = rough_x[part] @ rough_table.t()  # (m, N)
+                scores.index_put_(at, rough_extra[listed], accumulate=True)
+                probs = torch.softmax(scores, dim=1)
+                own = targets[part].unsqueeze(1)
+                losses[part] = -probs.gather(1, own).float().log().squeeze(1)
+                probs.scatter_add_(1, own, probs.new_full(own.shape, -1.0))
+                to_extra[listed] = probs[at].float()
+                to_x[part] = probs @ rough_table
+                to_table += probs.t() @ rough_x[part]
         ctx.save_for_backward(to_x, to_table, to_extra)
         return losses.mean()
 
@@ -98,4 +110,4 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, of_loss: Tensor) -> tuple[Tensor | None, ...]:
         to_x, to_table, to_extra = ctx.saved_tensors
         share = of_loss / len(to_x)
-        return to_x * share, to_table * share, None, None, None, to_extra * share
+        return to_x * share, to_table * share, None, None, None, to_extra * share, None
