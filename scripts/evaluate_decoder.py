@@ -3,8 +3,8 @@
 import argparse
 from pathlib import Path
 
+from genrec.commands.evaluate import evaluate_runs
 from genrec.errors import run_command
-from genrec.training.retrieval_eval import evaluate_run
 
 
 def main() -> None:
@@ -16,7 +16,7 @@ def main() -> None:
         "--exclude-history",
         action=argparse.BooleanOptionalAction,
         default=None,
-        help="never recommend items of the history (default: as in the run)",
+        help="print only the rows where items of the history are left out (default: both)",
     )
     parser.add_argument(
         "--sasrec", type=Path, help="run of scripts/train_sasrec.py, to stand in the table too"
@@ -24,12 +24,11 @@ def main() -> None:
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     args = parser.parse_args()
     run_command(
-        lambda: evaluate_run(
-            args.run_dir,
+        lambda: evaluate_runs(
+            [args.run_dir, args.sasrec] if args.sasrec else [args.run_dir],
             split=args.split,
             num_beams=args.beams,
-            exclude_history=args.exclude_history,
-            sasrec=args.sasrec,
+            hide_history=args.exclude_history,
         ),
         debug=args.debug,
     )

@@ -72,7 +72,8 @@ def test_the_hidden_packages_are_those_of_the_extras():
     assert extras <= set(OPTIONAL)
 
 
-HEAVY = ("torch", "polars", "sklearn", "transformers", "sentence_transformers", "accelerate")
+LEARNING = ("polars", "sklearn", "transformers", "sentence_transformers", "accelerate")
+HEAVY = ("torch", *LEARNING)
 
 
 def loaded_by(statement: str, *names: str) -> list[str]:
@@ -89,7 +90,9 @@ def loaded_by(statement: str, *names: str) -> list[str]:
         ("import genrec.data.batching", ("polars", "sklearn", "transformers", "accelerate")),
         ("import genrec.training.decoder", ("polars", "sklearn", "sentence_transformers")),
         ("import genrec.training.rqvae", ("polars", "sklearn", "sentence_transformers")),
-        ("import genrec.serving.recommender", ("polars", "sklearn", "sentence_transformers")),
+        ("import genrec.serving.recommender", (*LEARNING, "genrec.training", "gin")),
+        ("import genrec.evaluation.compare", (*LEARNING, "genrec.training", "gin")),
+        ("import genrec.data.catalogue", HEAVY),
     ],
 )
 def test_light_imports_stay_light(statement, names):

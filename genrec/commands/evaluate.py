@@ -1,15 +1,133 @@
-"""``genrec evaluate``: how good the recommendations of a stage-two run are."""
+"""``genrec evaluate``: how good the recommendations of runs are, in one table."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from genrec.errors import run_command
+from genrec.errors import ArtifactError, run_command
 
-__all__ = ["app_command"]
+if TYPE_CHECKING:
+    from genrec.data.prepared import PreparedDataset
+    from genrec.rankers import Ranker
+    from genrec.trained import Trained
+
+__all__ = ["app_command", "evaluate_runs"]
+
+
+def evaluate_runs(
+    paths: Sequence[Path],
+    *,
+    split: str = "test",
+    num_beams: int | None = None,
+    hide_history: bool | None = None,
+    ks: Sequence[int] | None = None,
+    with_baselines: bool = True,
+    data: PreparedDataset | None = None,
+    limit: int | None = None,
+    reuse: bool = False,
+) -> dict[str, dict[str, float]]:
+    """Evaluate finished runs, print one table and write ``metrics.json`` into each run.
+
+    Args:
+        paths: The runs' folders, whatever they trained, all on one data set.
+        split: ``valid`` or ``test``.
+        num_beams: Beams of those that search; those of each run when None.
+        hide_history: Print only the rows with the history hidden, or not hidden; both when None.
+        ks: Lengths to print, computed beside those of the runs; those of the first run when None.
+        with_baselines: Evaluate popularity and co-occurrence too.
+        data: The data set, or None to open the one that the first run was trained on.
+        limit: Use only this many users, evenly spread, or None for all; nothing is written then.
+        reuse: Take the numbers of each ``metrics.json`` where they still hold.
+
+    Returns:
+        Metrics by the names in the table, see
+        :meth:`~genrec.evaluation.evaluator.Evaluator.run_both`.
+
+    Raises:
+        GenRecError: If a run is not there or damaged, or the runs have different data sets.
+    """
+    from dataclasses import replace
+
+    from genrec.data.prepared import PreparedDataset
+    from genrec.evaluation.compare import compare
+    from genrec.evaluation.settings import EvaluationSettings
+    from genrec.evaluation.tables import format_table, known_results, write_metrics
+    from genrec.rankers import baselines
+    from genrec.trained import load_trained
+    from genrec.training.processes import start_accelerator
+
+    accelerator = start_accelerator()
+    device = accelerator.device
+    runs = [load_trained(path, device=device, num_beams=num_beams) for path in paths]
+    _check_same_data(paths, runs)
+    data = data if data is not None else PreparedDataset.load(runs[0].meta["prepared"])
+    settings = [EvaluationSettings.from_options(run.options) for run in runs]
+    shown = tuple(ks or settings[0].ks)
+    lengths = tuple(sorted({*shown, *(k for own in settings for k in own.ks)}))
+    # Each ranker takes no more than its own share of the longest history.
+    common = replace(settings[0], ks=lengths, max_history=max(s.max_history for s in settings))
+    names = _names(paths, runs)
+    rankers: dict[str, Ranker] = {n: run.ranker for n, run in zip(names, runs, strict=True)}
+    simple = baselines(data, device=device) if with_baselines else {}
+    known: dict[str, dict[str, float]] = {}
+    if reuse and limit is None:
+        for path, name, run in zip(paths, names, runs, strict=True):
+            rows = known_results(path, split, common, run.ranker)
+            own = {name: rows.pop(run.ranker.name)} if run.ranker.name in rows else {}
+            known |= own | {n: row for n, row in rows.items() if n in simple}
+    results = compare(
+        {**rankers, **simple}, data, split, common, accelerator, limit=limit, known=known
+    )
+    if accelerator.is_main_process:
+        notes = _notes(rankers)
+        print(format_table(results, split, ks=shown, hide_history=hide_history, notes=notes))
+        if limit is None and results != known:
+            for place, (path, name, run) in enumerate(zip(paths, names, runs, strict=True)):
+                rows = {run.ranker.name: results[name]}
+                if run.ranker.max_history >= common.max_history:  # what is hidden is the same
+                    rows |= {n: results[n] for n in simple}
+                write_metrics(path, split, rows if place else results, common, run.ranker)
+    accelerator.wait_for_everyone()
+    return results
+
+
+def _check_same_data(paths: Sequence[Path], runs: Sequence[Trained]) -> None:
+    wanted = runs[0].meta.get("data_fingerprint")
+    for path, run in zip(paths, runs, strict=True):
+        if None not in (wanted, found := run.meta.get("data_fingerprint")) and found != wanted:
+            raise ArtifactError(
+                f"{run.ranker.name} must have been trained on the data set of the run {paths[0]}, "
+                f"{runs[0].meta.get('prepared')}, got {path} of another; train it on that one"
+            )
+
+
+def _names(paths: Sequence[Path], runs: Sequence[Trained]) -> list[str]:
+    """Name the rows of the table; runs of one kind are told apart by their folders."""
+    names = [run.ranker.name for run in runs]
+    return [
+        name if names.count(name) == 1 else f"{name} {path}"
+        for name, path in zip(names, paths, strict=True)
+    ]
+
+
+def _notes(rankers: dict[str, Any]) -> list[str]:
+    """Say with how many beams and of which histories the rows came about."""
+    from genrec.rankers import SearchingRanker
+
+    beams = {n: r.num_beams for n, r in rankers.items() if isinstance(r, SearchingRanker)}
+    lengths = {name: ranker.max_history for name, ranker in rankers.items()}
+    found = [(beams, "beams"), (lengths, "history items")]
+    return [
+        f"{next(iter(values.values()))} {what}"
+        if len(set(values.values())) == 1
+        else " and ".join(f"{value} {what} of {name}" for name, value in values.items())
+        for values, what in found
+        if values
+    ]
 
 
 def app_command(app: typer.Typer) -> None:
@@ -20,43 +138,44 @@ def app_command(app: typer.Typer) -> None:
     """
 
     @app.command(
-        "evaluate", help="Rank the held-out items of a data set; writes RUN_DIR/metrics.json."
+        "evaluate",
+        help="Rank the held-out items of a data set; writes metrics.json into each run.",
     )
     def command(
-        run_dir: Annotated[Path, typer.Argument(help="A run of scripts/train_decoder.py.")],
+        run_dirs: Annotated[
+            list[Path], typer.Argument(help="Runs of any training but stage one, on one data set.")
+        ],
         split: Annotated[str, typer.Option(help="valid or test.")] = "test",
-        beams: Annotated[int | None, typer.Option(help="Beams. [those of the run]")] = None,
+        beams: Annotated[int | None, typer.Option(help="Beams. [those of each run]")] = None,
         exclude_history: Annotated[
             bool | None,
             typer.Option(
                 "--exclude-history/--keep-history",
-                help="Never recommend items of the history. [as in the run]",
+                help="Print only the rows where items of the history are left out, or are not. "
+                "[both]",
             ),
         ] = None,
         k: Annotated[
             list[int] | None,
             typer.Option("-k", help="Length of the list; may be repeated. [those of the run]"),
         ] = None,
-        sasrec: Annotated[
-            Path | None,
-            typer.Option(help="A run of scripts/train_sasrec.py, to stand in the table too."),
-        ] = None,
+        baselines: Annotated[
+            bool, typer.Option(help="Evaluate popularity and co-occurrence too.")
+        ] = True,
         reuse: Annotated[
             bool, typer.Option("--reuse", help="Print the numbers at hand where they still hold.")
         ] = False,
         debug: Annotated[bool, typer.Option(help="Show the traceback of an error.")] = False,
     ) -> None:
-        def work() -> None:
-            from genrec.training.retrieval_eval import evaluate_run
-
-            evaluate_run(
-                run_dir,
+        run_command(
+            lambda: evaluate_runs(
+                run_dirs,
                 split=split,
                 num_beams=beams,
-                exclude_history=exclude_history,
+                hide_history=exclude_history,
                 ks=k,
-                sasrec=sasrec,
+                with_baselines=baselines,
                 reuse=reuse,
-            )
-
-        run_command(work, debug=debug)
+            ),
+            debug=debug,
+        )

@@ -1,4 +1,4 @@
-"""``genrec recommend``: what a stage-two run recommends, with titles."""
+"""``genrec recommend``: what a run recommends, with titles."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from genrec.errors import DataError, did_you_mean, run_command
+from genrec.errors import ArtifactError, DataError, did_you_mean, run_command
 
 if TYPE_CHECKING:
     from genrec.data.prepared import PreparedDataset
@@ -120,6 +120,15 @@ def recommend_after(
     return answers
 
 
+def _check_items(recommender: Recommender, data: PreparedDataset) -> None:
+    """Refuse users of a data set with other items; the recommender may know more behind them."""
+    if recommender.item_keys[: data.num_items] != list(data.item_keys):
+        raise ArtifactError(
+            f"data set must have the items that the run was trained on, got {data.num_items} "
+            f"others in {data.path}; name item keys with --history"
+        )
+
+
 def _items(recommender: Recommender, rows: Any) -> list[dict[str, Any]]:
     names = zip(recommender.keys(rows), recommender.titles(rows), strict=True)
     return [{"key": key, "title": title} for key, title in names]
@@ -161,7 +170,7 @@ def app_command(app: typer.Typer) -> None:
         "recommend", help="Recommend items to users of the data set, or to a history you give."
     )
     def command(
-        run_dir: Annotated[Path, typer.Argument(help="A run of scripts/train_decoder.py.")],
+        run_dir: Annotated[Path, typer.Argument(help="A run of any training but stage one.")],
         user: Annotated[
             list[str] | None,
             typer.Option(help="A user of the data set, or whose history it is; may be repeated."),
@@ -200,10 +209,7 @@ def app_command(app: typer.Typer) -> None:
                 answers = recommend_after(recommender, lists, users=user or None, **options)
             else:
                 data = PreparedDataset.load(read_json(run_dir / "meta.json")["prepared"])
-                trained = (
-                    recommender.tokenizer if ids is None else SemanticIdTokenizer.load(run_dir)
-                )
-                trained.check_items(data.items_fingerprint)
+                _check_items(recommender, data)
                 chosen = pick_users(data, user or (), users)
                 answers = recommend_for(recommender, data, chosen, **options)
             if as_json:

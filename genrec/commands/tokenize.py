@@ -9,55 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-from genrec.errors import ArtifactError, ConfigError, MissingPathError, run_command
+from genrec.errors import ConfigError, MissingPathError, run_command
 
-__all__ = ["app_command", "format_statistics", "load_quantizer", "tokenize_run"]
-
-
-def load_quantizer(run: Path, checkpoint: str | None = None) -> Any:
-    """Open the quantiser of a stage-one run, whichever model it is.
-
-    Args:
-        run: The run's folder, or one of its step folders.
-        checkpoint: Name of a step folder or of a pointer in the run, for example
-            ``best_collision``; None takes the latest.
-
-    Returns:
-        The frozen :class:`~genrec.tokenizer.quantizer.ItemQuantizer`.
-
-    Raises:
-        MissingPathError: If there is no such run or checkpoint.
-        ArtifactError: If it holds no quantiser.
-    """
-    from genrec.atomic import read_json
-    from genrec.checkpoint import RunDirectory, resolve_step
-    from genrec.models import rqvae
-    from genrec.tokenizer import residual_kmeans
-
-    if not run.is_dir():
-        raise MissingPathError(
-            f"RUN_DIR must be a folder, got {run}; give the one that scripts/train_rqvae.py printed"
-        )
-    if checkpoint is None:
-        step = resolve_step(run, prefer=("latest",))
-    else:
-        found = RunDirectory(run).pointed(checkpoint) or run / checkpoint
-        if not (found / "config.json").is_file():
-            names = [p.name for p in sorted(run.iterdir()) if (p / "config.json").is_file()]
-            raise MissingPathError(
-                f"--checkpoint must name a step or a pointer of {run}, got {checkpoint!r}; "
-                f"there are {', '.join(names) or 'none'}"
-            )
-        step = found
-    kind = read_json(step / "config.json").get("model")
-    if kind == residual_kmeans.MODEL_NAME:
-        return residual_kmeans.ResidualKMeans.load(step)
-    if kind == rqvae.MODEL_NAME:
-        return rqvae.RqVae.load_from_checkpoint(step)
-    raise ArtifactError(
-        f"RUN_DIR must be a stage-one run, got {run} with a {kind}; give the run of "
-        "scripts/train_rqvae.py"
-    )
+__all__ = ["app_command", "format_statistics", "tokenize_run"]
 
 
 def tokenize_run(
@@ -79,7 +33,7 @@ def tokenize_run(
         data_path: A prepared data set; the one that the run was trained on when None.
         out: Folder to write; the run's own table when None.
         policy: Collision policy; that of the run's table, or ``dedup_token``, when None.
-        checkpoint: See :func:`load_quantizer`.
+        checkpoint: See :func:`~genrec.trained.load_quantizer`.
         extend: Keep the IDs of the run's table and add those of the items that it lacks.
         replace_non_finite: Put 0 for NaN and Inf in embeddings, which reads them into memory.
         batch_size: Items encoded at once.
@@ -97,10 +51,13 @@ def tokenize_run(
     from genrec.data.prepared import PreparedDataset
     from genrec.tokenizer.policies import POLICIES, check_policy
     from genrec.tokenizer.semantic_id import ARTIFACT_NAME, SemanticIdTokenizer
+    from genrec.trained import load_quantizer
 
     if policy is not None:
         check_policy(policy)
-    quantizer = load_quantizer(run, checkpoint)
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    quantizer = load_quantizer(run, device=device, checkpoint=checkpoint)
     old = None
     if (run / ARTIFACT_NAME / "meta.json").is_file():
         old = SemanticIdTokenizer.load(run)
@@ -119,9 +76,6 @@ def tokenize_run(
     if replace_non_finite:
         embeddings = np.nan_to_num(np.asarray(embeddings), nan=0.0, posinf=0.0, neginf=0.0)
     where: dict[str, Any] = {"batch_size": batch_size}
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    quantizer.to(device)
     if extend and old is not None:
         known = set(old.item_keys)
         new = np.array([i for i, key in enumerate(data.item_keys) if key not in known], dtype=int)

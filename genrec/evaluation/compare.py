@@ -22,6 +22,7 @@ def compare(
     processes: Processes | None = None,
     *,
     limit: int | None = None,
+    known: Mapping[str, Mapping[str, float]] | None = None,
 ) -> dict[str, dict[str, float]]:
     """Evaluate rankers with the history shown and hidden.
 
@@ -35,6 +36,7 @@ def compare(
             where that is less.
         processes: Those that share the work; this one alone, on the CPU, when None.
         limit: Use only this many users, evenly spread, or None for all.
+        known: Results at hand by the same names; they are not computed again.
 
     Returns:
         Metrics of each ranker, see :meth:`~genrec.evaluation.evaluator.Evaluator.run_both`.
@@ -58,6 +60,10 @@ def compare(
     evaluators: dict[int, Evaluator] = {}
     results = {}
     for name, ranker in rankers.items():
+        at_hand = dict((known or {}).get(name, {}))
+        if "mrr" in at_hand and (groups is None or "sid_mrr" in at_hand):
+            results[name] = at_hand
+            continue
         length = min(settings.max_history, ranker.max_history)
         if length not in evaluators:
             evaluators[length] = Evaluator(

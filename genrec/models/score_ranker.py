@@ -85,13 +85,19 @@ def top_items(scores: Tensor, k: int, rules: Rules | None = None) -> Ranking:
         if rules.mask is not None:
             drop = drop | ~rules.mask
         scores = scores.masked_fill(drop, -torch.inf)
-    # One integer holds score and row, so that the order is total and one selection finds it.
-    bits = (scores + 0.0).view(torch.int32)  # + 0.0 turns -0.0 into 0.0
-    rising = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).long()  # same order as the floats
-    rows = torch.arange(num_items, device=scores.device)
-    key = (rising << 32) | (0x7FFFFFFF - rows)
-    items = key.topk(min(k, num_items), dim=1).indices
-    best = scores.gather(1, items)
-    items = items.masked_fill(best == -torch.inf, -1)
+    width = min(k, num_items)
+    best, items = scores.topk(min(k + 1, num_items), dim=1)
+    # topk takes any of equal scores; where not all that equal the last one fit, take the lower.
+    last, items = best[:, width - 1 : width], items[:, :width]
+    crowded = (last == best[:, width:]).any(dim=1) & (last.squeeze(1) > -torch.inf)
+    if crowded.any():
+        some, last = scores[crowded], last[crowded]
+        above, equal = some > last, some == last
+        room = width - above.sum(dim=1, keepdim=True)
+        chosen = above | (equal & (equal.cumsum(dim=1) <= room))  # width in each row
+        items[crowded] = chosen.nonzero()[:, 1].view(-1, width)
+    items = items.sort(dim=1).values  # the stable sort by score then leaves lower rows in front
+    best, order = scores.gather(1, items).sort(dim=1, descending=True, stable=True)
+    items = items.gather(1, order).masked_fill(best == -torch.inf, -1)
     missing = (0, k - items.shape[1])
     return Ranking(pad(items, missing, value=-1), pad(best, missing, value=-torch.inf))

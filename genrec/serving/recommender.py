@@ -15,15 +15,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from genrec.data.batching import TokenTable
-from genrec.data.prepared import PreparedDataset, StringArray, is_prepared
+from genrec.data.prepared import StringArray
+from genrec.data.schemas import Rules
 from genrec.data.sequence_dataset import hash_users
-from genrec.decoding.legal import LegalSet
-from genrec.decoding.trie import PrefixIndex
-from genrec.errors import ArtifactError, ConfigError, DataError
-from genrec.models.retrieval import EncoderDecoderRetrievalModel
+from genrec.errors import ConfigError, DataError
+from genrec.rankers import Ranker, SearchingRanker
 from genrec.tokenizer.semantic_id import SemanticIdTokenizer
-from genrec.training.retrieval_eval import load_model
+from genrec.trained import load_trained
 
 __all__ = ["Recommender"]
 
@@ -37,54 +35,34 @@ _ONE_KEY = (str, int, np.integer)
 class Recommender:
     """Finds the next items of users, given what they had before.
 
-    Items go in by the catalogue's own ids (ASIN, movie id, ...) and come out as rows of the ID
-    table, which :meth:`keys` and :meth:`titles` turn into words. One user gives vectors, several
-    give matrices with the same numbers. The run's folder is all that it needs.
+    Items go in by the catalogue's own ids (ASIN, movie id, ...) and come out as rows of the
+    catalogue, which :meth:`keys` and :meth:`titles` turn into words. One user gives vectors,
+    several give matrices with the same numbers. A run's folder is all that it needs, whatever
+    model the run trained.
 
     Args:
-        model: The retrieval model, in evaluation mode, on any device.
-        tokenizer: The ID table that it was trained with.
-        index: The table's prefixes on the model's device; built when None.
-        max_history: Newest items of a history that the model sees.
-        num_beams: Beams where a call names none.
+        ranker: Whatever recommends.
         item_titles: What to show a person, ``N``; the keys when None.
 
     Attributes:
-        tokenizer: See above; ``tokenizer.item_keys`` are the catalogue's own ids.
+        ranker: See above.
+        item_keys: The catalogue's own item ids, ``N``.
         num_items: Number of items ``N``.
 
     Example:
-        >>> table = SemanticIdTokenizer([[0, 1], [0, 0]], level_sizes=(2, 2), item_keys=["a", "b"])
-        >>> model = EncoderDecoderRetrievalModel(
-        ...     8, 16, 0.0, 2, 2, num_embeddings=(2, 2), sem_id_dim=2, ff_dim=8
-        ... )
-        >>> recommender = Recommender(model.eval(), table)
+        >>> from genrec.rankers import Popularity
+        >>> counts = np.array([5, 9])
+        >>> recommender = Recommender(Popularity(StringArray.from_strings(["a", "b"]), counts))
         >>> ids, scores = recommender.recommend(["a"], k=3)
-        >>> recommender.keys(ids), ids.tolist(), scores.tolist()[1:]
-        (['b'], [1, -1, -1], [-inf, -inf])
+        >>> recommender.keys(ids), ids.tolist(), scores.tolist()
+        (['b'], [1, -1, -1], [9.0, -inf, -inf])
     """
 
-    def __init__(
-        self,
-        model: EncoderDecoderRetrievalModel,
-        tokenizer: SemanticIdTokenizer,
-        *,
-        index: PrefixIndex | None = None,
-        max_history: int = 20,
-        num_beams: int = 30,
-        item_titles: Sequence[str] | None = None,
-    ) -> None:
-        self.tokenizer = tokenizer
-        self.num_items = tokenizer.num_items
-        self._model = model
-        self._tables = model.decoding_tables()
-        self._index = index or PrefixIndex.from_ids(
-            tokenizer.ids, tokenizer.level_sizes, device=model.device
-        )
-        self._table = TokenTable(tokenizer.ids, device=model.device)
-        self._max_history, self._num_beams = max_history, num_beams
-        self._titles = tokenizer.item_keys if item_titles is None else item_titles
-        self._row_of = {key: row for row, key in enumerate(tokenizer.item_keys)}
+    def __init__(self, ranker: Ranker, *, item_titles: Sequence[str] | None = None) -> None:
+        self.ranker = ranker
+        self.item_keys, self.num_items = ranker.item_keys, ranker.num_items
+        self._titles: Sequence[str] = self.item_keys if item_titles is None else item_titles
+        self._row_of = {key: row for row, key in enumerate(self.item_keys)}
 
     @classmethod
     def from_pretrained(
@@ -94,7 +72,7 @@ class Recommender:
         tokenizer: SemanticIdTokenizer | None = None,
         device: torch.device | str | None = None,
     ) -> Recommender:
-        """Open a stage-two run.
+        """Open a run of any training that recommends.
 
         Args:
             path: The run's folder. Its best step is used.
@@ -103,7 +81,8 @@ class Recommender:
             device: Where to compute; a GPU where there is one when None.
 
         Returns:
-            The recommender. It knows titles where the run's data set is still at its place.
+            The recommender. It knows titles where the run holds its catalogue, or its data set
+            is still at its place.
 
         Raises:
             MissingPathError: If the run is not there.
@@ -112,27 +91,8 @@ class Recommender:
         """
         if device is None:
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        run = load_model(path, device=device)
-        titles: Sequence[str] | None = None
-        prepared = run.meta.get("prepared")
-        if prepared is not None and is_prepared(prepared):
-            data = PreparedDataset.load(prepared)
-            if data.items_fingerprint == run.tokenizer.items_fingerprint:
-                titles = data.item_titles
-        index: PrefixIndex | None = run.index
-        if tokenizer is not None:
-            _check_extends(tokenizer, run.tokenizer)
-            if titles is not None:
-                titles = [*titles, *list(tokenizer.item_keys)[run.tokenizer.num_items :]]
-            index = None
-        return cls(
-            run.model,
-            tokenizer or run.tokenizer,
-            index=index,
-            max_history=run.settings.max_history,
-            num_beams=run.settings.num_beams,
-            item_titles=titles,
-        )
+        run = load_trained(path, device=device, table=tokenizer)
+        return cls(run.ranker, item_titles=run.catalogue.item_titles)
 
     def recommend(
         self,
@@ -160,49 +120,48 @@ class Recommender:
             exclude: Item keys to leave out, for everybody or a list for each user.
             allow: The only item keys to choose from, likewise. What is excluded stays out.
             num_beams: Beams of the search, at least ``k``; those of the run when None. More beams
-                come closer to the exact ranking and cost more.
+                come closer to the exact ranking and cost more. Only for models that search.
             unknown: What to do with keys that the catalogue lacks: ``error``, or ``skip`` them.
             batch_size: Users searched at once.
 
         Returns:
             ``(ids, scores)``, both ``(K,)`` for one user and ``(B, K)`` for several, best first:
-            rows of the ID table, int64, and log-probabilities of their IDs, float32. Where there
-            are fewer results the rest is -1 and ``-inf``. A user whose history is empty gets
-            none: the model continues histories, and who has none is better served by what is
-            popular, or new.
+            rows of the catalogue, int64, and the model's scores, float32: log-probabilities of
+            the items' IDs where it generates them. Where there are fewer results the rest is -1
+            and ``-inf``. A user whose history is empty gets none: the model continues histories,
+            and who has none is better served by what is popular, or new.
 
         Raises:
             DataError: If a key is unknown, or lists for each user are not as many as histories.
-            ConfigError: If a number is out of range, or a model with user tokens gets no users.
+            ConfigError: If a number is out of range, beams are set for a model without them, or a
+                model with user tokens gets no users.
         """
         if k < 1:
             raise ConfigError(f"k must be >= 1, got {k}; 10 is usual")
         if unknown not in ("error", "skip"):
             raise ConfigError(f"unknown must be error or skip, got {unknown!r}; use skip")
+        ranker = self._searching(num_beams)
         many, lists = _as_lists(histories)
         rows = self._rows(lists, "histories", unknown)
-        buckets = self._buckets(users, len(rows))
+        hashes = self._hashes(users, len(rows))
         limits = self._limits(allow, exclude, unknown, len(rows), many)
+        seen = rows if exclude_seen else None
         ids = np.full((len(rows), k), -1, dtype=np.int64)
         scores = np.full((len(rows), k), -np.inf, dtype=np.float32)
-        lengths = np.array([min(len(row), self._max_history) for row in rows])
+        longest = ranker.max_history
+        lengths = np.array([min(len(row), longest) for row in rows])
         order = np.argsort(lengths, kind="stable")  # like lengths together: little padding
         order = order[lengths[order] > 0]
         for begin in range(0, len(order), batch_size):
             part = order[begin : begin + batch_size]
-            history = _padded([rows[user][-self._max_history :] for user in part])
-            found = self._model.generate(
-                self._table.codes[history.to(self._model.device)],
-                self._index,
-                num_beams=max(k, self._num_beams if num_beams is None else num_beams),
-                num_results=k,
-                user_ids=None if buckets is None else buckets[part],
-                padded=bool(lengths[part[0]] != lengths[part[-1]]),
-                tables=self._tables,
-                legal=limits.legal(part, rows if exclude_seen else None),
+            found = ranker.rank(
+                _padded([rows[user][-longest:] for user in part]).to(ranker.device),
+                k,
+                users=None if hashes is None else hashes[part].to(ranker.device),
+                rules=limits.of(part, seen),
             )
             ids[part] = found.items.cpu().numpy()
-            scores[part] = found.item_scores.cpu().numpy()
+            scores[part] = found.scores.cpu().numpy()
         return (ids, scores) if many else (ids[0], scores[0])
 
     def rows(self, keys: Keys, *, unknown: str = "error") -> Rows:
@@ -213,7 +172,7 @@ class Recommender:
             unknown: What to do with keys that the catalogue lacks: ``error``, or ``skip`` them.
 
         Returns:
-            Rows of the ID table, one a key that is known, int64.
+            Rows of the catalogue, one a key that is known, int64.
 
         Raises:
             DataError: If a key is unknown.
@@ -224,18 +183,18 @@ class Recommender:
         """Turn results into the catalogue's own item ids.
 
         Args:
-            ids: Rows of the ID table, ``(K,)`` or ``(B, K)``; -1 for none.
+            ids: Rows of the catalogue, ``(K,)`` or ``(B, K)``; -1 for none.
 
         Returns:
             A list of keys, or one for each user; without the places that hold none.
         """
-        return _named(self.tokenizer.item_keys, ids)
+        return _named(self.item_keys, ids)
 
     def titles(self, ids: npt.NDArray[np.integer[Any]]) -> list[Any]:
         """Turn results into what to show a person.
 
         Args:
-            ids: Rows of the ID table, ``(K,)`` or ``(B, K)``; -1 for none.
+            ids: Rows of the catalogue, ``(K,)`` or ``(B, K)``; -1 for none.
 
         Returns:
             A list of titles, or of keys where titles are unknown, as :meth:`keys` gives them.
@@ -259,20 +218,25 @@ class Recommender:
             )
         return found
 
-    def _buckets(self, users: Key | Sequence[Key] | None, count: int) -> Tensor | None:
-        """Hash users to the tokens that stand for them, shape ``(B,)``."""
-        num_users = self._model.layout.num_users
-        if num_users == 0:
-            return None
-        if users is None:
+    def _searching(self, num_beams: int | None) -> Ranker:
+        """Return the ranker, with another number of beams where one is given."""
+        if num_beams is None:
+            return self.ranker
+        if not isinstance(self.ranker, SearchingRanker):
             raise ConfigError(
-                f"users must be given to a model with {num_users} user tokens, got none; pass the "
-                "users' own ids"
+                f"num_beams must be left out for a model that ranks all items, got {num_beams} for "
+                f"{self.ranker.name}; it needs no beams"
             )
+        return self.ranker.with_beams(num_beams)
+
+    def _hashes(self, users: Key | Sequence[Key] | None, count: int) -> Tensor | None:
+        """Hash the users' own ids, shape ``(B,)``, int64."""
+        if users is None:
+            return None
         given: list[Any] = [users] if isinstance(users, _ONE_KEY) else list(users)
         _check_count("users", len(given), count)
         keys = StringArray.from_strings(str(key) for key in given)
-        return torch.from_numpy(hash_users(keys, num_users)).to(self._model.device)
+        return torch.from_numpy(hash_users(keys))
 
     def _limits(
         self,
@@ -302,51 +266,31 @@ class Recommender:
                 listed = np.zeros_like(mask)
                 listed[rows[0]] = True
                 mask &= listed if name == "allow" else ~listed
-        shared = None if mask.all() else self._index.allow(torch.from_numpy(mask))
-        return _Limits(self._index, shared, own["allow"], own["exclude"])
+        shared = None if mask.all() else torch.from_numpy(mask).to(self.ranker.device)
+        return _Limits(shared, own["allow"], own["exclude"], self.ranker.device)
 
 
 @dataclass(frozen=True)
 class _Limits:
     """What may be recommended: to everybody, and to each user."""
 
-    index: PrefixIndex
-    shared: LegalSet | None
+    mask: Tensor | None
     allow: list[Rows] | None
     exclude: list[Rows] | None
+    device: torch.device
 
-    def legal(self, part: Rows, seen: list[Rows] | None) -> LegalSet | None:
-        """Build the restriction of some users, who shall not get what they have ``seen``."""
+    def of(self, part: Rows, seen: list[Rows] | None) -> Rules | None:
+        """Return the rules of some users, who shall not get what they have ``seen``."""
         lists = [rows for rows in (seen, self.exclude) if rows is not None]
-        drop = [np.concatenate([rows[user] for rows in lists]) for user in part] if lists else None
-        own = None
+        exclude = allow = None
+        if lists:
+            drop = [np.concatenate([rows[user] for rows in lists]) for user in part]
+            exclude = _padded(drop).to(self.device)
         if self.allow is not None:
-            keep = [self.allow[user] for user in part]
-            if drop is not None:
-                keep = [np.setdiff1d(a, b) for a, b in zip(keep, drop, strict=True)]
-            own = self.index.allow_per_user(_padded(keep))
-        elif drop is not None:
-            own = self.index.exclude_per_user(_padded(drop))
-        if own is None or self.shared is None:
-            return own or self.shared
-        return self.shared & own
-
-
-def _check_extends(tokenizer: SemanticIdTokenizer, trained: SemanticIdTokenizer) -> None:
-    """Refuse a table in which the items that the model was trained on have other IDs."""
-    count = trained.num_items
-    same = (
-        tokenizer.level_sizes == trained.level_sizes
-        and tokenizer.num_items >= count
-        and np.array_equal(tokenizer.ids[:count], trained.ids)
-        and list(tokenizer.item_keys)[:count] == list(trained.item_keys)
-    )
-    if not same:
-        raise ArtifactError(
-            f"ID table must begin with the {count} items that the model was trained on, got "
-            f"another one of {tokenizer.num_items}; extend the run's table with `genrec tokenize "
-            "--extend`"
-        )
+            allow = _padded([self.allow[user] for user in part]).to(self.device)
+        if exclude is None and allow is None and self.mask is None:
+            return None
+        return Rules(exclude, allow, self.mask)
 
 
 def _as_lists(value: Keys | Sequence[Keys]) -> tuple[bool, list[list[Any]]]:

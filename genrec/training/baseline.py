@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 from torch import Tensor, nn
 
 from genrec.data.batching import TokenTable, TrainingBatches
+from genrec.data.catalogue import Catalogue
 from genrec.data.prepared import PreparedDataset
 from genrec.data.schemas import TokenizedBatch
 from genrec.data.sequence_dataset import SeqData
 from genrec.errors import ConfigError
-from genrec.evaluation.baselines import cooccurrence, neural, popularity
+from genrec.evaluation.compare import compare
 from genrec.evaluation.evaluator import Evaluator
+from genrec.evaluation.settings import EvaluationSettings
+from genrec.evaluation.tables import format_table, write_metrics
 from genrec.models.sasrec import SasRec
+from genrec.rankers import baselines
 from genrec.training.loop import BestRule, FitResult, fit
 from genrec.training.optimizer import build_optimizer, build_schedule
-from genrec.training.retrieval_eval import EvaluationSettings, format_table, write_metrics
 from genrec.training.session import Session
 from genrec.training.stage_two import count_steps
 
@@ -111,6 +114,7 @@ def train_sasrec(
         num_steps=num_steps,
         floor=settings.schedule_floor,
     )
+    catalogue = Catalogue.from_data(data)
     valid = _evaluator(session, data, "valid", settings.evaluation)
 
     def loss_step(
@@ -122,8 +126,8 @@ def train_sasrec(
 
     def evaluate(module: nn.Module, step: int) -> dict[str, float]:
         assert isinstance(module, SasRec)
-        hide = settings.evaluation.exclude_history
-        metrics = valid.run(neural(module, valid.num_results, exclude_history=hide))
+        ranker = module.ranker(catalogue, asdict(settings.evaluation))
+        metrics = valid.run(ranker, hide_history=settings.evaluation.exclude_history)
         shown = [valid.chooser, valid.chooser.replace("recall", "ndcg")]
         session.say(
             f"step {step:,}: valid "
@@ -166,17 +170,13 @@ def evaluate_sasrec(session: Session, data: PreparedDataset, settings: Evaluatio
         settings: How to evaluate.
     """
     device = session.accelerator.device
-    evaluator = _evaluator(session, data, "test", settings)
-    count = evaluator.num_results
     best = SasRec.load_pretrained(session.run_dir.path, device=device)
-    results = {
-        "SASRec": evaluator.run(neural(best, count, exclude_history=settings.exclude_history)),
-        "popularity": evaluator.run(popularity(data, count, device)),
-        "co-occurrence": evaluator.run(cooccurrence(data, count, device)),
-    }
-    session.say(format_table(results, "test", settings))
+    ranker = best.ranker(Catalogue.from_data(data), asdict(settings))
+    rankers = {ranker.name: ranker, **baselines(data, device=device)}
+    results = compare(rankers, data, "test", settings, session.accelerator)
+    session.say(format_table(results, "test", ks=settings.ks))
     if session.accelerator.is_main_process:
-        write_metrics(session.run_dir.path, "test", results, settings)
+        write_metrics(session.run_dir.path, "test", results, settings, ranker)
 
 
 def _evaluator(
@@ -192,9 +192,8 @@ def _evaluator(
     return Evaluator(
         examples,
         num_items=data.num_items,
-        groups=None,
         ks=settings.ks,
-        accelerator=session.accelerator,
+        processes=session.accelerator,
         budget=settings.budget,
         max_rows=settings.max_rows,
     )

@@ -17,21 +17,18 @@ from typing import Any
 import gin
 
 from genrec.config import operative_config
+from genrec.data.catalogue import Catalogue
 from genrec.data.prepared import PreparedDataset
 from genrec.data.processed import RecDataset
-from genrec.decoding.trie import PrefixIndex
 from genrec.errors import ArtifactError
-from genrec.evaluation.evaluator import DEFAULT_KS
+from genrec.evaluation.compare import compare
+from genrec.evaluation.settings import DEFAULT_KS, EvaluationSettings
+from genrec.evaluation.tables import format_table, write_metrics
 from genrec.models.retrieval import EncoderDecoderRetrievalModel
+from genrec.rankers import baselines
 from genrec.tokenizer.semantic_id import ARTIFACT_NAME, SemanticIdTokenizer
+from genrec.trained import with_ids
 from genrec.training.loop import FitResult
-from genrec.training.retrieval_eval import (
-    EvaluationSettings,
-    Retrieval,
-    compare,
-    format_table,
-    write_metrics,
-)
 from genrec.training.run_data import find_stage_one, open_data
 from genrec.training.session import (
     Session,
@@ -320,6 +317,7 @@ def train(
     )
     if session.accelerator.is_main_process:
         tokenizer.save(session.run_dir.path / ARTIFACT_NAME)
+        Catalogue.from_data(data).save(session.run_dir.path)
     session.say(
         f"{data.meta['name']}: {data.num_users:,} users, {data.num_items:,} items; IDs of "
         f"{tokenizer.num_levels} levels {tokenizer.level_sizes}; "
@@ -344,13 +342,15 @@ def _finish(
     if test:
         device = session.accelerator.device
         best = EncoderDecoderRetrievalModel.load_pretrained(path, device=device)
-        index = PrefixIndex.from_ids(tokenizer.ids, tokenizer.level_sizes, device=device)
-        retrieval = Retrieval(best, tokenizer, index, data, settings.evaluation)
-        results = compare(retrieval, "test", session.accelerator)
-        session.tracker.log(result.step, {f"test/{k}": v for k, v in results["model"].items()})
-        session.say(format_table(results, "test", settings.evaluation))
+        catalogue = with_ids(Catalogue.from_data(data), tokenizer)
+        ranker = best.ranker(catalogue, asdict(settings.evaluation))
+        rankers = {ranker.name: ranker, **baselines(data, device=device)}
+        results = compare(rankers, data, "test", settings.evaluation, session.accelerator)
+        row = results[ranker.name]
+        session.tracker.log(result.step, {f"test/{name}": value for name, value in row.items()})
+        session.say(format_table(results, "test", ks=settings.evaluation.ks))
         if session.accelerator.is_main_process:
-            write_metrics(path, "test", results, settings.evaluation)
+            write_metrics(path, "test", results, settings.evaluation, ranker)
     session.say(f"run: {path}")
     session.tracker.close()
     session.accelerator.wait_for_everyone()

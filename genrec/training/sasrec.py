@@ -7,15 +7,16 @@ settings and calls :func:`~genrec.training.baseline.train_sasrec`, which knows n
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 
 import gin
 
 from genrec.config import operative_config
+from genrec.data.catalogue import Catalogue
 from genrec.data.processed import RecDataset
-from genrec.evaluation.evaluator import DEFAULT_KS
+from genrec.evaluation.settings import DEFAULT_KS, EvaluationSettings
 from genrec.models.sasrec import SasRec
 from genrec.training.baseline import SasRecTraining, evaluate_sasrec, train_sasrec
-from genrec.training.retrieval_eval import EvaluationSettings
 from genrec.training.run_data import find_stage_one, open_data
 from genrec.training.session import (
     SessionSettings,
@@ -194,11 +195,14 @@ def train(
         "prepared": str(data.path.resolve()),
         "data_fingerprint": data.fingerprint,
         "seed": seed,
+        "evaluation": asdict(settings.evaluation),
         "parameters": parameters,
     }
 
     def begin() -> None:
         open_run(session, described, config_text=operative_config())
+        if accelerator.is_main_process:
+            Catalogue.from_data(data).save(session.run_dir.path)
         session.say(
             f"{data.meta['name']}: {data.num_users:,} users, {data.num_items:,} items; SASRec, "
             f"{parameters:,} parameters; run {session.run_dir.path}"

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from genrec.data.batching import TokenTable, TrainingBatches
+from genrec.data.catalogue import Catalogue
 from genrec.data.prepared import PreparedDataset
 from genrec.data.schemas import TokenizedBatch
 from genrec.data.sequence_dataset import SeqData
-from genrec.decoding.trie import PrefixIndex
 from genrec.errors import ConfigError
 from genrec.evaluation.evaluator import Evaluator
+from genrec.evaluation.settings import EvaluationSettings
 from genrec.models.retrieval import EncoderDecoderRetrievalModel
 from genrec.tokenizer.semantic_id import SemanticIdTokenizer
+from genrec.trained import with_ids
 from genrec.training.loop import BestRule, FitResult, fit
 from genrec.training.optimizer import build_optimizer, build_schedule
-from genrec.training.retrieval_eval import EvaluationSettings, Retrieval, base_groups
 from genrec.training.session import Session
 
 __all__ = ["RetrievalTraining", "count_steps", "train_retrieval"]
@@ -104,7 +105,6 @@ def train_retrieval(
     )
     num_steps = count_steps(settings.iterations, settings.epochs, len(loader), settings.accumulate)
     model_config = model.saved_config()
-    layout = model.layout
     compiled: nn.Module = torch.compile(model, dynamic=True) if settings.compile else model  # type: ignore[assignment]
     optimizer = build_optimizer(
         settings.optimizer,
@@ -123,8 +123,7 @@ def train_retrieval(
     )
     validator = None
     if settings.do_eval:
-        users = layout.num_users
-        validator = _Validator(session, tokenizer, data, table, users, settings, num_steps)
+        validator = _Validator(session, tokenizer, data, table, settings, num_steps)
 
     def loss_step(
         module: nn.Module, batch: TokenizedBatch, step: int
@@ -174,28 +173,24 @@ class _Validator:
         tokenizer: SemanticIdTokenizer,
         data: PreparedDataset,
         table: TokenTable,
-        num_users: int,
         settings: RetrievalTraining,
         num_steps: int,
     ) -> None:
         self.session, self.settings, self.num_steps = session, settings, num_steps
-        self.tokenizer, self.data, self.table = tokenizer, data, table
-        device = session.accelerator.device
-        self.index = PrefixIndex.from_ids(tokenizer.ids, tokenizer.level_sizes, device=device)
+        self.table = table
+        self.catalogue = with_ids(Catalogue.from_data(data), tokenizer)
         examples = SeqData(data, "valid", max_history=settings.evaluation.max_history)
         if len(examples) == 0:
             raise ConfigError(
                 "validation needs users with at least 3 interactions, got none; use more data or "
                 "another split rule"
             )
-        groups = base_groups(tokenizer)
         self.full, self.partial = (
             Evaluator(
                 examples,
                 num_items=data.num_items,
-                groups=groups,
                 ks=settings.evaluation.ks,
-                accelerator=session.accelerator,
+                processes=session.accelerator,
                 budget=settings.evaluation.budget,
                 max_rows=settings.evaluation.max_rows,
                 limit=limit,
@@ -209,10 +204,8 @@ class _Validator:
         every = self.settings.full_eval_every
         whole = step == self.num_steps or bool(every and step % every == 0)
         evaluator, label = (self.full, "valid") if whole else (self.partial, "valid_partial")
-        retrieval = Retrieval(
-            model, self.tokenizer, self.index, self.data, self.settings.evaluation
-        )
-        metrics = evaluator.run(retrieval.predictor(self.table, evaluator.num_results))
+        ranker = model.ranker(self.catalogue, asdict(self.settings.evaluation))
+        metrics = evaluator.run(ranker, hide_history=self.settings.evaluation.exclude_history)
         loss = self._loss(model)
         shown = [self.chooser, self.chooser.replace("recall", "ndcg")]
         self.session.say(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from accelerate import Accelerator
-
 from genrec.training.retrieval_eval import compare, load_run
 
 

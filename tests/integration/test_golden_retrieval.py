@@ -15,9 +15,9 @@ import pytest
 import torch
 
 from genrec.data.prepared import PreparedDataset
+from genrec.evaluation.settings import EvaluationSettings
 from genrec.models.retrieval import EncoderDecoderRetrievalModel
 from genrec.tokenizer.semantic_id import SemanticIdTokenizer
-from genrec.training.retrieval_eval import EvaluationSettings
 from genrec.training.session import SessionSettings, start_session
 from genrec.training.stage_two import RetrievalTraining, train_retrieval
 

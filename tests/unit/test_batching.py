@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from genrec.data.batching import EvaluationBatches, TokenTable, TrainingBatches, length_buckets
 from genrec.data.schemas import SequenceBatch
-from genrec.data.sequence_dataset import SeqData, hash_users
+from genrec.data.sequence_dataset import SeqData, user_buckets
 from genrec.errors import ConfigError
 
 MODES = ("bucketed", "packed", "padded")
@@ -48,7 +48,7 @@ def loader(train: SeqData, **options) -> TrainingBatches:
 
 
 def test_the_table_looks_codes_and_users_up():
-    table = TokenTable(np.array([[3, 1], [2, 2]], dtype=np.int32), np.array([7, 5]))
+    table = TokenTable(np.array([[3, 1], [2, 2]], dtype=np.int32), torch.tensor([7, 5]))
     history = torch.tensor([[0, 1, -1]])
     batch = SequenceBatch(history, torch.tensor([[1]]), torch.tensor([1]), padded=True)
     found = table.tokenize(batch)
@@ -61,7 +61,7 @@ def test_the_table_looks_codes_and_users_up():
 def test_the_table_hashes_the_users_of_its_data(train):
     table = TokenTable.build(train, np.zeros((train.data.num_items, 2)), num_users=50)
     assert table.users is not None
-    assert table.users.tolist() == hash_users(train.data.user_keys, 50).tolist()
+    assert table.users.tolist() == user_buckets(train.user_hashes, 50).tolist()
     assert TokenTable.build(train, np.zeros((train.data.num_items, 2))).users is None
 
 

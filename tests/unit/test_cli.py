@@ -50,7 +50,7 @@ def test_a_folder_that_is_no_run_is_one_line(name, tmp_path):
     answer = call(name, str(tmp_path / "nowhere"))
     assert answer.exit_code == 2
     assert answer.stdout == ""
-    assert answer.stderr.startswith("error: run must be a folder of scripts/train_decoder.py")
+    assert answer.stderr.startswith("error: run must be a folder with meta.json")
     assert answer.stderr.count("\n") == 1
 
 

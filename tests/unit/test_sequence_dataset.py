@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genrec.data.prepared import StringArray
-from genrec.data.sequence_dataset import SeqData, gather_windows, hash_users
+from genrec.data.sequence_dataset import SeqData, gather_windows, hash_users, user_buckets
 from genrec.errors import ConfigError
 
 LENGTHS = st.lists(st.integers(1, 40), min_size=1, max_size=8)
@@ -111,6 +111,10 @@ def test_packed_windows_hold_every_training_target_once(tiny_data, lengths, widt
         assert len(history) <= width
 
 
+def bucketed(keys, num_buckets: int) -> torch.Tensor:
+    return user_buckets(torch.from_numpy(hash_users(StringArray.from_strings(keys))), num_buckets)
+
+
 @given(st.lists(st.text(max_size=8), min_size=1, max_size=6), st.integers(1, 5000))
 @settings(deadline=None)
 def test_hash_equals_its_definition(keys, buckets):
@@ -121,23 +125,21 @@ def test_hash_equals_its_definition(keys, buckets):
             mixed = ((mixed ^ (mixed >> shift)) * factor) & mask
         return (mixed ^ (mixed >> 31)) % buckets
 
-    found = hash_users(StringArray.from_strings(keys), buckets)
+    found = bucketed(keys, buckets)
     assert found.tolist() == [reference(key) for key in keys]
 
 
 def test_recorded_hashes():
     """A change here gives every user of every saved model another token."""
     keys = ["A1YJEY40YUW4SE", "A60XNB876KYML", "1", "2", "", "Ünï"]
-    assert hash_users(StringArray.from_strings(keys), 2000).tolist() == RECORDED
+    assert bucketed(keys, 2000).tolist() == RECORDED
 
 
 RECORDED = [767, 1275, 441, 1767, 0, 1224]
 
 
 def test_hashes_spread_evenly():
-    counts = np.bincount(
-        hash_users(StringArray.from_strings(str(i) for i in range(50_000)), 100), minlength=100
-    )
+    counts = np.bincount(bucketed((str(i) for i in range(50_000)), 100), minlength=100)
     # 500 a bucket with a standard deviation of 22; six of them leave one chance in a million.
     assert counts.min() > 500 - 6 * 22
     assert counts.max() < 500 + 6 * 22

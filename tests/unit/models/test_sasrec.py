@@ -9,6 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from genrec.data.catalogue import Catalogue
+from genrec.data.prepared import StringArray
 from genrec.errors import ArtifactError, ConfigError
 from genrec.models.retrieval import EncoderDecoderRetrievalModel
 from genrec.models.sasrec import SasRec
@@ -82,23 +84,24 @@ def test_sampled_loss_leaves_the_target_out_of_its_negatives(
     assert found.item() == pytest.approx(np.mean(losses), rel=1e-5)
 
 
-def test_recommend_ranks_all_items(model: SasRec, history: Tensor) -> None:
-    model.eval()
-    best = model.recommend(history, num_results=5)
-    scores = model.scores(history)  # with gradient: not PyTorch's inference path
-    assert torch.equal(best, scores.argsort(dim=1, descending=True)[:, :5])
-    for row in range(3):
-        assert torch.equal(model.recommend(history[row : row + 1], num_results=5)[0], best[row])
-    assert model.recommend(history, num_results=99).shape == (3, NUM_ITEMS)
+def catalogue(num_items: int = NUM_ITEMS) -> Catalogue:
+    keys = StringArray.from_strings(f"item-{i}" for i in range(num_items))
+    return Catalogue(keys, keys)
 
 
-def test_hidden_history_is_never_recommended(model: SasRec, history: Tensor) -> None:
-    model.eval()
-    found = model.recommend(history, num_results=NUM_ITEMS, exclude_history=True)
-    plain = model.recommend(history, num_results=NUM_ITEMS)
-    for row, seen in enumerate([{3, 1, 4, 5}, {9, 2}, {6}]):
-        left = [item for item in plain[row].tolist() if item not in seen]
-        assert found[row].tolist() == left + [-1] * len(seen)
+def test_the_ranker_ranks_all_items(model: SasRec, history: Tensor) -> None:
+    ranker = model.eval().ranker(catalogue(), {"max_history": 4})
+    assert ranker.max_history == 4
+    best = ranker.rank(history, 5)
+    scores = model.scores(history).detach()
+    assert torch.equal(best.items, scores.argsort(dim=1, descending=True)[:, :5])
+    torch.testing.assert_close(best.scores, scores.gather(1, best.items))
+    assert model.ranker(catalogue(), {"max_history": 50}).max_history == 6
+
+
+def test_a_catalogue_of_another_size_is_refused(model: SasRec) -> None:
+    with pytest.raises(ArtifactError, match=r"must have the 13 items that SASRec .* got 14"):
+        model.ranker(catalogue(14), {})
 
 
 def test_save_and_load(model: SasRec, tmp_path: Path, history: Tensor) -> None:

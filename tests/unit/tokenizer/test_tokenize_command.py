@@ -12,10 +12,11 @@ from typer.testing import CliRunner
 
 from genrec.atomic import write_json_atomic
 from genrec.checkpoint import RunDirectory
-from genrec.commands.tokenize import app_command, load_quantizer
+from genrec.commands.tokenize import app_command
 from genrec.models.rqvae import RqVae
 from genrec.tokenizer.residual_kmeans import ResidualKMeans
 from genrec.tokenizer.semantic_id import SemanticIdTokenizer
+from genrec.trained import load_quantizer
 
 RUNNER = CliRunner()
 
@@ -153,7 +154,7 @@ def test_folders_that_are_no_stage_one_run(tmp_path, quantizer):
     RunDirectory(tmp_path / "other").save(
         1, weights=quantizer.state_dict(), config={"model": "retrieval"}
     )
-    assert "with a retrieval" in tokenize(tmp_path / "other").stderr
+    assert "must hold a quantiser, got 'retrieval'" in tokenize(tmp_path / "other").stderr
     RunDirectory(tmp_path / "bare").save(1, weights=quantizer.state_dict(), config=quantizer.config)
     assert "--data must be given where the run" in tokenize(tmp_path / "bare").stderr
 
