@@ -34,8 +34,8 @@ class CodeTree(nn.Module):
         width: D.
         settings: Of the probabilities.
         history: Of items that the user has.
-        own_leaves: Whether whole IDs have vectors here, or None: those of the items are given to
-            :meth:`log_probs`.
+        own_leaves: Whether whole IDs have vectors here; else they have those of the items, which
+            :meth:`log_probs` is given.
     """
 
     def __init__(
@@ -155,7 +155,10 @@ class CodeTree(nn.Module):
             count = self.settings.vectors(level)
         else:
             assert items is not None
-            table, ids = items, index.leaf_items[following.states]
+            first = following.states
+            if index.leaf_offsets is not None:  # items that share an ID: the first speaks for all
+                first = index.leaf_offsets[first]
+            table, ids = items, index.leaf_items[first]
         if level == 0:  # the same children for everybody
             ids, legal = ids[0], following.legal[0]
             vectors = table(_copies(ids, count))  # (C * V, D)

@@ -11,17 +11,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from genrec.checkpoint import load_model_files, write_model_files
+from genrec.data.catalogue import Catalogue
 from genrec.data.schemas import SequenceBatch
 from genrec.decoding.beam_search import BeamResult, constrained_beam_search
 from genrec.decoding.legal import LegalSet
 from genrec.decoding.trie import PrefixIndex, TrieStep
 from genrec.errors import ArtifactError, ConfigError
+from genrec.models.beam_ranker import BeamRanker, index_of
 from genrec.models.code_tree import CodeTree
+from genrec.models.item_growth import grown_weights
 from genrec.models.item_head import item_loss, item_scores
 from genrec.models.item_settings import (
     HistorySettings,
@@ -152,15 +156,13 @@ class ItemTokenRetrievalModel(nn.Module):
         for table in (self.positions, self.starts):
             nn.init.normal_(table, std=embedding_dim**-0.5)
         self.to_decoder = nn.Linear(embedding_dim, embedding_dim)
-        shared = num_states[-1] < num_items
-        self.leaves_are_items = items.item_vectors and not shared
         self.tree = CodeTree(
             level_sizes,
             num_states,
             embedding_dim,
             tree,
             history,
-            own_leaves=not self.leaves_are_items,
+            own_leaves=not items.item_vectors,
         )
         has_weight = history.seen_weights and head.item_head_weight > 0
         self.seen_weight = nn.Parameter(torch.zeros(())) if has_weight else None
@@ -241,7 +243,7 @@ class ItemTokenRetrievalModel(nn.Module):
                 following,
                 index,
                 seen=seen,
-                items=self.tokens.vectors if self.leaves_are_items else None,
+                items=self.tokens.vectors,
                 wanted=column,
             )
             losses.append(_mean_loss(log_probs, column, label_smoothing))
@@ -403,7 +405,7 @@ class ItemTokenRetrievalModel(nn.Module):
                 flat,
                 index,
                 seen=None if seen is None else seen.each(width),
-                items=self.tokens.vectors if self.leaves_are_items else None,
+                items=self.tokens.vectors,
             )
             return log_probs.view(batch, width, -1)
 
@@ -412,7 +414,7 @@ class ItemTokenRetrievalModel(nn.Module):
             index,
             batch_size=batch,
             num_beams=num_beams,
-            num_results=num_results if rescore is None else num_beams,
+            num_results=num_results if rescore is None else max(num_beams, num_results or 1),
             legal=legal,
             temperature=temperature,
             sample=sample,
@@ -425,6 +427,57 @@ class ItemTokenRetrievalModel(nn.Module):
             states, self.tokens, index, found.items, history, self.seen_weight, table
         )
         return found.reordered(scores + rescore * found.item_scores, num_results or num_beams)
+
+    def ranker(self, catalogue: Catalogue, options: Mapping[str, Any]) -> BeamRanker:
+        """Recommend items of a catalogue by beam search; the weights must not change meanwhile.
+
+        Args:
+            catalogue: The items with their codes: those that the model was trained on, and maybe
+                more after them, which are known by their codes alone.
+            options: ``num_beams`` and ``max_history`` as in training; ``rescore``, see
+                :meth:`generate`.
+
+        Returns:
+            The ranker.
+
+        Raises:
+            ArtifactError: If the catalogue has no codes, or others than the model.
+        """
+        index = index_of(catalogue, self.level_sizes, self.device)
+        model = self
+        if index.num_items > self.num_items:
+            trained = np.asarray(catalogue.codes)[: self.num_items]
+            old = PrefixIndex.from_ids(trained, self.level_sizes, device=self.device)
+            model = self.grown(old, index)
+        model._check_index(index)
+        table, rescore = model.item_table(index), options.get("rescore")
+
+        def search(history: Tensor, *, users: Tensor | None, **options: Any) -> BeamResult:
+            return model.generate(history, index, table=table, rescore=rescore, **options)
+
+        return BeamRanker(
+            search,
+            catalogue,
+            index,
+            num_beams=options.get("num_beams", 30),
+            max_history=min(self.max_history, options.get("max_history", self.max_history)),
+        )
+
+    def grown(self, old: PrefixIndex, new: PrefixIndex) -> ItemTokenRetrievalModel:
+        """Let the model know more items: by their codes, since they have no vectors.
+
+        Args:
+            old: The catalogue that it was trained on.
+            new: One that begins with the same items.
+
+        Returns:
+            A new model in evaluation mode; what the catalogue lacked before scores zero.
+        """
+        self._check_index(old)
+        sizes = {"num_items": new.num_items, "num_states": new.num_states[1:]}
+        model = self.from_config(self.config | sizes).to(self.device).eval()
+        model.load_state_dict(grown_weights(self.state_dict(), model.state_dict(), old, new))
+        return model
 
     def save_pretrained(self, path: str | os.PathLike[str]) -> None:
         """Write the model as a folder that explains itself, made or replaced."""

@@ -1,4 +1,4 @@
-"""An embedding table that may have fewer rows than ids, which then share them.
+"""An embedding table that may have a given number of rows, which ids then share.
 
 Shape legend: N = ids, R = rows, D = width.
 """
@@ -21,19 +21,18 @@ def hash_rows(keys: Tensor, num_rows: int) -> Tensor:
 
 
 class HashedEmbedding(nn.Module):
-    """One vector an id, or one for several ids where the table is smaller.
+    """One vector an id, or so many vectors whatever the number of ids.
 
     Args:
         num_ids: N.
         width: D.
-        num_rows: R; None for a row an id.
+        num_rows: R, over which ids are spread by a hash; None for a row an id.
     """
 
     def __init__(self, num_ids: int, width: int, num_rows: int | None = None) -> None:
         super().__init__()
-        self.hashed = num_rows is not None and num_rows < num_ids
-        count = num_rows if num_rows is not None and self.hashed else num_ids
-        self.weight = nn.Parameter(torch.empty(count, width))
+        self.hashed = num_rows is not None
+        self.weight = nn.Parameter(torch.empty(num_rows or num_ids, width))
         nn.init.normal_(self.weight, std=width**-0.5)
 
     def rows(self, ids: Tensor) -> Tensor:
