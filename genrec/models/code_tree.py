@@ -18,7 +18,11 @@ from genrec.models.seen_items import SeenItems
 from genrec.modules.hashed_embedding import HashedEmbedding
 from genrec.modules.window_dot import window_dot
 
-__all__ = ["CodeTree"]
+__all__ = ["SEEN_SCALE", "CodeTree"]
+
+#: Weights of seen items go through tens of nats, which Adam takes in steps of the learning rate.
+SEEN_SCALE = 10.0
+_LEAST_LEFT = 1e-3
 
 
 class CodeTree(nn.Module):
@@ -53,14 +57,23 @@ class CodeTree(nn.Module):
         self.level_sizes = tuple(level_sizes)
         levels = len(self.level_sizes)
         self.codes = nn.Parameter(torch.empty(sum(level_sizes), width))
-        nn.init.normal_(self.codes, std=width**-0.5)
+        # Small beside vectors of the prefixes, which say more.
+        scale = 0.2 if settings.prefix_vectors else 1.0
+        nn.init.normal_(self.codes, std=scale * width**-0.5)
         self.projections = nn.ModuleList(nn.Linear(width, width) for _ in level_sizes)
+        for projection in self.projections:
+            assert isinstance(projection, nn.Linear)
+            nn.init.eye_(projection.weight)
         self.prefixes = nn.ModuleList()
         if settings.prefix_vectors:
             for level in range(levels if own_leaves else levels - 1):
                 count = num_states[level] * settings.vectors(level)
                 self.prefixes.append(HashedEmbedding(count, width, settings.prefix_rows))
-        self.seen_weights = nn.Parameter(torch.zeros(levels)) if history.seen_weights else None
+        self.seen_weights: nn.Parameter | None = None
+        if history.seen_weights:
+            start = torch.full((levels,), 1.0 / SEEN_SCALE)
+            start[-1] = 0.0
+            self.seen_weights = nn.Parameter(start)
 
     def log_probs(
         self,
@@ -120,7 +133,10 @@ class CodeTree(nn.Module):
         counts = seen.count_below(following, level)
         below = index.paths.num_below[level][following.states]
         if self.seen_weights is not None:
-            scores = scores + self.seen_weights[level] * (counts / below)
+            share = counts / below
+            if level < len(self.level_sizes) - 1:  # what is left of the prefix, in nats
+                share = (1.0 - share + _LEAST_LEFT).log()
+            scores = scores + SEEN_SCALE * self.seen_weights[level] * share
         if self.history.skip_history:
             gone = counts == below
             if wanted is not None:
@@ -172,6 +188,27 @@ class CodeTree(nn.Module):
         if count == 1:
             return scores
         return scores.unflatten(1, (-1, count)).logsumexp(dim=2)
+
+    @torch.no_grad()
+    def start_from(self, vectors: Tensor, index: PrefixIndex, generator: torch.Generator) -> None:
+        """Let each vector of a prefix start as that of an item below it, drawn at random.
+
+        Args:
+            vectors: Of the items, shape ``(N, D)``.
+            index: The catalogue.
+            generator: Of the draws, on the CPU.
+        """
+        for level in range(len(self.prefixes)):
+            table, count = self._table(level), self.settings.vectors(level)
+            below = index.paths.num_below[level].long()
+            first = below.cumsum(0) - below
+            drawn = torch.rand(len(below), count, generator=generator).to(below.device)
+            places = first.unsqueeze(1) + (drawn * below.unsqueeze(1)).long()
+            ids = torch.arange(len(below), device=below.device)
+            if table.hashed:
+                ids = index.prefix_hashes[level]
+            rows = table.rows(_copies(ids, count))
+            table.weight[rows] = vectors[index.leaf_items[places].flatten()]
 
     def _table(self, level: int) -> HashedEmbedding:
         table = self.prefixes[level]

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from genrec.decoding.trie import PrefixIndex
-from genrec.models.item_settings import HistorySettings, ItemHeadSettings
+from genrec.models.item_settings import ItemHeadSettings
 from genrec.models.item_tokens import ItemTokens
 from genrec.models.seen_items import SeenItems
 from genrec.modules.linear_cross_entropy import fast_bfloat16, linear_cross_entropy
@@ -27,9 +27,10 @@ def item_loss(
     index: PrefixIndex,
     wanted: Tensor,
     settings: ItemHeadSettings,
+    *,
     seen: SeenItems | None,
     seen_weight: Tensor | None,
-    history: HistorySettings,
+    skip_history: bool,
 ) -> Tensor:
     """Compute the mean cross-entropy of the next items.
 
@@ -41,13 +42,13 @@ def item_loss(
         settings: Whether all items are compared, or some that are drawn.
         seen: Items that the user has, or None where they do not count.
         seen_weight: Added to their scores, scalar, or None.
-        history: Whether they are left out.
+        skip_history: Whether they are left out.
 
     Returns:
         Scalar. With drawn items it estimates the loss over all.
     """
     if settings.num_negatives is None:
-        pairs = _pairs(seen, wanted, seen_weight, history) if seen is not None else None
+        pairs = _pairs(seen, wanted, seen_weight, skip_history) if seen is not None else None
         rough = settings.item_head_dtype == "bfloat16" or (
             settings.item_head_dtype == "auto" and fast_bfloat16(states.device)
         )
@@ -60,7 +61,7 @@ def item_loss(
     # Each drawn item stands for as many others as there are to draw from.
     others = others + math.log(index.num_items / len(drawn))
     if seen is not None:
-        rows, items, extra = _pairs(seen, wanted, seen_weight, history)
+        rows, items, extra = _pairs(seen, wanted, seen_weight, skip_history)
         place = torch.searchsorted(drawn, items).clamp(max=len(drawn) - 1)
         hit = (drawn[place] == items).nonzero().squeeze(1)
         others = others.index_put((rows[hit], place[hit]), extra[hit], accumulate=True)
@@ -103,7 +104,7 @@ def item_scores(
 
 
 def _pairs(
-    seen: SeenItems, wanted: Tensor, weight: Tensor | None, history: HistorySettings
+    seen: SeenItems, wanted: Tensor, weight: Tensor | None, skip_history: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """List each target's items of the history and what is added to their scores."""
     rows, columns = seen.fresh.nonzero(as_tuple=True)
@@ -111,6 +112,6 @@ def _pairs(
     extra = torch.zeros(len(items), device=items.device)
     if weight is not None:
         extra = extra + weight
-    if history.skip_history:
+    if skip_history:
         extra = extra.masked_fill(items != wanted[rows], -torch.inf)
     return rows, items, extra

@@ -24,7 +24,7 @@ from genrec.decoding.legal import LegalSet
 from genrec.decoding.trie import PrefixIndex, TrieStep
 from genrec.errors import ArtifactError, ConfigError
 from genrec.models.beam_ranker import BeamRanker, index_of
-from genrec.models.code_tree import CodeTree
+from genrec.models.code_tree import SEEN_SCALE, CodeTree
 from genrec.models.item_growth import grown_weights
 from genrec.models.item_head import item_loss, item_scores
 from genrec.models.item_settings import (
@@ -32,10 +32,13 @@ from genrec.models.item_settings import (
     ItemHeadSettings,
     ItemVectorSettings,
     TreeSettings,
+    check_history,
+    check_sizes,
 )
+from genrec.models.item_targets import Targets, children, mean_loss, padding_bias
 from genrec.models.item_tokens import ItemTokens
 from genrec.models.seen_items import SeenItems
-from genrec.modules.dropout import dropout
+from genrec.modules.start_vectors import start_vectors
 from genrec.modules.transformer import Decoder, Encoder, StackSettings, start_queries_small
 
 __all__ = ["ItemRetrievalOutput", "ItemTokenRetrievalModel"]
@@ -120,12 +123,8 @@ class ItemTokenRetrievalModel(nn.Module):
         super().__init__()
         items, tree = items or ItemVectorSettings(), tree or TreeSettings()
         head, history = head or ItemHeadSettings(), history or HistorySettings()
-        _check(num_items, embedding_dim, num_heads, (*n_layers, *ff_dim, max_history), dropout)
-        if tree.normalize_over != "prefix" and (history.seen_weights or history.skip_history):
-            raise ConfigError(
-                "seen_weights and skip_history must be off unless normalize_over='prefix', got "
-                f"{tree.normalize_over!r}; only prefixes that exist know the items below them"
-            )
+        check_sizes(num_items, embedding_dim, num_heads, (*n_layers, *ff_dim, max_history), dropout)
+        check_history(history, tree)
         self.num_items, self.max_history = num_items, max_history
         self.level_sizes, self.num_states = tuple(level_sizes), tuple(num_states)
         self.head, self.history = head, history
@@ -156,6 +155,7 @@ class ItemTokenRetrievalModel(nn.Module):
         for table in (self.positions, self.starts):
             nn.init.normal_(table, std=embedding_dim**-0.5)
         self.to_decoder = nn.Linear(embedding_dim, embedding_dim)
+        nn.init.eye_(self.to_decoder.weight)
         self.tree = CodeTree(
             level_sizes,
             num_states,
@@ -189,6 +189,28 @@ class ItemTokenRetrievalModel(nn.Module):
         """
         return cls(index.num_items, index.level_sizes, index.num_states[1:], **options)
 
+    @torch.no_grad()
+    def start_from(self, vectors: Tensor, index: PrefixIndex, *, seed: int = 0) -> None:
+        """Let the vectors of items and prefixes start from what is known of the items.
+
+        Call it before training, with the vectors that the codes were made of, for example.
+
+        Args:
+            vectors: Shape ``(N, X)``, floating point, any X.
+            index: The catalogue.
+            seed: Of the items that prefixes start from.
+        """
+        self._check_index(index)
+        found = start_vectors(vectors.to(self.device), self.config["embedding_dim"])
+        if self.tokens.vectors is not None:
+            ids = torch.arange(self.num_items, device=self.device)
+            self.tokens.vectors.weight[self.tokens.vectors.rows(ids)] = found
+        self.tree.start_from(found, index, torch.Generator().manual_seed(seed))
+
+    def _item_seen_weight(self) -> Tensor | None:
+        """What the item head adds to the scores of items that the user has, scalar."""
+        return None if self.seen_weight is None else SEEN_SCALE * self.seen_weight
+
     @property
     def device(self) -> torch.device:
         """Where the weights live."""
@@ -219,23 +241,17 @@ class ItemTokenRetrievalModel(nn.Module):
         """
         self._check_index(index)
         memory = self.encode(batch.history, index)
-        if batch.packed:
-            rows, last = (batch.targets >= 0).nonzero(as_tuple=True)  # (M,)
-            wanted = batch.targets[rows, last]
-        else:
-            rows = torch.arange(len(memory), device=memory.device)
-            last = (batch.history >= 0).sum(dim=1) - 1
-            wanted = batch.targets[:, 0]
-        states = memory[rows, last]  # (M, D)
+        targets = Targets.of_batch(batch)
+        states = memory[targets.rows, targets.last]  # (M, D)
         seen = None
         if self.history.seen_weights or self.history.skip_history:
-            seen = SeenItems.build(batch.history, index, rows, last)
-        decoded = self._decode(memory, states, wanted, rows, last, batch, index)  # (M, L, D)
-        paths = index.paths.states[wanted].long()  # (M, L)
+            seen = SeenItems.build(batch.history, index, targets.rows, targets.last)
+        decoded = self._decode(memory, states, targets, index)  # (M, L, D)
+        paths = index.paths.states[targets.items].long()  # (M, L)
         parents = F.pad(paths[:, :-1], (1, 0))
         losses = []
         for level in range(len(self.level_sizes)):
-            following = _window(index, parents[:, level], level)
+            following = children(index, parents[:, level], level)
             column = paths[:, level] - following.states[:, 0]
             log_probs = self.tree.log_probs(
                 decoded[:, level],
@@ -246,14 +262,21 @@ class ItemTokenRetrievalModel(nn.Module):
                 items=self.tokens.vectors,
                 wanted=column,
             )
-            losses.append(_mean_loss(log_probs, column, label_smoothing))
+            losses.append(mean_loss(log_probs, column, label_smoothing))
         stacked = torch.stack(losses)
         weights = stacked.new_tensor(level_weights or (1.0,) * len(losses))
         loss = (stacked * weights).sum()
         of_items = None
         if self.head.item_head_weight:
             of_items = item_loss(
-                states, self.tokens, index, wanted, self.head, seen, self.seen_weight, self.history
+                states,
+                self.tokens,
+                index,
+                targets.items,
+                self.head,
+                seen=seen,
+                seen_weight=self._item_seen_weight(),
+                skip_history=self.history.skip_history,
             )
             loss = loss + self.head.item_head_weight * of_items
         return ItemRetrievalOutput(
@@ -283,30 +306,16 @@ class ItemTokenRetrievalModel(nn.Module):
         return memory
 
     def _decode(
-        self,
-        memory: Tensor,
-        states: Tensor,
-        wanted: Tensor,
-        rows: Tensor,
-        last: Tensor,
-        batch: SequenceBatch,
-        index: PrefixIndex,
+        self, memory: Tensor, states: Tensor, targets: Targets, index: PrefixIndex
     ) -> Tensor:
         """Decode all targets of a batch, ``(M, L, D)``."""
-        codes = index.codes_of_items(wanted)  # (M, L)
-        levels = codes.shape[1]
-        size = memory.shape[1]
-        earlier = [self.tokens.code(codes[:, level], level) for level in range(levels - 1)]
+        codes = index.codes_of_items(targets.items)  # (M, L)
+        levels = range(codes.shape[1] - 1)
+        earlier = [self.tokens.code(codes[:, level], level) for level in levels]
         inputs = torch.stack([torch.zeros_like(states), *earlier], dim=1)
         inputs = inputs + self.starts + self.to_decoder(states).unsqueeze(1)
-        items = torch.arange(size, device=memory.device)
-        if batch.packed:  # target g sees items up to g
-            hidden = items > items.repeat_interleave(levels).unsqueeze(1)  # (S * L, S)
-            live = None if len(wanted) == memory.shape[0] * size else rows * size + last
-            bias = memory.new_zeros(hidden.shape).masked_fill(hidden, -torch.inf)[None, None]
-        else:
-            live, bias = None, _padding_bias(batch.history, memory) if batch.padded else None
-        decoded: Tensor = self.decoder(inputs, memory, bias, live)
+        bias = targets.hidden(codes.shape[1], memory)
+        decoded: Tensor = self.decoder(inputs, memory, bias, targets.live)
         return decoded
 
     @torch.no_grad()
@@ -380,7 +389,7 @@ class ItemTokenRetrievalModel(nn.Module):
             legal = unseen if legal is None else legal & unseen
         cache = self.decoder.start(
             memory,
-            _padding_bias(history, memory) if padded else None,
+            padding_bias(history, memory) if padded else None,
             num_queries=1 + (len(self.level_sizes) - 1) * num_beams,
         )
         start = self.to_decoder(states).unsqueeze(1)  # (B, 1, D)
@@ -424,7 +433,7 @@ class ItemTokenRetrievalModel(nn.Module):
         if rescore is None:
             return found
         scores = item_scores(
-            states, self.tokens, index, found.items, history, self.seen_weight, table
+            states, self.tokens, index, found.items, history, self._item_seen_weight(), table
         )
         return found.reordered(scores + rescore * found.item_scores, num_results or num_beams)
 
@@ -497,14 +506,16 @@ class ItemTokenRetrievalModel(nn.Module):
         Returns:
             The model.
         """
-        rest = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
+        rest: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in config.items()
+        }
         groups = {
             "items": ItemVectorSettings,
             "tree": TreeSettings,
             "head": ItemHeadSettings,
             "history": HistorySettings,
         }
-        built = {}
+        built: dict[str, Any] = {}
         for name, group in groups.items():
             known = [field.name for field in fields(group) if field.name in rest]
             built[name] = group(**{field: rest.pop(field) for field in known})
@@ -546,46 +557,3 @@ class ItemTokenRetrievalModel(nn.Module):
                 f"prefixes of {self.level_sizes} codes, got {found[0]} in {found[2]} of "
                 f"{found[1]}; use the ID table that the model was trained with"
             )
-
-
-def _window(index: PrefixIndex, parents: Tensor, level: int) -> TrieStep:
-    """List the children of states, ``(M, C)``; those of the root once for all."""
-    if level == 0:
-        step = index.step(parents.new_zeros(1, 1), 0)
-        shape = (len(parents), -1)
-        return TrieStep(*(part[0].expand(shape) for part in (step.codes, step.states, step.legal)))
-    step = index.step(parents.unsqueeze(1), level)
-    return TrieStep(step.codes[:, 0], step.states[:, 0], step.legal[:, 0])
-
-
-def _mean_loss(log_probs: Tensor, column: Tensor, smoothing: float) -> Tensor:
-    """Average the negative log-probabilities of the targets, ``(M, C)`` to a scalar."""
-    own = log_probs.gather(1, column.unsqueeze(1)).squeeze(1)
-    if smoothing:
-        exists = log_probs > -torch.inf
-        spread = log_probs.where(exists, 0.0).sum(dim=1) / exists.sum(dim=1)
-        own = (1 - smoothing) * own + smoothing * spread
-    return -own.mean()
-
-
-def _padding_bias(history: Tensor, memory: Tensor) -> Tensor:
-    """Hide padding from the decoder, ``(B, 1, 1, S)``."""
-    bias = torch.zeros(history.shape, dtype=memory.dtype, device=memory.device)
-    return bias.masked_fill(history < 0, -torch.inf)[:, None, None]
-
-
-def _check(
-    num_items: int, width: int, num_heads: int, sizes: Sequence[int], dropout: Sequence[float]
-) -> None:
-    if min(num_items, num_heads, *sizes) < 1:
-        raise ConfigError(
-            f"sizes of the model must be >= 1, got {(num_items, num_heads, *sizes)} for items, "
-            "heads, layers, feed-forward widths and history; use the defaults"
-        )
-    if width < 1 or width % num_heads:
-        raise ConfigError(
-            f"embedding_dim must be a multiple of num_heads, got {width} and {num_heads}; for "
-            f"example {num_heads * max(1, width // num_heads)}"
-        )
-    if not all(0 <= p < 1 for p in dropout):
-        raise ConfigError(f"dropout must lie in [0, 1), got {tuple(dropout)}; try (0.2, 0.2)")

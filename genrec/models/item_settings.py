@@ -5,11 +5,19 @@ Shape legend: L = levels.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from genrec.errors import ConfigError
 
-__all__ = ["HistorySettings", "ItemHeadSettings", "ItemVectorSettings", "TreeSettings"]
+__all__ = [
+    "HistorySettings",
+    "ItemHeadSettings",
+    "ItemVectorSettings",
+    "TreeSettings",
+    "check_history",
+    "check_sizes",
+]
 
 HEAD_DTYPES = ("float32", "bfloat16", "auto")
 NORMALIZE_OVER = ("vocabulary", "level", "prefix")
@@ -25,15 +33,23 @@ class ItemVectorSettings:
         item_rows: Rows of their table, several items to a row; None for a row an item.
         item_drop: Share of the history's items that are known by their codes alone in training,
             in ``[0, 1)``, so that items without a vector of their own work.
+        item_codes: Whether a token holds its codes' embeddings beside such a vector. Without,
+            items that are added later have to be trained.
     """
 
     item_vectors: bool = True
     item_rows: int | None = None
     item_drop: float = 0.0
+    item_codes: bool = True
 
     def __post_init__(self) -> None:
         if not 0 <= self.item_drop < 1:
             raise ConfigError(f"item_drop must lie in [0, 1), got {self.item_drop}; try 0.1")
+        if not self.item_codes and (self.item_drop or not self.item_vectors):
+            raise ConfigError(
+                "item_codes must be on with item_drop > 0 or without item_vectors, got off; items "
+                "would have nothing to be known by"
+            )
         _check_rows("item_rows", self.item_rows)
 
 
@@ -130,3 +146,30 @@ class HistorySettings:
 def _check_rows(name: str, rows: int | None) -> None:
     if rows is not None and rows < 1:
         raise ConfigError(f"{name} must be >= 1, got {rows}; None takes one for each")
+
+
+def check_history(history: HistorySettings, tree: TreeSettings) -> None:
+    """Refuse settings of the history that these probabilities have no place for."""
+    if tree.normalize_over != "prefix" and (history.seen_weights or history.skip_history):
+        raise ConfigError(
+            "seen_weights and skip_history must be off unless normalize_over='prefix', got "
+            f"{tree.normalize_over!r}; only prefixes that exist know the items below them"
+        )
+
+
+def check_sizes(
+    num_items: int, width: int, num_heads: int, sizes: Sequence[int], dropout: Sequence[float]
+) -> None:
+    """Refuse sizes of a model that do not fit together."""
+    if min(num_items, num_heads, *sizes) < 1:
+        raise ConfigError(
+            f"sizes of the model must be >= 1, got {(num_items, num_heads, *sizes)} for items, "
+            "heads, layers, feed-forward widths and history; use the defaults"
+        )
+    if width < 1 or width % num_heads:
+        raise ConfigError(
+            f"embedding_dim must be a multiple of num_heads, got {width} and {num_heads}; for "
+            f"example {num_heads * max(1, width // num_heads)}"
+        )
+    if not all(0 <= p < 1 for p in dropout):
+        raise ConfigError(f"dropout must lie in [0, 1), got {tuple(dropout)}; try (0.2, 0.2)")

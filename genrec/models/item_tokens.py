@@ -44,7 +44,9 @@ class ItemTokens(nn.Module):
         self.settings = settings
         self.level_sizes = tuple(level_sizes)
         self.codes = nn.Parameter(torch.empty(sum(level_sizes), width))
-        nn.init.normal_(self.codes, std=width**-0.5)
+        # Small beside vectors of the items' own, which say more.
+        scale = 0.2 if settings.item_vectors else 1.0
+        nn.init.normal_(self.codes, std=scale * width**-0.5)
         offsets = torch.tensor(list(accumulate(level_sizes[:-1], initial=0)))
         self.register_buffer("offsets", offsets, persistent=False)
         self.vectors: HashedEmbedding | None = None
@@ -61,18 +63,21 @@ class ItemTokens(nn.Module):
         Returns:
             Shape ``(..., D)``.
         """
-        tokens = self._code_sums(index.codes_of_items(ids))
         if self.vectors is None:
-            return tokens
+            return self._code_sums(index.codes_of_items(ids))
         own = self.vectors(ids)
+        if not self.settings.item_codes:
+            return own
         if self.training and self.settings.item_drop:
             known = torch.rand(ids.shape, device=ids.device) >= self.settings.item_drop
             own = own * known.unsqueeze(-1)
-        return tokens + own
+        return own + self._code_sums(index.codes_of_items(ids))
 
     def table(self, index: PrefixIndex) -> Tensor:
         """Embed all items, none by its codes alone; shape ``(N, D)``."""
         ids = torch.arange(index.num_items, device=self.codes.device)
+        if self.vectors is not None and not self.settings.item_codes:
+            return self.vectors(ids)
         tokens = self._code_sums(index.codes_of_items(ids))
         return tokens if self.vectors is None else tokens + self.vectors(ids)
 
@@ -88,22 +93,3 @@ class ItemTokens(nn.Module):
         bags = (codes + self.offsets).view(-1, levels)
         sums = F.embedding_bag(bags, self.codes, mode="sum") * levels**-0.5
         return sums.view(*codes.shape[:-1], -1)
-
-    @torch.no_grad()
-    def start_from(self, vectors: Tensor) -> None:
-        """Let the items' own vectors start from given ones, such as text embeddings.
-
-        They are turned so that the first D directions of greatest variance remain, and scaled
-        to the size that random ones would have.
-
-        Args:
-            vectors: Shape ``(N, X)``, floating point, any X.
-        """
-        assert self.vectors is not None and not self.vectors.hashed
-        weight = self.vectors.weight
-        centred = vectors.to(weight.device, torch.float32)
-        centred = centred - centred.mean(dim=0)
-        _, directions = torch.linalg.eigh(centred.t() @ centred)  # rising variance
-        turned = centred @ directions.flip(1)[:, : weight.shape[1]]
-        weight.zero_()
-        weight[:, : turned.shape[1]] = turned * weight.shape[1] ** -0.5 / turned.square().mean() ** 0.5

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 __all__ = ["fast_bfloat16", "linear_cross_entropy"]
 
@@ -93,12 +94,12 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 part = slice(begin, begin + size)
                 listed = slice(bounds[number], bounds[number + 1])
                 at = (states[listed] - begin, rows[listed])
-                scores = rough_x[part] @ rough_table.t()  # (m, N)
+                scores = F.linear(rough_x[part], rough_table)  # (m, N)
                 scores.index_put_(at, rough_extra[listed], accumulate=True)
                 probs = torch.softmax(scores, dim=1)
-                own = targets[part].unsqueeze(1)
-                losses[part] = -probs.gather(1, own).float().log().squeeze(1)
-                probs.scatter_add_(1, own, probs.new_full(own.shape, -1.0))
+                own = (torch.arange(len(probs), device=x.device), targets[part])
+                losses[part] = -probs[own].float().log()
+                probs[own] -= 1.0
                 to_extra[listed] = probs[at].float()
                 to_x[part] = probs @ rough_table
                 to_table += probs.t() @ rough_x[part]

@@ -52,6 +52,8 @@ def test_stage_two_learns_the_same_and_evaluates_to_the_last_digit(
     for processes in (None, 2):
         done = launch("evaluate_decoder.py", two, processes=processes)
         assert done.returncode == 0, done.stderr
-        assert done.stdout.count("\nmodel, item level") == 2  # history shown and hidden, by one process
+        assert (
+            done.stdout.count("\nmodel, item level") == 2
+        )  # history shown and hidden, by one process
         answers.append(without_speed(two))
     assert answers[1] == answers[2] == answers[0]
