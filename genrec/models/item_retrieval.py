@@ -77,7 +77,8 @@ class ItemTokenRetrievalModel(nn.Module):
         num_heads: Attention heads.
         n_layers: Layers of encoder and decoder.
         ff_dim: Width of the feed-forward layers of encoder and decoder.
-        dropout: Of encoder and decoder, each in ``[0, 1)``.
+        dropout: Of encoder and decoder, on their inputs and after each part of a layer, each in
+            ``[0, 1)``.
         max_history: Most items of a history.
         items: Of the items' own vectors.
         tree: Of the codes' probabilities.
@@ -143,7 +144,14 @@ class ItemTokenRetrievalModel(nn.Module):
             self.config |= asdict(group)
         encoder, decoder = (
             StackSettings(
-                count, embedding_dim, embedding_dim, num_heads, width, p, drop_output=False
+                num_layers=count,
+                width=embedding_dim,
+                inner_width=embedding_dim,
+                num_heads=num_heads,
+                ff_width=width,
+                dropout=p,
+                drop_output=False,  # the item head reads what the encoder says
+                drop_inside=False,
             )
             for count, width, p in zip(n_layers, ff_dim, dropout, strict=True)
         )

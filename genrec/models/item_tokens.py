@@ -45,7 +45,7 @@ class ItemTokens(nn.Module):
         self.level_sizes = tuple(level_sizes)
         self.codes = nn.Parameter(torch.empty(sum(level_sizes), width))
         # Small beside vectors of the items' own, which say more.
-        scale = 0.2 if settings.item_vectors else 1.0
+        scale = 0.2 if settings.item_vectors and settings.item_codes else 1.0
         nn.init.normal_(self.codes, std=scale * width**-0.5)
         offsets = torch.tensor(list(accumulate(level_sizes[:-1], initial=0)))
         self.register_buffer("offsets", offsets, persistent=False)

@@ -45,6 +45,8 @@ class StackSettings:
         num_buckets: Of the relative position bias.
         max_distance: Of the relative position bias.
         drop_output: Whether dropout follows the last layer too, as in T5.
+        drop_inside: Whether attention weights and the hidden units of the feed-forward layers
+            are dropped too, as in T5.
     """
 
     num_layers: int
@@ -56,6 +58,12 @@ class StackSettings:
     num_buckets: int = 32
     max_distance: int = 128
     drop_output: bool = True
+    drop_inside: bool = True
+
+    @property
+    def inner_dropout(self) -> float:
+        """Dropout of attention weights and hidden units."""
+        return self.dropout if self.drop_inside else 0.0
 
 
 @torch.no_grad()
@@ -100,9 +108,9 @@ class EncoderLayer(nn.Module):
     def __init__(self, s: StackSettings) -> None:
         super().__init__()
         self.attention_norm = _norm(s.width)
-        self.attention = SelfAttention(s.width, s.inner_width, s.num_heads, s.dropout)
+        self.attention = SelfAttention(s.width, s.inner_width, s.num_heads, s.inner_dropout)
         self.ff_norm = _norm(s.width)
-        self.ff = FeedForward(s.width, s.ff_width, s.dropout)
+        self.ff = FeedForward(s.width, s.ff_width, s.inner_dropout)
         self.dropout = s.dropout
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
@@ -160,11 +168,11 @@ class DecoderLayer(nn.Module):
     def __init__(self, s: StackSettings) -> None:
         super().__init__()
         self.attention_norm = _norm(s.width)
-        self.attention = SelfAttention(s.width, s.inner_width, s.num_heads, s.dropout)
+        self.attention = SelfAttention(s.width, s.inner_width, s.num_heads, s.inner_dropout)
         self.cross_norm = _norm(s.width)
-        self.cross = CrossAttention(s.width, s.inner_width, s.num_heads, s.dropout)
+        self.cross = CrossAttention(s.width, s.inner_width, s.num_heads, s.inner_dropout)
         self.ff_norm = _norm(s.width)
-        self.ff = FeedForward(s.width, s.ff_width, s.dropout)
+        self.ff = FeedForward(s.width, s.ff_width, s.inner_dropout)
         self.dropout = s.dropout
 
     def forward(
