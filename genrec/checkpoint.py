@@ -22,6 +22,8 @@ from genrec.atomic import atomic_directory, atomic_file, read_json, write_json_a
 from genrec.errors import ArtifactError, MissingPathError
 
 __all__ = [
+    "RUN_FILES",
+    "RUN_FOLDERS",
     "RunDirectory",
     "atomic_directory",
     "load_model_files",
@@ -30,6 +32,11 @@ __all__ = [
     "write_model_files",
 ]
 
+#: What a training writes into its run folder besides steps and pointers; nothing else is touched.
+RUN_FILES = ("config.gin", "meta.json", "metrics.jsonl", "metrics.json")
+RUN_FOLDERS = ("catalogue", "semantic_ids", "item_space")
+
+_ASIDE = ".replaced"  # where an older run waits until the new one has a checkpoint
 _MODEL = "model.safetensors"
 _CONFIG = "config.json"
 _TRAINER = "trainer.pt"
@@ -89,7 +96,43 @@ class RunDirectory:
         for name in pointers:
             self.point(name, step)
         self._prune()
+        shutil.rmtree(self.path / _ASIDE, ignore_errors=True)  # replaced by something whole now
         return target
+
+    def set_aside(self) -> None:
+        """Move an older run out of the way; the first :meth:`save` deletes it for good.
+
+        Only what a training writes is moved; other files of the folder stay where they are.
+        """
+        aside = self.path / _ASIDE
+        shutil.rmtree(aside, ignore_errors=True)
+        if old := self._own():
+            aside.mkdir()
+            for path in old:
+                path.rename(aside / path.name)
+
+    def restore(self) -> bool:
+        """Put a run that was set aside back, in place of one that has no checkpoint.
+
+        Returns:
+            Whether there was one to put back.
+        """
+        aside = self.path / _ASIDE
+        if not aside.is_dir() or self.steps():
+            return False
+        for path in self._own():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        for path in aside.iterdir():
+            path.rename(self.path / path.name)
+        aside.rmdir()
+        return True
+
+    def _own(self) -> list[Path]:
+        """List what a training wrote into the folder."""
+        names = [*RUN_FILES, *RUN_FOLDERS, *self.pointers()]
+        return [p for p in map(self.path.joinpath, names) if p.exists()] + [
+            self.step_path(step) for step in self.steps()
+        ]
 
     def point(self, name: str, step: int) -> None:
         """Move a pointer.

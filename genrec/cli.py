@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -25,8 +26,8 @@ def build_app() -> typer.Typer:
     """
     app = typer.Typer(
         name="genrec",
-        help="Generative recommendation: semantic IDs, and a model that writes them. The two "
-        "training stages are scripts: scripts/train_rqvae.py and scripts/train_decoder.py.",
+        help="Generative recommendation: semantic IDs, and a model that writes them. "
+        "`genrec train sample` tries the whole way on a small synthetic shop.",
         no_args_is_help=True,
         add_completion=False,
         pretty_exceptions_enable=False,
@@ -56,6 +57,10 @@ def _print_version() -> None:
     raise typer.Exit
 
 
-def main() -> None:
-    """Run the command line of this process."""
-    build_app()()
+def main(words: Sequence[str] | None = None) -> None:
+    """Run the command line.
+
+    Args:
+        words: Its words; those of this process when None.
+    """
+    build_app()(words)

@@ -9,19 +9,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from genrec.atomic import read_json
 from genrec.checkpoint import RunDirectory, resolve_step
 from genrec.data.catalogue import Catalogue
 from genrec.data.prepared import PreparedDataset, StringArray, is_prepared
+from genrec.data.text.fused_space import SPACE_NAME, FusedSpace
 from genrec.errors import ArtifactError, MissingPathError
 from genrec.rankers import Ranker
 from genrec.registry import QUANTIZERS, RANKERS, find
 from genrec.tokenizer.quantizer import ItemQuantizer
 from genrec.tokenizer.semantic_id import ARTIFACT_NAME, SemanticIdTokenizer
 
-__all__ = ["Trained", "load_quantizer", "load_ranker", "load_trained", "with_ids"]
+__all__ = [
+    "Trained",
+    "load_quantizer",
+    "load_ranker",
+    "load_trained",
+    "quantizer_inputs",
+    "with_ids",
+]
 
 
 @dataclass(frozen=True)
@@ -147,6 +156,33 @@ def load_quantizer(
     kind = find(QUANTIZERS, read_json(step / "config.json").get("model"))
     quantizer: ItemQuantizer = kind.load_from_checkpoint(step).to(device)
     return quantizer
+
+
+def quantizer_inputs(run: str | os.PathLike[str], data: PreparedDataset) -> npt.NDArray[Any]:
+    """Place the items of a data set where the run's quantiser expects them.
+
+    Args:
+        run: A stage-one run.
+        data: Its data set, or one with new items, embedded by the same encoder.
+
+    Returns:
+        The data set's vectors; in the run's item space where it has one, in which items that are
+        new to it stand by their text. Shape ``(N, D)``, floating.
+
+    Raises:
+        ArtifactError: If the run's item space or ID table is damaged, or of another width.
+    """
+    folder = Path(run) / SPACE_NAME
+    if not folder.is_dir():
+        return data.item_embeddings
+    space = FusedSpace.load(folder)
+    if space.items_fingerprint == data.items_fingerprint:
+        return space.transform(data.item_embeddings, np.arange(data.num_items))
+    row_of = {key: row for row, key in enumerate(SemanticIdTokenizer.load(run).item_keys)}
+    rows = np.array([row_of.get(key, -1) for key in data.item_keys], dtype=np.int64)
+    # The table may have been extended since: what the space never saw is new to it.
+    rows[rows >= len(space.vectors)] = -1
+    return space.transform(data.item_embeddings, rows)
 
 
 def with_ids(catalogue: Catalogue, table: SemanticIdTokenizer) -> Catalogue:

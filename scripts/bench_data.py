@@ -140,11 +140,11 @@ def _asin(numbers: np.ndarray) -> object:
 
 def run_genrec(source: str, folder: Path, out: Path) -> None:
     """Prepare with this project's own reader and pipeline."""
-    from genrec.data.amazon import read_amazon
-    from genrec.data.movielens import read_movielens
     from genrec.data.options import PrepareOptions
-    from genrec.data.precomputed import PrecomputedEncoder
     from genrec.data.prepare import prepare
+    from genrec.data.readers.amazon import read_amazon
+    from genrec.data.readers.movielens import read_movielens
+    from genrec.data.text.vectors import PrecomputedEncoder
 
     raw = read_movielens(folder, "ml-32m") if source == "movielens" else read_amazon(folder)
     prepare(

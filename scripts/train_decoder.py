@@ -1,10 +1,11 @@
-"""Train stage two, the retrieval model: accelerate launch scripts/train_decoder.py [CONFIG]."""
+"""Train stage two, the retrieval model: accelerate launch scripts/train_decoder.py [RECIPE].
 
-from pathlib import Path
+The same as ``genrec train decoder [RECIPE]``; see its ``--help``.
+"""
 
-from genrec.config import parse_arguments, run
-from genrec.training.decoder import train
+import sys
+
+from genrec.cli import main
 
 if __name__ == "__main__":
-    default = Path(__file__).resolve().parent.parent / "configs" / "decoder" / "amazon.gin"
-    run(train, parse_arguments("Train the retrieval model.", default_config=default))
+    main(["train", "decoder", *sys.argv[1:]])

@@ -1,10 +1,11 @@
-"""Train stage one, the tokenizer: accelerate launch scripts/train_rqvae.py [CONFIG]."""
+"""Train stage one, the tokenizer: accelerate launch scripts/train_rqvae.py [RECIPE].
 
-from pathlib import Path
+The same as ``genrec train rqvae [RECIPE]``; see its ``--help``.
+"""
 
-from genrec.config import parse_arguments, run
-from genrec.training.rqvae import train
+import sys
+
+from genrec.cli import main
 
 if __name__ == "__main__":
-    default = Path(__file__).resolve().parent.parent / "configs" / "rqvae" / "amazon.gin"
-    run(train, parse_arguments("Train the tokenizer.", default_config=default))
+    main(["train", "rqvae", *sys.argv[1:]])

@@ -1,10 +1,11 @@
-"""Train SASRec, the item-id baseline: accelerate launch scripts/train_sasrec.py [CONFIG]."""
+"""Train SASRec, the item-id baseline: accelerate launch scripts/train_sasrec.py [RECIPE].
 
-from pathlib import Path
+The same as ``genrec train sasrec [RECIPE]``; see its ``--help``.
+"""
 
-from genrec.config import parse_arguments, run
-from genrec.training.sasrec import train
+import sys
+
+from genrec.cli import main
 
 if __name__ == "__main__":
-    default = Path(__file__).resolve().parent.parent / "configs" / "sasrec" / "amazon.gin"
-    run(train, parse_arguments("Train the SASRec baseline.", default_config=default))
+    main(["train", "sasrec", *sys.argv[1:]])

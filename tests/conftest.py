@@ -35,6 +35,7 @@ SASREC = {
     "top_k_eval_list": [5, 10],
     "log_every": 1,
     "dataset_split": None,
+    "dataset_folder": None,  # stage one's
 }
 STAGE_TWO = {
     "iterations": 12,

@@ -18,6 +18,7 @@ LAYERS = {
     "genrec.checkpoint": 0,
     "genrec.config": 0,
     "genrec.errors": 0,
+    "genrec.settings": 0,
     "genrec.threads": 0,
     "genrec.version": 0,
     "genrec.data.schemas": 0,
@@ -28,6 +29,7 @@ LAYERS = {
     "genrec.tokenizer": 2,
     "genrec.evaluation": 3,
     "genrec.rankers": 3,
+    "genrec.rankers_linear": 3,
     "genrec.registry": 4,
     "genrec.serving": 4,
     "genrec.trained": 4,
@@ -58,6 +60,8 @@ FORBIDDEN = [
     ("genrec.tokenizer", "gin", "the library does not read gin"),
     ("genrec.evaluation", "gin", "the library does not read gin"),
     ("genrec.serving", "gin", "the library does not read gin"),
+    ("genrec.training", "gin", "the front door reads gin"),
+    ("genrec.settings", "gin", "the front door reads gin"),
     ("genrec.data.prepared", "polars", "training reads arrays only"),
     ("genrec.data.prepared", "torch", "a prepared set needs numpy only"),
     ("genrec.data.catalogue", "torch", "a catalogue needs numpy only"),
@@ -138,3 +142,52 @@ def test_the_walk_sees_what_it_should():
     assert found == ["torch.nn", "genrec.data.prepared", "genrec.errors", "genrec.models.rqvae"]
     assert layer("genrec.data.schemas") == 0
     assert layer("genrec.data.prepared") == 1
+
+
+#: What each wing of ``genrec.data`` may import of ``genrec.data``, besides itself.
+WINGS = {
+    "genrec.data.files": set(),
+    "genrec.data.fetch": set(),
+    "genrec.data.text": {"genrec.data.prepared"},
+    "genrec.data.readers": {
+        "genrec.data.files",
+        "genrec.data.fetch",
+        "genrec.data.text",
+        "genrec.data.tables",
+    },
+}
+
+
+def data_imports(name: str) -> set[str]:
+    """List the modules of ``genrec.data`` that a module imports, inside functions too."""
+    found = {target for target, _ in imports(name, MODULES[name].read_text())}
+    return {target for target in found if inside(target, "genrec.data") and target in MODULES}
+
+
+@pytest.mark.parametrize("wing", WINGS)
+def test_wings_of_data_keep_to_themselves(wing):
+    rooms = [name for name in MODULES if inside(name, wing)]
+    assert len(rooms) > 1
+    allowed = WINGS[wing] | {wing}
+    broken = [
+        f"{name} imports {target}"
+        for name in rooms
+        for target in sorted(data_imports(name))
+        if not any(inside(target, goal) for goal in allowed)
+    ]
+    assert not broken, "\n".join(broken)
+
+
+def circle(graph: dict[str, set[str]]) -> list[str]:
+    """Take away what imports nothing that is left, again and again; what stays is in circles."""
+    left = dict(graph)
+    while free := [name for name, targets in left.items() if not targets & set(left)]:
+        for name in free:
+            del left[name]
+    return sorted(left)
+
+
+def test_no_circle_inside_data():
+    rooms = [name for name in MODULES if inside(name, "genrec.data")]
+    assert circle({name: data_imports(name) - {name} for name in rooms}) == []
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"a"}}) == ["a", "b", "c", "d"]

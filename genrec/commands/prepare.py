@@ -34,7 +34,7 @@ def prepare_source(
         out: Folder to write; must be new, empty, or a prepared data set to replace.
         dataset: Kind of source; None tells by the files.
         split: Part of a release.
-        encoder_model_name: See :func:`genrec.data.text_embedding.make_encoder`.
+        encoder_model_name: See :func:`genrec.data.text.encoders.make_encoder`.
         options: A :class:`genrec.data.options.PrepareOptions`; None takes the defaults.
         reader_options: More arguments of the source's reader.
         encoder_options: More arguments of the encoder.
@@ -49,8 +49,8 @@ def prepare_source(
     from genrec.data.card import format_card
     from genrec.data.prepare import prepare
     from genrec.data.processed import RecDataset
-    from genrec.data.sources import detect_kind, open_source
-    from genrec.data.text_embedding import make_encoder
+    from genrec.data.readers.registry import detect_kind, open_source
+    from genrec.data.text.encoders import make_encoder
 
     start = time.perf_counter()
     _check_out(out)
@@ -70,7 +70,7 @@ def prepare_source(
 
 def _locate(source: str, raw_dir: Path) -> tuple[Path, str | None, str | None]:
     """Find the folder of a source, fetching a release by its name; tell kind and split."""
-    from genrec.data.releases import RELEASE_NAMES, fetch_release, find_release
+    from genrec.data.fetch.releases import RELEASE_NAMES, fetch_release, find_release
 
     folder = Path(source)
     if folder.is_dir():
@@ -244,7 +244,7 @@ def app_command(app: typer.Typer) -> None:
 
 def _columns(**named: Any) -> Any:
     """Gather column names; None where none was given."""
-    from genrec.data.tables_dataset import TableColumns
+    from genrec.data.readers.table_columns import TableColumns
 
     given = {role: name for role, name in named.items() if name is not None}
     return TableColumns(**given) if given else None

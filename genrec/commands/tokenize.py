@@ -51,7 +51,7 @@ def tokenize_run(
     from genrec.data.prepared import PreparedDataset
     from genrec.tokenizer.policies import POLICIES, check_policy
     from genrec.tokenizer.semantic_id import ARTIFACT_NAME, SemanticIdTokenizer
-    from genrec.trained import load_quantizer
+    from genrec.trained import load_quantizer, quantizer_inputs
 
     if policy is not None:
         check_policy(policy)
@@ -72,7 +72,7 @@ def tokenize_run(
             f"--policy must be the table's {old.policy} with --extend, got {policy}; leave it out"
         )
     data = PreparedDataset.load(_data_path(run) if data_path is None else data_path)
-    embeddings: Any = data.item_embeddings
+    embeddings: Any = quantizer_inputs(run, data)
     if replace_non_finite:
         embeddings = np.nan_to_num(np.asarray(embeddings), nan=0.0, posinf=0.0, neginf=0.0)
     where: dict[str, Any] = {"batch_size": batch_size}

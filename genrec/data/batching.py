@@ -96,7 +96,6 @@ class TrainingBatches:
 
     Args:
         data: The training split.
-        table: Codes of the items; its device is that of the batches.
         batch_size: Rows of a batch on one process: examples, or windows when packed.
         mode: ``bucketed``, ``packed`` or ``padded``.
         seed: Of the order.
@@ -104,6 +103,7 @@ class TrainingBatches:
         rank: Number of this process.
         world_size: Number of processes.
         pool: Batches that are sorted together; more means less padding and less mixing.
+        device: Where the batches live.
 
     Raises:
         ConfigError: If a setting is out of range.
@@ -112,7 +112,6 @@ class TrainingBatches:
     def __init__(
         self,
         data: SeqData,
-        table: TokenTable,
         *,
         batch_size: int,
         mode: str = "bucketed",
@@ -121,6 +120,7 @@ class TrainingBatches:
         rank: int = 0,
         world_size: int = 1,
         pool: int = 64,
+        device: torch.device | str = "cpu",
     ) -> None:
         if mode not in TRAIN_MODES:
             raise ConfigError(
@@ -134,11 +134,11 @@ class TrainingBatches:
                 "train_data_subsample must be off with train_mode='packed', got both; packed "
                 "already trains every target of a sequence in one pass"
             )
-        self.table, self.mode, self.seed = table, mode, seed
+        self.mode, self.seed = mode, seed
         self.global_size = batch_size * world_size
         self.rank, self.world_size, self.pool = rank, world_size, pool
         self.one_per_user = one_per_user
-        self.items = torch.from_numpy(np.array(data.data.sequence_items)).to(table.codes.device)
+        self.items = torch.from_numpy(np.array(data.data.sequence_items)).to(device)
         if mode == "packed":
             self.columns: tuple[npt.NDArray[np.int64], ...] = data.packed_windows()
             _, self.sizes, firsts, _ = self.columns
@@ -156,7 +156,7 @@ class TrainingBatches:
         # The last batch is dropped, unless it is all there is: the next epoch draws anew.
         return full if full else int(rest >= self.world_size)
 
-    def batches(self, epoch: int, start: int = 0) -> Iterator[TokenizedBatch]:
+    def batches(self, epoch: int, start: int = 0) -> Iterator[SequenceBatch]:
         """Yield this process's share of each batch of an epoch.
 
         Args:
@@ -164,12 +164,12 @@ class TrainingBatches:
             start: Batches to leave out.
 
         Yields:
-            Batches on the device of the table.
+            Batches of item ids.
         """
         gather = gather_windows if self.mode == "packed" else gather_rows
         for rows in self.plan(epoch)[start:]:
             mine = rows[self.rank :: self.world_size]
-            batch = self.table.tokenize(gather(self.items, *(c[mine] for c in self.columns)))
+            batch = gather(self.items, *(c[mine] for c in self.columns))
             share = self.num_targets[mine].sum() / self.num_targets[rows].sum()
             yield replace(batch, weight=float(share * self.world_size))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any
@@ -10,79 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["DataCard", "RejectedRows", "format_card", "history_quantiles", "time_span"]
-
-_EXAMPLES_PER_REASON = 5
-
-
-class RejectedRows:
-    """Count the rows that could not be used, and remember where the first ones stand."""
-
-    def __init__(self) -> None:
-        self._counts: Counter[tuple[str, str]] = Counter()
-        self._lines: dict[tuple[str, str], list[int]] = {}
-        self._repaired: RejectedRows | None = None
-
-    @property
-    def total(self) -> int:
-        """Rows rejected so far."""
-        return sum(self._counts.values())
-
-    def add(self, file: str, reason: str, *, line: int | None = None, count: int = 1) -> None:
-        """Note rows.
-
-        Args:
-            file: Name of the file.
-            reason: What is wrong with them.
-            line: Line of the first of them, from 1, where it is known.
-            count: How many.
-        """
-        if count == 0:
-            return
-        self._counts[file, reason] += count
-        lines = self._lines.setdefault((file, reason), [])
-        if line is not None and len(lines) < _EXAMPLES_PER_REASON:
-            lines.append(line)
-
-    def add_lines(self, file: str, reason: str, lines: npt.NDArray[np.integer[Any]]) -> None:
-        """Note one row a line.
-
-        Args:
-            file: Name of the file.
-            reason: What is wrong with them.
-            lines: Their lines, from 1.
-        """
-        for line in lines[:_EXAMPLES_PER_REASON].tolist():
-            self.add(file, reason, line=line)
-        self.add(file, reason, count=max(0, len(lines) - _EXAMPLES_PER_REASON))
-
-    def repaired(self, file: str, reason: str, *, line: int | None = None) -> None:
-        """Note a row that was used although something was wrong with it.
-
-        Args:
-            file: Name of the file.
-            reason: What was wrong, and what was done.
-            line: Its line, from 1.
-        """
-        if self._repaired is None:
-            self._repaired = RejectedRows()
-        self._repaired.add(file, reason, line=line)
-
-    def repaired_list(self) -> list[dict[str, Any]]:
-        """Describe the repaired rows for the card."""
-        return self._repaired.as_list() if self._repaired is not None else []
-
-    def as_list(self) -> list[dict[str, Any]]:
-        """Describe them for the card, in the order of their first appearance."""
-        return [
-            {
-                "file": file,
-                "reason": reason,
-                "rows": count,
-                "first_lines": self._lines[file, reason],
-            }
-            for (file, reason), count in self._counts.items()
-        ]
+__all__ = ["DataCard", "format_card", "history_quantiles", "time_span"]
 
 
 class DataCard:
@@ -98,14 +25,7 @@ class DataCard:
         self._steps: list[dict[str, Any]] = []
 
     def step(self, name: str, *, interactions: int, users: int, items: int) -> None:
-        """Note the counts after a step.
-
-        Args:
-            name: What the step did.
-            interactions: Interactions left.
-            users: Users left.
-            items: Items left that have an interaction.
-        """
+        """Note the counts after a step; ``items`` are those that have an interaction."""
         before = self._steps[-1]["interactions"] if self._steps else interactions
         self._steps.append(
             {
@@ -122,11 +42,7 @@ class DataCard:
         return {name: self._steps[-1][name] for name in ("interactions", "users", "items")}
 
     def note(self, **facts: Any) -> None:
-        """Note facts by name; a later value replaces an earlier one.
-
-        Args:
-            facts: Values that ``json`` can write.
-        """
+        """Note facts that ``json`` can write, by name; a later value replaces an earlier one."""
         self._facts.update(facts)
 
     def as_dict(self) -> dict[str, Any]:
@@ -135,14 +51,7 @@ class DataCard:
 
 
 def history_quantiles(lengths: npt.NDArray[np.integer[Any]]) -> dict[str, float]:
-    """Describe how long the histories are.
-
-    Args:
-        lengths: Interactions of each user.
-
-    Returns:
-        Minimum, quartiles, 90 %, 99 %, maximum and mean; empty for no user.
-    """
+    """Describe lengths of histories ``(U,)``: quartiles, tails and mean; empty for no user."""
     if len(lengths) == 0:
         return {}
     marks = {"min": 0, "25%": 25, "median": 50, "75%": 75, "90%": 90, "99%": 99, "max": 100}
@@ -152,16 +61,7 @@ def history_quantiles(lengths: npt.NDArray[np.integer[Any]]) -> dict[str, float]
 
 
 def time_span(first: int, last: int, ticks_per_s: int) -> list[str]:
-    """Write the span of time in words.
-
-    Args:
-        first: Earliest time, since 1970, UTC.
-        last: Latest time.
-        ticks_per_s: 1 for seconds, 1,000 for milliseconds.
-
-    Returns:
-        Two ISO dates, or the raw numbers where they are no dates of this calendar.
-    """
+    """Write two times in words: ISO dates in UTC, or the numbers where they are no dates."""
     result = []
     for ticks in (first, last):
         try:
@@ -173,14 +73,7 @@ def time_span(first: int, last: int, ticks_per_s: int) -> list[str]:
 
 
 def format_card(card: Mapping[str, Any]) -> str:
-    """Lay a card out for a terminal.
-
-    Args:
-        card: What :meth:`DataCard.as_dict` gave, or the ``card`` of a prepared data set.
-
-    Returns:
-        Lines of text.
-    """
+    """Lay out for a terminal what :meth:`DataCard.as_dict` gave."""
     lines = [f"{card['name']}: {card['source']}", ""]
     lines.append(f"{'':44} {'interactions':>13} {'users':>10} {'items':>10} {'dropped':>11}")
     for step in card["steps"]:

@@ -82,14 +82,7 @@ class ItemData(Dataset[Tensor]):
         return torch.from_numpy(np.array(row, dtype=np.float32))  # (D,)
 
     def gather(self, indices: Tensor | npt.NDArray[np.integer[Any]] | Sequence[int]) -> Tensor:
-        """Read many rows at once.
-
-        Args:
-            indices: Rows of this part, in ``[0, n)``, shape ``(B,)``.
-
-        Returns:
-            Embeddings, shape ``(B, D)``, float32, a copy.
-        """
+        """Read rows of this part, ``(B,)`` in ``[0, n)``, as ``(B, D)``, float32, a copy."""
         rows = self.item_ids[np.asarray(indices)]
         return torch.from_numpy(np.asarray(self._rows[rows]).astype(np.float32, copy=False))
 

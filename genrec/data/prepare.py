@@ -16,7 +16,6 @@ import polars as pl
 
 from genrec.data import splits
 from genrec.data.card import DataCard, history_quantiles, time_span
-from genrec.data.item_text import clean_text, parse_template, render_text, shorten
 from genrec.data.options import PrepareOptions
 from genrec.data.prepared import PreparedDataset, write_prepared
 from genrec.data.tables import (
@@ -33,7 +32,8 @@ from genrec.data.tables import (
     without_duplicates,
     without_repeats,
 )
-from genrec.data.text_embedding import TextEncoder, embed_texts
+from genrec.data.text.encoders import TextEncoder, embed_texts
+from genrec.data.text.item_text import clean_text, parse_template, render_text, shorten
 from genrec.errors import ConfigError, DataError
 
 __all__ = ["prepare"]

@@ -26,32 +26,31 @@ __all__ = ["PreparedDataset", "StringArray", "is_prepared", "write_prepared"]
 FORMAT = "genrec-dataset"
 FORMAT_VERSION = 1
 
-_ARRAYS = ("item_embeddings", "sequence_items", "sequence_offsets", "train_ends", "valid_ends")
+_INTEGERS = {
+    "sequence_items": np.int32,
+    "sequence_offsets": np.int64,
+    "train_ends": np.int64,
+    "valid_ends": np.int64,
+}
+_ARRAYS = ("item_embeddings", *_INTEGERS)
 _STRINGS = ("item_keys", "item_titles", "item_texts", "user_keys")
 
 
+@dataclass(frozen=True, eq=False, repr=False)
 class StringArray(Sequence[str]):
     """Strings as one array of UTF-8 bytes and one of offsets, so that they can be memory-mapped.
 
-    Args:
+    Attributes:
         data: All bytes one after another, shape ``(bytes,)``, uint8.
         offsets: Where each string begins, and the end, shape ``(count + 1,)``, int64.
     """
 
-    def __init__(self, data: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64]) -> None:
-        self.data = data
-        self.offsets = offsets
+    data: npt.NDArray[np.uint8]
+    offsets: npt.NDArray[np.int64]
 
     @classmethod
     def from_strings(cls, strings: Iterable[str]) -> StringArray:
-        """Pack strings.
-
-        Args:
-            strings: Any number of them.
-
-        Returns:
-            The packed array, in the same order.
-        """
+        """Pack any number of strings, in the same order."""
         encoded = [string.encode("utf-8") for string in strings]
         offsets = np.zeros(len(encoded) + 1, dtype=np.int64)
         np.cumsum([len(raw) for raw in encoded], out=offsets[1:])
@@ -59,25 +58,12 @@ class StringArray(Sequence[str]):
 
     @classmethod
     def load(cls, folder: Path, name: str) -> StringArray:
-        """Memory-map an array that :meth:`save` wrote.
-
-        Args:
-            folder: Where its two files lie.
-            name: The name it was saved under.
-
-        Returns:
-            The array.
-        """
+        """Memory-map what :meth:`save` wrote into a folder under a name."""
         data = np.load(folder / f"{name}.npy", mmap_mode="r")
         return cls(data, np.load(folder / f"{name}.offsets.npy", mmap_mode="r"))
 
     def save(self, folder: Path, name: str) -> None:
-        """Write the two files ``name.npy`` and ``name.offsets.npy``.
-
-        Args:
-            folder: An existing folder.
-            name: What to call them.
-        """
+        """Write ``<name>.npy`` and ``<name>.offsets.npy`` into an existing folder."""
         # An empty array cannot be memory-mapped, so a lone terminator stands in.
         data = self.data if len(self.data) else np.zeros(1, dtype=np.uint8)
         np.save(folder / f"{name}.npy", data)
@@ -216,14 +202,7 @@ class PreparedDataset:
 
 
 def is_prepared(path: str | os.PathLike[str]) -> bool:
-    """Tell whether a folder is a prepared data set.
-
-    Args:
-        path: Any path.
-
-    Returns:
-        True where :meth:`PreparedDataset.load` would find something to read.
-    """
+    """Tell whether :meth:`PreparedDataset.load` would find something to read at a path."""
     return (Path(path) / "meta.json").is_file() and (Path(path) / "sequence_items.npy").is_file()
 
 
@@ -234,16 +213,8 @@ def write_prepared(
     source: str,
     split_rule: str,
     encoder: str,
-    item_keys: Iterable[str],
-    item_titles: Iterable[str],
-    item_texts: Iterable[str],
-    item_embeddings: npt.NDArray[np.floating[Any]],
-    user_keys: Iterable[str],
-    sequence_items: npt.NDArray[np.integer[Any]],
-    sequence_offsets: npt.NDArray[np.integer[Any]],
-    train_ends: npt.NDArray[np.integer[Any]],
-    valid_ends: npt.NDArray[np.integer[Any]],
     card: Mapping[str, Any],
+    **columns: Any,
 ) -> PreparedDataset:
     """Write a prepared data set; an older one at the same path is replaced when all is written.
 
@@ -253,16 +224,10 @@ def write_prepared(
         source: Where the data came from, in words.
         split_rule: How training, validation and test are cut, in words.
         encoder: Which text encoder made the embeddings.
-        item_keys: ``N`` ids of the source, unique.
-        item_titles: ``N`` strings to show.
-        item_texts: ``N`` strings that were embedded.
-        item_embeddings: Shape ``(N, dim)``, finite; float16 and float32 are kept.
-        user_keys: ``U`` ids of the source.
-        sequence_items: Shape ``(M,)``, each in ``[0, N)``.
-        sequence_offsets: Shape ``(U + 1,)``, rising from 0 to ``M``.
-        train_ends: Shape ``(U,)``; see :class:`PreparedDataset`.
-        valid_ends: Shape ``(U,)``; see :class:`PreparedDataset`.
         card: The data card: counts, filters, what was rejected.
+        columns: The strings and arrays of :class:`PreparedDataset`, every one by its name: any
+            iterable of strings, and arrays of any integer type. Embeddings must be finite;
+            float16 and float32 are kept.
 
     Returns:
         The data set, opened from the disk.
@@ -270,19 +235,12 @@ def write_prepared(
     Raises:
         DataError: If the arrays contradict each other.
     """
-    strings = {
-        "item_keys": _packed(item_keys),
-        "item_titles": _packed(item_titles),
-        "item_texts": _packed(item_texts),
-        "user_keys": _packed(user_keys),
-    }
+    assert set(columns) == {*_STRINGS, *_ARRAYS}, sorted(columns)
+    strings = {key: _packed(columns[key]) for key in _STRINGS}
     arrays: dict[str, npt.NDArray[Any]] = {
-        "sequence_items": np.ascontiguousarray(sequence_items, dtype=np.int32),
-        "sequence_offsets": np.ascontiguousarray(sequence_offsets, dtype=np.int64),
-        "train_ends": np.ascontiguousarray(train_ends, dtype=np.int64),
-        "valid_ends": np.ascontiguousarray(valid_ends, dtype=np.int64),
-        "item_embeddings": _as_float(item_embeddings),
+        key: np.ascontiguousarray(columns[key], dtype=dtype) for key, dtype in _INTEGERS.items()
     }
+    arrays["item_embeddings"] = _as_float(columns["item_embeddings"])
     _check(strings, arrays)
     digest = hashlib.sha256()
     for key in _STRINGS:

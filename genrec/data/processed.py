@@ -47,17 +47,7 @@ class RecDataset(enum.Enum):
 
     @classmethod
     def parse(cls, value: RecDataset | str) -> RecDataset:
-        """Read a kind from a setting.
-
-        Args:
-            value: A member, or its name or value in any case.
-
-        Returns:
-            The member.
-
-        Raises:
-            ConfigError: If there is none of that name.
-        """
+        """Read a kind from a member, or its name or value in any case; else a ConfigError."""
         if isinstance(value, cls):
             return value
         plain = str(value).strip().lower().replace("_", "-")
@@ -77,7 +67,7 @@ def default_processed_dir() -> Path:
 
 def load_or_prepare(
     dataset: RecDataset | str,
-    folder: str | os.PathLike[str],
+    folder: str | os.PathLike[str] | None,
     *,
     split: str | None = None,
     encoder_model_name: str = "tfidf",
@@ -93,9 +83,10 @@ def load_or_prepare(
 
     Args:
         dataset: What kind of source it is.
-        folder: The source's files; or a prepared data set, which is opened as it is.
+        folder: The source's files; or a prepared data set, which is opened as it is. None, for
+            the sample alone, writes the synthetic shop beside the prepared sets and takes that.
         split: Part of the release, for example ``beauty``.
-        encoder_model_name: See :func:`genrec.data.text_embedding.make_encoder`.
+        encoder_model_name: See :func:`genrec.data.text.encoders.make_encoder`.
         force: Prepare again even where it was done.
         processed_dir: Where prepared sets are kept; None takes :func:`default_processed_dir`.
         options: Filters, order, split and text; None takes the defaults.
@@ -106,11 +97,14 @@ def load_or_prepare(
         The data set.
 
     Raises:
-        ConfigError: If a setting is unknown or out of range.
+        ConfigError: If a setting is unknown or out of range, or there is no folder.
         MissingPathError: If the source is not there.
         DataError: If the source does not hold what it should.
     """
     kind = RecDataset.parse(dataset)
+    base = Path(processed_dir) if processed_dir is not None else default_processed_dir()
+    if folder is None:
+        folder = _sample_shop(kind, base)
     if is_prepared(folder):
         if force:
             warnings.warn(
@@ -120,8 +114,8 @@ def load_or_prepare(
         return PreparedDataset.load(folder)
     # Only preparation needs polars and the encoders; opening a prepared set must not.
     from genrec.data.prepare import prepare
-    from genrec.data.sources import open_source
-    from genrec.data.text_embedding import make_encoder
+    from genrec.data.readers.registry import open_source
+    from genrec.data.text.encoders import make_encoder
 
     options = options or PrepareOptions()
     encoder = make_encoder(encoder_model_name, **(encoder_options or {}))
@@ -137,7 +131,6 @@ def load_or_prepare(
         "reader_options": repr(sorted((reader_options or {}).items())),
     }
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
-    base = Path(processed_dir) if processed_dir is not None else default_processed_dir()
     target = base / "-".join(part for part in (kind.value, split, digest) if part)
     if not force and (found := _open(target)) is not None:
         return found
@@ -149,6 +142,22 @@ def load_or_prepare(
         return prepare(
             source.read(), target, encoder=encoder, options=options, cache_dir=base / "embeddings"
         )
+
+
+def _sample_shop(kind: RecDataset, base: Path) -> Path:
+    """Write the synthetic shop where it is not there yet; other data must have a folder."""
+    from genrec.data.sample import write_sample
+
+    if kind is not RecDataset.SAMPLE:
+        raise ConfigError(
+            f"dataset_folder must be set for {kind.value}, got none; set train.dataset_folder"
+        )
+    shop = base / "sample"
+    shop.mkdir(parents=True, exist_ok=True)
+    with FileLock(base / f".{shop.name}.lock"):
+        if not (shop / "interactions.csv").is_file():  # written last
+            write_sample(shop)
+    return shop
 
 
 def _open(path: Path) -> PreparedDataset | None:

@@ -15,11 +15,11 @@ import io
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, groupby
 from pathlib import Path
 
 from genrec.atomic import atomic_file
-from genrec.data.sample_catalogue import BRANDS, DEPARTMENTS, NEXT_WEIGHTS, SampleItem, make_items
+from genrec.data.sample_catalogue import BRANDS, CATEGORIES, NEXT_WEIGHTS, SampleItem, make_items
 
 __all__ = ["Event", "SampleShop", "main", "write_sample"]
 
@@ -171,28 +171,17 @@ class SampleShop:
 def _successors() -> list[list[tuple[int, float]]]:
     """List, for each category, what is bought next: the following ones in its department."""
     result: list[list[tuple[int, float]]] = []
-    start = 0
-    for department in DEPARTMENTS:
-        count = len(department.categories)
-        for position in range(count):
-            result.append(
-                [
-                    (start + (position + step) % count, weight)
-                    for step, weight in enumerate(NEXT_WEIGHTS, start=1)
-                ]
-            )
-        start += count
+    for _, group in groupby(CATEGORIES, key=lambda category: category.path.partition(" > ")[0]):
+        start, count = len(result), len(list(group))
+        result += [
+            [(start + (place + step) % count, w) for step, w in enumerate(NEXT_WEIGHTS, start=1)]
+            for place in range(count)
+        ]
     return result
 
 
 def write_sample(folder: str | Path, *, seed: int = 0, num_users: int = 2_000) -> None:
-    """Write ``items.csv`` and ``interactions.csv``.
-
-    Args:
-        folder: Where to; made when missing.
-        seed: Seed of the generator.
-        num_users: How many customers.
-    """
+    """Write ``items.csv`` and ``interactions.csv`` into a folder, made when missing."""
     shop = SampleShop(seed=seed, num_users=num_users)
     items = [["item_id", "title", "brand", "categories", "price"]]
     for item in shop.items:
@@ -213,11 +202,7 @@ def _write_csv(path: Path, rows: list[list[str]]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run ``python -m genrec.data.sample --out FOLDER``.
-
-    Args:
-        arguments: Command line; ``sys.argv`` when None.
-    """
+    """Run ``python -m genrec.data.sample --out FOLDER``; None takes ``sys.argv``."""
     parser = argparse.ArgumentParser(description="Write the synthetic sample shop.")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--seed", type=int, default=0)

@@ -25,6 +25,8 @@ class SequenceBatch:
         packed: Whether every item of the row has its own target.
         padded: Whether ``history`` has padding; known on the host, so that no mask is made and
             nothing is read from the device where there is none.
+        weight: Of the batch's mean loss among those of all processes, 1 on average, so that
+            every target of the step counts the same wherever it is.
     """
 
     history: Tensor
@@ -32,6 +34,7 @@ class SequenceBatch:
     user_ids: Tensor
     packed: bool = False
     padded: bool = True
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -44,8 +47,6 @@ class TokenizedBatch:
         user_ids: Hashed users, shape ``(B,)``, int64.
         packed: As in :class:`SequenceBatch`.
         padded: As in :class:`SequenceBatch`.
-        weight: Of the batch's mean loss among those of all processes, 1 on average, so that
-            every target of the step counts the same wherever it is.
     """
 
     history: Tensor
@@ -53,7 +54,6 @@ class TokenizedBatch:
     user_ids: Tensor
     packed: bool = False
     padded: bool = True
-    weight: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -37,12 +37,9 @@ Ends = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
 def leave_one_out(offsets: npt.NDArray[np.integer[Any]]) -> Ends:
     """Keep each user's last item for the test and the second last for validation.
 
-    Args:
-        offsets: Where each user's run begins, and the end, shape ``(U + 1,)``.
-
-    Returns:
-        ``train_ends`` and ``valid_ends``, both ``(U,)``, int64. A user with fewer than three
-        items has nothing to predict from in training, so all of theirs train.
+    Takes where each user's run begins, and the end, ``(U + 1,)``; gives ``train_ends`` and
+    ``valid_ends``, both ``(U,)``, int64. A user with fewer than three items has nothing to
+    predict from in training, so all of theirs train.
 
     Example:
         >>> train_ends, valid_ends = leave_one_out(np.array([0, 4, 6]))

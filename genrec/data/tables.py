@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from genrec.data.card import RejectedRows
+from genrec.data.files.rejected import RejectedRows
 from genrec.data.options import Repeats, Ties
 from genrec.errors import DataError
 
@@ -56,7 +56,7 @@ class RawTables:
         items: Column ``item_key`` of the same type, and text fields; one row an item or more.
         rejected: Rows that could not be used.
         ticks_per_s: Unit of ``time``: 1 for seconds, 1,000 for milliseconds.
-        text_template: Template of the item text, see :mod:`genrec.data.item_text`.
+        text_template: Template of the item text, see :mod:`genrec.data.text.item_text`.
         title_field: Field of ``items`` to show a person.
         user_order: All users in the order of their ids, where the source fixes it.
         item_order: All items in the order of their ids, where the source fixes it.
@@ -101,28 +101,14 @@ class Interactions:
         return len(self.users)
 
     def where(self, keep: npt.NDArray[np.bool_]) -> Interactions:
-        """Keep some of them, in the same order.
-
-        Args:
-            keep: True for those to keep, shape ``(M,)``.
-
-        Returns:
-            What is left.
-        """
+        """Keep those where ``keep``, ``(M,)``, is True, in the same order."""
         if keep.all():
             return self
         times = None if self.times is None else self.times[keep]
         return Interactions(self.users[keep], self.items[keep], times)
 
     def take(self, positions: npt.NDArray[np.integer[Any]]) -> Interactions:
-        """Put them in another order.
-
-        Args:
-            positions: Where each of the result stands now.
-
-        Returns:
-            The same interactions.
-        """
+        """Put them in another order: ``positions``, ``(M,)``, says where each stands now."""
         times = None if self.times is None else self.times[positions]
         return Interactions(self.users[positions], self.items[positions], times)
 
@@ -158,6 +144,7 @@ def encode_keys(
         if codes is not None:
             return codes
     distinct = _sorted(keys.unique()) if order is None else order
+    # The row of a key in this table is its id; a join looks them all up at once.
     table = pl.DataFrame({"key": distinct}).with_row_index("id")
     joined = pl.DataFrame({"key": keys}).join(
         table, on="key", how="left", maintain_order="left", coalesce=True
@@ -173,7 +160,7 @@ def encode_keys(
 
 
 def _encode_dense(keys: pl.Series) -> tuple[npt.NDArray[np.int32], pl.Series] | None:
-    """Number integers through a table over their range, where the range is not too wide."""
+    """Number integers through a table over their range; None where it would be mostly holes."""
     values = keys.to_numpy()
     low, high = int(values.min()), int(values.max())
     if high - low > max(4 * len(values), 1_000_000):
@@ -198,13 +185,8 @@ def _sorted(distinct: pl.Series) -> pl.Series:
 def k_core(rows: Interactions, *, min_user: int, min_item: int) -> tuple[Interactions, int]:
     """Drop users and items with few interactions until none is left.
 
-    Args:
-        rows: The interactions.
-        min_user: Fewest interactions of a user; 0 or 1 keeps all.
-        min_item: Fewest interactions of an item; 0 or 1 keeps all.
-
-    Returns:
-        What is left, and how many rounds it took.
+    Fewer than ``min_user`` and ``min_item`` are few; 0 or 1 keeps all. Gives what is left, and
+    how many rounds it took.
     """
     user_counts, item_counts = np.bincount(rows.users), np.bincount(rows.items)
     rounds = 0
@@ -220,7 +202,7 @@ def k_core(rows: Interactions, *, min_user: int, min_item: int) -> tuple[Interac
                 keep = enough if keep is None else keep & enough
         if keep is None:
             break
-        gone = ~keep
+        gone = ~keep  # few rows after the first round: subtracting is cheaper than counting anew
         user_counts -= np.bincount(rows.users[gone], minlength=len(user_counts))
         item_counts -= np.bincount(rows.items[gone], minlength=len(item_counts))
         rows = rows.where(keep)
@@ -260,11 +242,11 @@ def _sorted_by_all(rows: Interactions) -> Interactions:
     time_bits = (int(rows.times.max()) - first).bit_length()
     item_bits = int(rows.items.max()).bit_length()
     user_bits = int(rows.users.max()).bit_length()
-    # As many bits of the user as fit beside time and item, and parts small enough for a cache.
-    low_bits = min(64 - time_bits - item_bits, user_bits)
-    wanted = max(0, len(rows) // _PART_ROWS).bit_length()
-    low_bits = min(low_bits, max(0, user_bits - wanted))
-    if low_bits < 0 or user_bits - low_bits > 16:
+    # A user's high bits choose the part, the low ones are sorted with time and item: as many as
+    # fit beside them in 64 bits, and few enough for parts of _PART_ROWS, which stay in a cache.
+    part_bits = (len(rows) // _PART_ROWS).bit_length()
+    low_bits = min(64 - time_bits - item_bits, max(0, user_bits - part_bits))
+    if low_bits < 0 or user_bits - low_bits > 16:  # times too wide, or parts too many
         return rows.take(np.lexsort((rows.items, rows.times, rows.users)))
     part_of = (rows.users >> low_bits).astype(np.uint16)
     if not (part_of[1:] >= part_of[:-1]).all():  # else the file has the users together already
@@ -276,6 +258,7 @@ def _sorted_by_all(rows: Interactions) -> Interactions:
     ends = np.searchsorted(part_of, np.arange(num_parts), side="right").tolist()
     users, items = np.empty_like(rows.users), np.empty_like(rows.items)
     times = np.empty_like(old_times)
+    # From the highest bit down: the user's low bits, the time since the first, the item.
     shift, item_shift = np.uint64(time_bits + item_bits), np.uint64(item_bits)
     item_mask, time_mask = np.uint64((1 << item_bits) - 1), np.uint64((1 << time_bits) - 1)
 
@@ -289,7 +272,7 @@ def _sorted_by_all(rows: Interactions) -> Interactions:
         packed.sort()
         items[here] = packed & item_mask
         users[here] = (packed >> shift if low_bits else 0) + low
-        packed >>= item_shift
+        packed >>= item_shift  # in place: the items and users are out already
         packed &= time_mask
         np.add(packed.view(np.int64), first, out=times[here])
 
@@ -299,15 +282,7 @@ def _sorted_by_all(rows: Interactions) -> Interactions:
 
 
 def without_duplicates(rows: Interactions, ties: Ties) -> Interactions:
-    """Keep one of the rows that agree in user, item and time; rows without time are all kept.
-
-    Args:
-        rows: The interactions, as :func:`ordered` left them.
-        ties: How it ordered them.
-
-    Returns:
-        What is left, in the same order.
-    """
+    """Keep one of the rows that agree in user, item and time; ``ties`` as in :func:`ordered`."""
     if rows.times is None or len(rows) < 2:
         return rows
     if ties == "item":  # rows that agree are neighbours
@@ -322,15 +297,7 @@ def without_duplicates(rows: Interactions, ties: Ties) -> Interactions:
 
 
 def without_repeats(rows: Interactions, keep: Repeats) -> Interactions:
-    """Keep one interaction of a user with an item, or all.
-
-    Args:
-        rows: The interactions, in their order.
-        keep: ``"all"``, ``"first"`` or ``"last"``.
-
-    Returns:
-        What is left, in the same order.
-    """
+    """Keep one interaction of a user with an item, the first or the last, or all."""
     if keep == "all":
         return rows
     frame = pl.DataFrame({"user": rows.users, "item": rows.items})
@@ -346,15 +313,7 @@ def _last() -> pl.Expr:
 
 
 def order_rule(*, has_time: bool, ties: Ties) -> str:
-    """Say how interactions are ordered, for the data card.
-
-    Args:
-        has_time: Whether the source has times.
-        ties: See :func:`ordered`.
-
-    Returns:
-        The rule in words.
-    """
+    """Say in words how :func:`ordered` ordered the interactions, for the data card."""
     if not has_time:
         return "no time in the source: the order of the file"
     if ties == "item":

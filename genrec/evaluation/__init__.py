@@ -1,1 +1,1 @@
-"""Metrics, the evaluator and the baselines."""
+"""Metrics, the evaluator, comparisons of rankers and their tables."""

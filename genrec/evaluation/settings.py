@@ -10,41 +10,32 @@ import torch
 from torch import Tensor
 
 from genrec.errors import ConfigError
+from genrec.settings import Settings, setting
 
 __all__ = ["DEFAULT_KS", "EvaluationSettings", "OneProcess", "Processes"]
 
 DEFAULT_KS = (1, 5, 10, 20)
 
 
-@dataclass(frozen=True)
-class EvaluationSettings:
-    """How a run is evaluated; kept in its ``meta.json``.
+@dataclass(frozen=True, kw_only=True)
+class EvaluationSettings(Settings):
+    """How a run is evaluated; kept in its ``meta.json``."""
 
-    Attributes:
-        num_beams: Beams of models that search, >= 1.
-        ks: Lengths of the result list, each >= 1.
-        exclude_history: Whether validation, which chooses the best step, hides items of the
-            history. Tables show both.
-        max_history: Newest items of the history that a model sees, >= 1.
-        budget: Most history items of a batch.
-        max_rows: Most users of a batch.
-
-    Raises:
-        ConfigError: If a length of the result list is below 1.
-    """
-
-    num_beams: int = 30
-    ks: tuple[int, ...] = DEFAULT_KS
-    exclude_history: bool = False
-    max_history: int = 20
-    budget: int = 1024
-    max_rows: int = 128
+    num_beams: int = setting("Beams of models that search", 30, least=1)
+    ks: tuple[int, ...] = setting("Lengths of the result list", DEFAULT_KS, least=1)
+    exclude_history: bool = setting(
+        "Whether validation, which chooses the best step, hides items of the history; tables show "
+        "both",
+        False,
+    )
+    max_history: int = setting("Newest items of a history that a model sees", 20, least=1)
+    budget: int = setting("Most history items of a batch", 1024, least=1)
+    max_rows: int = setting("Most users of a batch", 128, least=1)
 
     def __post_init__(self) -> None:
-        if not self.ks or min(self.ks) < 1:
-            raise ConfigError(
-                f"top_k_eval_list must hold numbers >= 1, got {list(self.ks)}; use [5, 10]"
-            )
+        super().__post_init__()
+        if not self.ks:
+            raise ConfigError("top_k_eval_list must hold numbers >= 1, got []; use [5, 10]")
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> EvaluationSettings:

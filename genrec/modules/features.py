@@ -11,31 +11,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from genrec.errors import ConfigError
+from genrec.settings import Settings, setting
 
 __all__ = ["FeatureSettings", "Features"]
 
 
-@dataclass(frozen=True)
-class FeatureSettings:
-    """How inputs enter the encoder and leave the decoder; concerns the dense features only.
+@dataclass(frozen=True, kw_only=True)
+class FeatureSettings(Settings):
+    """How inputs enter the encoder and leave the decoder; concerns the dense features only."""
 
-    Attributes:
-        scale: Inputs are multiplied by it on the way in, reconstructions divided by it on the
-            way out, and the quantisation loss by its square, > 0. Brings features to size 1,
-            which activations and learning rates expect: the square root of the width for
-            embeddings of unit length.
-        normalize_input: Scale inputs to unit length; these are then what is reconstructed.
-        normalize_output: Scale reconstructions to unit length.
-    """
-
-    scale: float = 1.0
-    normalize_input: bool = False
-    normalize_output: bool = False
-
-    def __post_init__(self) -> None:
-        if not 0 < self.scale < float("inf"):
-            raise ConfigError(f"scale must be > 0 and finite, got {self.scale}; use 1.0 for none")
+    scale: float = setting(
+        "Factor on the inputs, divided out of reconstructions and, squared, of the quantisation "
+        "loss; the square root of the width brings embeddings of unit length to size 1, which "
+        "activations and learning rates expect",
+        1.0,
+        above=0,
+        below=float("inf"),
+    )
+    normalize_input: bool = setting(
+        "Scale inputs to unit length, and reconstruct these; a public run found harm", False
+    )
+    normalize_output: bool = setting("Scale reconstructions to unit length", False)
 
 
 class Features:

@@ -12,48 +12,33 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from genrec.errors import ConfigError
+from genrec.settings import Settings, setting
 
 __all__ = ["LossSettings", "mean_square", "quantization_losses", "reconstruction_losses"]
 
 
-@dataclass(frozen=True)
-class LossSettings:
-    """How the terms of the RQ-VAE's loss are measured and weighed.
+@dataclass(frozen=True, kw_only=True)
+class LossSettings(Settings):
+    """How the terms of the RQ-VAE's loss are measured and weighed."""
 
-    Attributes:
-        recon_weight: Weight of the reconstruction, >= 0.
-        quant_loss_weight: Weight of all quantisation terms together, >= 0.
-        codebook_weight: Weight of the codebook term beside the commitment term, >= 0.
-        separation_weight: Weight of the term that moves items off ids they share, beside the
-            commitment term, >= 0; counts only where training finds such items.
-        recon_kind: ``l2`` or ``l1``.
-        recon_reduction: ``sum`` or ``mean`` over features.
-        level_reduction: ``sum`` or ``mean`` over levels.
-    """
-
-    recon_weight: float = 1.0
-    quant_loss_weight: float = 1.0
-    codebook_weight: float = 1.0
-    separation_weight: float = 0.0
-    recon_kind: str = "l2"
-    recon_reduction: str = "sum"
-    level_reduction: str = "sum"
-
-    def __post_init__(self) -> None:
-        for name in ("recon_weight", "quant_loss_weight", "codebook_weight", "separation_weight"):
-            if not getattr(self, name) >= 0:
-                raise ConfigError(f"{name} must be >= 0, got {getattr(self, name)}; try 1.0")
-        for name, allowed in (
-            ("recon_kind", ("l2", "l1")),
-            ("recon_reduction", ("sum", "mean")),
-            ("level_reduction", ("sum", "mean")),
-        ):
-            if getattr(self, name) not in allowed:
-                raise ConfigError(
-                    f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}; "
-                    f"use {allowed[0]!r}"
-                )
+    recon_weight: float = setting("Weight of the reconstruction", 1.0, least=0)
+    quant_loss_weight: float = setting("Weight of all quantisation terms together", 1.0, least=0)
+    codebook_weight: float = setting(
+        "Weight of the codebook term beside the commitment term", 1.0, least=0
+    )
+    separation_weight: float = setting(
+        "Weight of a term that trains items that share an ID towards free ones, beside the "
+        "commitment term; 0 for none",
+        0.0,
+        least=0,
+    )
+    recon_kind: str = setting("Error of a reconstruction", "l2", choices=("l2", "l1"))
+    recon_reduction: str = setting(
+        "Whether errors of features are added or averaged", "sum", choices=("sum", "mean")
+    )
+    level_reduction: str = setting(
+        "Whether terms of levels are added or averaged", "sum", choices=("sum", "mean")
+    )
 
 
 def reconstruction_losses(

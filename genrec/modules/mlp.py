@@ -11,7 +11,8 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from genrec.errors import ConfigError, did_you_mean
+from genrec.errors import ConfigError
+from genrec.settings import Settings, setting
 
 __all__ = ["ACTIVATIONS", "WEIGHT_INITS", "Mlp", "MlpSettings"]
 
@@ -26,38 +27,21 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 WEIGHT_INITS = ("kaiming", "orthogonal", "xavier", "normal", "default")
 
 
-@dataclass(frozen=True)
-class MlpSettings:
-    """What stands between the layers, and how they start.
+@dataclass(frozen=True, kw_only=True)
+class MlpSettings(Settings):
+    """What stands between the layers of an MLP, and how they start."""
 
-    Attributes:
-        activation: A key of :data:`ACTIVATIONS`.
-        dropout: Share of hidden units dropped in training, in ``[0, 1)``.
-        batch_norm: Normalise hidden units over the batch, before the activation.
-        weight_init: ``orthogonal`` and ``kaiming`` keep the scale of the signal through the
-            layers, ``xavier`` nearly so; ``normal`` draws from N(0, 0.02), which lets it fade;
-            all four with zero bias. ``default`` is torch's.
-
-    Raises:
-        ConfigError: If a name is unknown or a number is out of range.
-    """
-
-    activation: str = "gelu"
-    dropout: float = 0.0
-    batch_norm: bool = False
-    weight_init: str = "orthogonal"
-
-    def __post_init__(self) -> None:
-        for name, value, known in (
-            ("activation", self.activation, tuple(ACTIVATIONS)),
-            ("weight_init", self.weight_init, WEIGHT_INITS),
-        ):
-            if value not in known:
-                raise ConfigError(
-                    f"{name} must be known, got {value!r}; {did_you_mean(value, known)}"
-                )
-        if not 0 <= self.dropout < 1:
-            raise ConfigError(f"dropout must lie in [0, 1), got {self.dropout}; use 0 for none")
+    activation: str = setting("Between layers", "gelu", choices=tuple(ACTIVATIONS))
+    dropout: float = setting("Share of hidden units dropped in training", 0.0, least=0, below=1)
+    batch_norm: bool = setting(
+        "Normalise hidden units over the batch, before the activation", False
+    )
+    weight_init: str = setting(
+        "Start of weights, biases being 0: orthogonal and kaiming keep the scale of the signal, "
+        "xavier nearly; normal draws from N(0, 0.02), which lets it fade; default is torch's",
+        "orthogonal",
+        choices=WEIGHT_INITS,
+    )
 
 
 class Mlp(nn.Module):

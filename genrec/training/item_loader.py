@@ -1,4 +1,6 @@
-"""Batches of items that lie on the device: an index is drawn, and nothing is copied from the host.
+"""Items to train a tokenizer on, checked, and batches of them that lie on the device.
+
+A batch is an index into what lies there already: nothing is copied from the host.
 
 Shape legend: N = items, B = batch of one process, P = processes, X = features.
 """
@@ -7,15 +9,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from genrec.errors import ConfigError, DataError
 from genrec.training.seeding import mix_seed
 
-__all__ = ["ItemLoader", "ItemRows"]
+__all__ = ["ItemLoader", "ItemRows", "feature_scale", "load_items"]
 
 
 class ItemRows(NamedTuple):
@@ -38,14 +42,13 @@ class ItemLoader:
 
     Args:
         items: Shape ``(N, X)``, any floating dtype, on the device to train on.
-        batch_size: Items of a batch on each process, or on all of them with ``split_batches``.
+        batch_size: Items of a batch on each process, >= 1.
         seed: Of the order.
         process_index: Which process this is.
         num_processes: P.
-        split_batches: Share ``batch_size`` out between the processes.
 
     Raises:
-        ConfigError: If the batch size does not fit the processes.
+        ConfigError: If the batch size is below 1.
         DataError: If there is no item.
     """
 
@@ -57,19 +60,14 @@ class ItemLoader:
         seed: int = 0,
         process_index: int = 0,
         num_processes: int = 1,
-        split_batches: bool = False,
     ) -> None:
         if len(items) == 0:
             raise DataError("training needs at least one item, got none; check the data set")
-        if batch_size < 1 or (split_batches and batch_size % num_processes):
-            raise ConfigError(
-                f"batch_size must be >= 1 and with split_batches a multiple of the processes, "
-                f"{num_processes}, got {batch_size}; set train.batch_size={num_processes * 64}"
-            )
+        if batch_size < 1:
+            raise ConfigError(f"batch_size must be >= 1, got {batch_size}; try 256")
         self.items = items
         self.seed, self.process_index, self.num_processes = seed, process_index, num_processes
-        own = batch_size // num_processes if split_batches else batch_size
-        self.batch_size = min(own, math.ceil(len(items) / num_processes))  # B
+        self.batch_size = min(batch_size, math.ceil(len(items) / num_processes))  # B
 
     def __len__(self) -> int:
         return math.ceil(len(self.items) / (self.batch_size * self.num_processes))
@@ -91,3 +89,57 @@ class ItemLoader:
         own = order.view(len(self), self.num_processes, self.batch_size)[:, self.process_index]
         for rows in own.to(self.items.device)[start:]:
             yield ItemRows(self.items.index_select(0, rows).float(), rows)
+
+
+def load_items(
+    embeddings: npt.NDArray[Any], *, num_categorical: int = 0, replace_non_finite: bool = False
+) -> tuple[Tensor, int]:
+    """Read a catalogue's embeddings into memory and check them.
+
+    Args:
+        embeddings: Shape ``(N, X)``, an array or a memory map.
+        num_categorical: Features at the end that must be 0 or 1.
+        replace_non_finite: Put 0 where a value is NaN or Inf.
+
+    Returns:
+        ``(items (N, X) in their dtype, number of values replaced)``.
+
+    Raises:
+        DataError: If a value is not finite and is not to be replaced, or a categorical feature
+            is neither 0 nor 1.
+    """
+    items = torch.from_numpy(np.array(embeddings))
+    finite = items.isfinite()
+    num_bad = int(finite.numel() - finite.sum())
+    if num_bad:
+        rows = int((~finite).any(dim=1).sum())
+        if not replace_non_finite:
+            raise DataError(
+                f"embeddings must be finite, got {num_bad} values NaN or Inf in {rows} of "
+                f"{len(items)} items; repair them, or set train.replace_non_finite=True for 0"
+            )
+        items = torch.where(finite, items, torch.zeros((), dtype=items.dtype))
+    tail = items[:, items.shape[1] - num_categorical :]
+    if not ((tail == 0) | (tail == 1)).all():
+        raise DataError(
+            f"the last vae_n_cat_feats = {num_categorical} features must be 0 or 1, got others; "
+            "put the multi-hot features at the end, or set train.vae_n_cat_feats=0"
+        )
+    return items, num_bad
+
+
+def feature_scale(items: Tensor, *, num_categorical: int = 0) -> float:
+    """Compute the factor that brings dense features to a root mean square of 1.
+
+    Args:
+        items: Shape ``(N, X)``, finite.
+        num_categorical: Features at the end that do not count.
+
+    Returns:
+        The factor, rounded to four digits; 1 for features that are all zero. The square root of
+        X for embeddings of unit length.
+    """
+    dense = items[:, : items.shape[1] - num_categorical]
+    total = sum(float(rows.double().square().sum()) for rows in dense.split(65_536))
+    size = math.sqrt(total / max(1, dense.numel()))
+    return float(f"{1 / size:.4g}") if size > 0 else 1.0

@@ -24,12 +24,12 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 
-from genrec.checkpoint import RunDirectory
+from genrec.checkpoint import RunDirectory, load_model_files
 from genrec.errors import ArtifactError, ConfigError, TrainingError
 from genrec.training.seeding import mix_seed
 from genrec.training.tracking import Tracker
 
-__all__ = ["BestRule", "EpochLoader", "FitResult", "Stateful", "fit"]
+__all__ = ["BestRule", "EpochLoader", "FitResult", "Learner", "Rhythm", "Stateful", "fit"]
 
 LossStep = Callable[[nn.Module, Any, int], tuple[Tensor, Mapping[str, Tensor]]]
 Evaluate = Callable[[nn.Module, int], Mapping[str, float]]
@@ -99,29 +99,75 @@ class FitResult:
     interrupted: bool = False
 
 
+@dataclass(frozen=True, kw_only=True)
+class Rhythm:
+    """How long to train, and what happens how often, in optimiser steps.
+
+    Attributes:
+        num_steps: Steps of the whole run, >= 1.
+        eval_every: Steps between evaluations; 0 for only at the end.
+        save_every: Steps between checkpoints; 0 for only with evaluations and at the end.
+        log_every: Steps between reads of the losses from the device, >= 1.
+        accumulate: Batches a step, >= 1.
+        patience: Evaluations without improvement before stopping, or None.
+        seed: Of the randomness inside steps.
+    """
+
+    num_steps: int
+    eval_every: int = 0
+    save_every: int = 0
+    log_every: int = 50
+    accumulate: int = 1
+    patience: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.num_steps, self.accumulate, self.log_every) < 1:
+            raise ConfigError(
+                "iterations, gradient_accumulate_every and log_every must be >= 1, got "
+                f"{self.num_steps}, {self.accumulate} and {self.log_every}; set train.iterations, "
+                "train.gradient_accumulate_every and train.log_every"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learner:
+    """What is trained, and how.
+
+    Attributes:
+        model: Prepared by the accelerator.
+        config: Saved beside the weights, enough to build the model again.
+        optimizer: Prepared by the accelerator.
+        schedule: Not prepared; stepped once an optimiser step.
+        loader: Source of batches, endless over epochs.
+        loss_step: ``(model, batch, step) -> (loss, logs)``; everything stays on the device.
+        max_grad_norm: Clip the global gradient norm at this, or None.
+        evaluate: ``(unwrapped model in eval mode, step) -> metrics``, on every process; or None.
+        best: Pointers to keep at the best evaluations; the first one drives ``patience``.
+        stateful: State of the stage that is saved and restored besides.
+        on_epoch_start: Called with the epoch number before its first batch.
+    """
+
+    model: nn.Module
+    config: Mapping[str, Any]
+    optimizer: Any
+    schedule: LRScheduler
+    loader: EpochLoader
+    loss_step: LossStep
+    max_grad_norm: float | None = None
+    evaluate: Evaluate | None = None
+    best: Sequence[BestRule] = ()
+    stateful: Stateful | None = None
+    on_epoch_start: Callable[[int], None] | None = None
+
+
 def fit(
-    *,
     accelerator: Accelerator,
-    model: nn.Module,
-    optimizer: Any,
-    schedule: LRScheduler,
-    train_loader: EpochLoader,
-    loss_step: LossStep,
-    num_steps: int,
+    learner: Learner,
+    rhythm: Rhythm,
+    *,
     run_dir: RunDirectory,
-    model_config: Mapping[str, Any],
-    evaluate: Evaluate | None = None,
-    eval_every: int = 0,
-    save_every: int = 0,
-    log_every: int = 50,
-    max_grad_norm: float | None = None,
-    accumulate: int = 1,
-    seed: int = 0,
-    best: Sequence[BestRule] = (),
-    patience: int | None = None,
     resume: str | Path | None = None,
-    stateful: Stateful | None = None,
-    on_epoch_start: Callable[[int], None] | None = None,
     tracker: Tracker | None = None,
     label: str = "train",
 ) -> FitResult:
@@ -129,26 +175,10 @@ def fit(
 
     Args:
         accelerator: Its mixed precision and processes are used.
-        model: Prepared by ``accelerator``.
-        optimizer: Prepared by ``accelerator``.
-        schedule: Not prepared; stepped once an optimiser step.
-        train_loader: Source of batches, endless over epochs.
-        loss_step: ``(model, batch, step) -> (loss, logs)``; everything stays on the device.
-        num_steps: Optimiser steps of the whole run.
+        learner: What to train.
+        rhythm: For how long.
         run_dir: Where checkpoints go.
-        model_config: Saved beside the weights, enough to build the model again.
-        evaluate: ``(unwrapped model in eval mode, step) -> metrics``, on every process.
-        eval_every: Steps between evaluations; 0 for only at the end.
-        save_every: Steps between checkpoints; 0 for only with evaluations and at the end.
-        log_every: Steps between reads of the losses from the device.
-        max_grad_norm: Clip the global gradient norm at this, or None.
-        accumulate: Batches a step, >= 1.
-        seed: Of the randomness inside steps.
-        best: Pointers to keep at the best evaluations; the first one drives ``patience``.
-        patience: Evaluations without improvement before stopping, or None.
         resume: A step folder to go on from, or None.
-        stateful: State of the stage that is saved and restored besides.
-        on_epoch_start: Called with the epoch number before its first batch.
         tracker: Where metrics go.
         label: Shown before the progress bar.
 
@@ -157,22 +187,17 @@ def fit(
 
     Raises:
         TrainingError: If the loss or the gradient norm is not finite, before the update.
-        ConfigError: If ``accumulate`` or ``num_steps`` is below 1.
     """
-    if num_steps < 1 or accumulate < 1:
-        raise ConfigError(
-            f"iterations and gradient_accumulate_every must be >= 1, got {num_steps} and "
-            f"{accumulate}; set train.iterations and train.gradient_accumulate_every"
-        )
-    state = _State(accelerator, model, optimizer, schedule, run_dir, model_config, best, seed)
-    state.stateful = stateful
+    model, optimizer, schedule = learner.model, learner.optimizer, learner.schedule
+    evaluate, num_steps = learner.evaluate, rhythm.num_steps
+    state = _State(accelerator, learner, rhythm, run_dir)
     result = state.result
     if resume is not None:
         state.load(Path(resume))
         if tracker is not None:
             tracker.truncate(result.step)
     guard = _FiniteGuard(accelerator, optimizer)
-    batches = _stream(train_loader, state, on_epoch_start)
+    batches = _stream(learner, state)
     bar = tqdm(
         total=num_steps,
         initial=result.step,
@@ -188,18 +213,18 @@ def fit(
     with bar, _stop_on_signal(accelerator) as stopping:
         while result.step < num_steps and not result.stopped_early and not stopping.is_set():
             step = result.step
-            torch.manual_seed(mix_seed(seed, step, accelerator.process_index))
-            for micro in range(accumulate):
+            torch.manual_seed(mix_seed(rhythm.seed, step, accelerator.process_index))
+            for micro in range(rhythm.accumulate):
                 batch = next(batches)
-                last = micro == accumulate - 1
+                last = micro == rhythm.accumulate - 1
                 with nullcontext() if last else accelerator.no_sync(model):
-                    loss, logs = loss_step(model, batch, step)
+                    loss, logs = learner.loss_step(model, batch, step)
                     guard.watch(loss)
-                    accelerator.backward(loss / accumulate)
+                    accelerator.backward(loss / rhythm.accumulate)
                 since_log.append(logs)
             norm = None
-            if max_grad_norm is not None:
-                norm = accelerator.clip_grad_norm_(model.parameters(), max_grad_norm)
+            if learner.max_grad_norm is not None:
+                norm = accelerator.clip_grad_norm_(model.parameters(), learner.max_grad_norm)
                 since_log[-1] = {**logs, "grad_norm": norm.detach()}
             guard.before_update(step, norm)
             optimizer.step()
@@ -209,11 +234,9 @@ def fit(
             bar.update()
 
             done = result.step == num_steps
-            evaluating = evaluate is not None and (
-                done or bool(eval_every and result.step % eval_every == 0)
-            )
-            saving = done or evaluating or bool(save_every and result.step % save_every == 0)
-            if saving or result.step % log_every == 0:
+            evaluating = evaluate is not None and (done or _due(result.step, rhythm.eval_every))
+            saving = done or evaluating or _due(result.step, rhythm.save_every)
+            if saving or _due(result.step, rhythm.log_every):
                 guard.check()
                 means = _mean_logs(accelerator, since_log)
                 now = time.perf_counter()
@@ -233,7 +256,7 @@ def fit(
                     with torch.no_grad():
                         metrics = dict(evaluate(accelerator.unwrap_model(model), result.step))
                     model.train()
-                    pointers += state.judge(metrics, patience)
+                    pointers += state.judge(metrics)
                     if tracker is not None:
                         tracker.log(result.step, metrics)
                 state.save(tuple(pointers))
@@ -250,32 +273,21 @@ class _State:
     """What a checkpoint holds, and how it is written and read."""
 
     def __init__(
-        self,
-        accelerator: Accelerator,
-        model: nn.Module,
-        optimizer: Any,
-        schedule: LRScheduler,
-        run_dir: RunDirectory,
-        model_config: Mapping[str, Any],
-        best: Sequence[BestRule],
-        seed: int,
+        self, accelerator: Accelerator, learner: Learner, rhythm: Rhythm, run_dir: RunDirectory
     ) -> None:
-        self.accelerator, self.model = accelerator, model
-        self.optimizer, self.schedule = optimizer, schedule
-        self.run_dir, self.model_config = run_dir, model_config
-        self.best, self.seed = best, seed
+        self.accelerator, self.learner, self.rhythm = accelerator, learner, rhythm
+        self.run_dir = run_dir
         self.epoch = self.batch = 0
         self.without_improvement = 0
-        self.stateful: Stateful | None = None
         self.result = FitResult()
 
-    def judge(self, metrics: dict[str, float], patience: int | None) -> list[str]:
+    def judge(self, metrics: dict[str, float]) -> list[str]:
         """Take in an evaluation; return the pointers that move to this step."""
         result = self.result
         result.metrics = metrics
         result.history.append((result.step, metrics))
         moved = []
-        for index, rule in enumerate(self.best):
+        for index, rule in enumerate(self.learner.best):
             if rule.metric not in metrics:  # a partial evaluation chooses nothing
                 continue
             known = result.best.get(rule.name)
@@ -286,30 +298,31 @@ class _State:
                     self.without_improvement = 0
             elif index == 0:
                 self.without_improvement += 1
+        patience = self.rhythm.patience
         result.stopped_early = patience is not None and self.without_improvement >= patience
         return moved
 
     def save(self, pointers: tuple[str, ...]) -> None:
         """Write a checkpoint on the main process; the others wait."""
         if self.accelerator.is_main_process:
-            scaler = self.accelerator.scaler
+            scaler, learner = self.accelerator.scaler, self.learner
             self.run_dir.save(
                 self.result.step,
-                weights=self.accelerator.unwrap_model(self.model).state_dict(),
-                config=self.model_config,
+                weights=self.accelerator.unwrap_model(learner.model).state_dict(),
+                config=learner.config,
                 trainer={
                     "step": self.result.step,
                     "epoch": self.epoch,
                     "batch": self.batch,
-                    "seed": self.seed,
+                    "seed": self.rhythm.seed,
                     "num_processes": self.accelerator.num_processes,
                     "without_improvement": self.without_improvement,
                     "best": {k: list(v) for k, v in self.result.best.items()},
                     "history": [[s, dict(m)] for s, m in self.result.history],
-                    "optimizer": self.optimizer.state_dict(),
-                    "schedule": self.schedule.state_dict(),
+                    "optimizer": learner.optimizer.state_dict(),
+                    "schedule": learner.schedule.state_dict(),
                     "scaler": scaler.state_dict() if scaler is not None else None,
-                    "stage": self.stateful.state_dict() if self.stateful is not None else {},
+                    "stage": {} if learner.stateful is None else learner.stateful.state_dict(),
                 },
                 pointers=pointers,
             )
@@ -317,28 +330,27 @@ class _State:
 
     def load(self, step_path: Path) -> None:
         """Go on from a checkpoint."""
-        from genrec.checkpoint import load_model_files
-
+        learner, seed = self.learner, self.rhythm.seed
         _, weights = load_model_files(step_path)
         try:
-            self.accelerator.unwrap_model(self.model).load_state_dict(weights)
+            self.accelerator.unwrap_model(learner.model).load_state_dict(weights)
         except RuntimeError as error:
             raise ArtifactError(
                 f"resume needs the model that the run was started with, got {step_path} with "
                 f"{str(error).splitlines()[-1].strip()}; use the same settings"
             ) from error
         trainer = self.run_dir.load_trainer(step_path)
-        if trainer["seed"] != self.seed:
+        if trainer["seed"] != seed:
             raise ConfigError(
-                f"resume needs the run's seed {trainer['seed']}, got {self.seed}; "
+                f"resume needs the run's seed {trainer['seed']}, got {seed}; "
                 f"set train.seed={trainer['seed']}"
             )
-        self.optimizer.load_state_dict(trainer["optimizer"])
-        self.schedule.load_state_dict(trainer["schedule"])
+        learner.optimizer.load_state_dict(trainer["optimizer"])
+        learner.schedule.load_state_dict(trainer["schedule"])
         if self.accelerator.scaler is not None and trainer["scaler"] is not None:
             self.accelerator.scaler.load_state_dict(trainer["scaler"])
-        if self.stateful is not None:
-            self.stateful.load_state_dict(trainer["stage"])
+        if learner.stateful is not None:
+            learner.stateful.load_state_dict(trainer["stage"])
         self.epoch, self.batch = trainer["epoch"], trainer["batch"]
         self.without_improvement = trainer["without_improvement"]
         self.result.step = trainer["step"]
@@ -396,10 +408,14 @@ class _FiniteGuard:
         )
 
 
-def _stream(
-    loader: EpochLoader, state: _State, on_epoch_start: Callable[[int], None] | None
-) -> Iterator[Any]:
+def _due(step: int, every: int) -> bool:
+    """Tell whether something that happens every so many steps, 0 for never, happens now."""
+    return every > 0 and step % every == 0
+
+
+def _stream(learner: Learner, state: _State) -> Iterator[Any]:
     """Yield batches for ever, keeping the position in ``state``."""
+    loader, on_epoch_start = learner.loader, learner.on_epoch_start
     if len(loader) < 1:
         raise ConfigError(
             "training needs at least one batch an epoch, got an empty loader; lower "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -11,9 +12,16 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from genrec.errors import ConfigError, did_you_mean
+from genrec.settings import Settings, setting
 
-__all__ = ["OPTIMIZERS", "SCHEDULES", "build_optimizer", "build_schedule", "schedule_factor"]
+__all__ = [
+    "OPTIMIZERS",
+    "SCHEDULES",
+    "OptimizerSettings",
+    "build_optimizer",
+    "build_schedule",
+    "schedule_factor",
+]
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {
     "adamw": torch.optim.AdamW,
@@ -27,39 +35,48 @@ SCHEDULES = ("constant", "linear", "cosine", "one_cycle", "inverse_sqrt")
 _FUSED = {"adamw", "adam", "sgd", "adagrad"}
 
 
-def build_optimizer(
-    name: str,
-    parameters: Iterable[nn.Parameter],
-    *,
-    learning_rate: float,
-    weight_decay: float = 0.0,
-    betas: tuple[float, float] = (0.9, 0.999),
-    momentum: float = 0.0,
-) -> Optimizer:
+@dataclass(frozen=True, kw_only=True)
+class OptimizerSettings(Settings):
+    """Optimiser and learning-rate schedule."""
+
+    optimizer: str = setting("Update rule", "adamw", choices=tuple(OPTIMIZERS))
+    learning_rate: float = setting("Peak learning rate", 1e-3, above=0)
+    weight_decay: float = setting("Decoupled decay of matrices, never of vectors", 0.0, least=0)
+    adam_betas: tuple[float, float] = setting(
+        "Decay of the moments of Adam and AdamW",
+        (0.9, 0.999),
+        least=0,
+        below=1,
+        when={"optimizer": ("adamw", "adam")},
+    )
+    momentum: float = setting(
+        "Momentum of SGD and RMSprop", 0.0, least=0, when={"optimizer": ("sgd", "rmsprop")}
+    )
+    schedule: str = setting("Shape of the learning rate over the run", "cosine", choices=SCHEDULES)
+    schedule_floor: float = setting(
+        "Last learning rate as a share of the peak",
+        0.0,
+        least=0,
+        most=1,
+        when={"schedule": ("linear", "cosine", "one_cycle")},
+    )
+    warmup_steps: int = setting("Steps of linear warm-up", 0, least=0)
+    max_grad_norm: float | None = setting(
+        "Clip the global gradient norm at this; None for no clipping", 1.0, above=0
+    )
+
+
+def build_optimizer(parameters: Iterable[nn.Parameter], settings: OptimizerSettings) -> Optimizer:
     """Build an optimiser; matrices decay, vectors (norms, biases) do not.
 
     Args:
-        name: One of ``adamw``, ``adam``, ``sgd``, ``adagrad``, ``rmsprop``.
-        parameters: What to train.
-        learning_rate: Peak rate, > 0.
-        weight_decay: >= 0, on parameters of two or more dimensions.
-        betas: Of Adam and AdamW.
-        momentum: Of SGD and RMSprop.
+        parameters: What to train, on the device where it stays.
+        settings: Its name and numbers.
 
     Returns:
         The optimiser; fused where the device offers it.
-
-    Raises:
-        ConfigError: If the name is unknown or a number is out of range.
     """
-    if name not in OPTIMIZERS:
-        raise ConfigError(
-            f"optimizer must be known, got {name!r}; {did_you_mean(name, OPTIMIZERS)}"
-        )
-    if not learning_rate > 0:
-        raise ConfigError(f"learning_rate must be > 0, got {learning_rate}; try 1e-3")
-    if weight_decay < 0:
-        raise ConfigError(f"weight_decay must be >= 0, got {weight_decay}; use 0 for none")
+    name, weight_decay = settings.optimizer, settings.weight_decay
     trained = [p for p in parameters if p.requires_grad]
     groups = [
         {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
@@ -67,11 +84,11 @@ def build_optimizer(
     ]
     if weight_decay == 0:  # nothing to tell apart, and an update costs a call for each group
         groups = [{"params": trained, "weight_decay": 0.0}]
-    options: dict[str, object] = {"lr": learning_rate}
+    options: dict[str, object] = {"lr": settings.learning_rate}
     if name in ("adamw", "adam"):
-        options["betas"] = betas
+        options["betas"] = settings.adam_betas
     if name in ("sgd", "rmsprop"):
-        options["momentum"] = momentum
+        options["momentum"] = settings.momentum
     if name in _FUSED and trained and all(p.device.type in ("cpu", "cuda") for p in trained):
         options["fused"] = True
     return OPTIMIZERS[name]([g for g in groups if g["params"]], **options)  # type: ignore[arg-type]
@@ -109,35 +126,23 @@ def schedule_factor(
 
 
 def build_schedule(
-    name: str,
-    optimizer: Optimizer,
-    *,
-    warmup_steps: int,
-    num_steps: int,
-    floor: float = 0.0,
+    optimizer: Optimizer, settings: OptimizerSettings, *, num_steps: int
 ) -> LambdaLR:
     """Build a learning-rate schedule, stepped once an optimiser step.
 
     Args:
-        name: One of ``constant``, ``linear``, ``cosine``, ``one_cycle``, ``inverse_sqrt``.
         optimizer: What it drives.
-        warmup_steps: >= 0.
+        settings: Its name and numbers.
         num_steps: Steps of the whole run, >= 1.
-        floor: Share of the peak at the end, in ``[0, 1]``.
 
     Returns:
         The schedule. Never prepare it with Accelerate, which would step it once a process.
-
-    Raises:
-        ConfigError: If the name is unknown or a number is out of range.
     """
-    if name not in SCHEDULES:
-        raise ConfigError(f"schedule must be known, got {name!r}; {did_you_mean(name, SCHEDULES)}")
-    if warmup_steps < 0:
-        raise ConfigError(f"warmup_steps must be >= 0, got {warmup_steps}; use 0 for none")
-    if not 0 <= floor <= 1:
-        raise ConfigError(f"the schedule's floor must lie in [0, 1], got {floor}; try 0.1")
     factor: Callable[[int], float] = partial(
-        schedule_factor, name=name, warmup_steps=warmup_steps, num_steps=num_steps, floor=floor
+        schedule_factor,
+        name=settings.schedule,
+        warmup_steps=settings.warmup_steps,
+        num_steps=num_steps,
+        floor=settings.schedule_floor,
     )
     return LambdaLR(optimizer, factor)

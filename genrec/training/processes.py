@@ -7,14 +7,15 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-
-from genrec.allocator import keep_freed_memory
+from accelerate.state import AcceleratorState
 
 __all__ = ["start_accelerator"]
 
 
 def start_accelerator(**options: Any) -> Accelerator:
-    """Join the other processes and, on a CPU, keep freed memory.
+    """Join the other processes.
+
+    A run may follow another one in the same process, with another precision.
 
     Args:
         **options: Of ``accelerate.Accelerator``.
@@ -22,9 +23,8 @@ def start_accelerator(**options: Any) -> Accelerator:
     Returns:
         The accelerator; its process group is left when Python ends.
     """
+    AcceleratorState._reset_state()  # the precision; the processes stay joined
     accelerator = Accelerator(**options)
-    if accelerator.device.type == "cpu":
-        keep_freed_memory()
     if accelerator.num_processes > 1:
         atexit.unregister(_leave_group)
         atexit.register(_leave_group)

@@ -1,20 +1,18 @@
-"""Stage one: trains the tokenizer and writes the semantic IDs. The gin root ``train``.
+"""Stage one: its settings, and the training of a tokenizer from them.
 
-:func:`train` takes the flat names of configuration files, gathers them into a few settings and
-calls :func:`genrec.training.stage_one.train_rqvae`, which knows no gin.
+Twenty lines of Python do what the command does: make :class:`RqVaeSettings`, call :func:`train`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from dataclasses import dataclass, fields
+from pathlib import Path
 
-import gin
-
-from genrec.config import operative_config
+from genrec.data.prepared import PreparedDataset
 from genrec.data.processed import RecDataset, load_or_prepare
 from genrec.errors import ConfigError, did_you_mean
 from genrec.models.rqvae import (
-    MODEL_NAME,
     FeatureSettings,
     LossSettings,
     MlpSettings,
@@ -22,371 +20,234 @@ from genrec.models.rqvae import (
     QuantizerSettings,
     RqVae,
 )
-from genrec.modules.quantize.residual import per_level
-from genrec.tokenizer.policies import check_policy
-from genrec.training.residual_kmeans import KMeansSettings, train_residual_kmeans
-from genrec.training.session import (
-    SessionSettings,
-    on_main_first,
-    open_run,
-    run_path,
-    start_session,
-)
-from genrec.training.stage_one import (
-    CodebookStart,
-    Optimization,
-    Ramp,
-    Rhythm,
-    StageOneSettings,
-    feature_scale,
-    load_items,
-    train_rqvae,
-)
-from genrec.training.stage_one_report import finish_stage_one
+from genrec.registry import QUANTIZERS
+from genrec.settings import again, setting
+from genrec.tokenizer.policies import POLICIES
+from genrec.training.optimizer import OptimizerSettings
+from genrec.training.quantizer_training import VARIANTS, QuantizerWork, build_work
+from genrec.training.session import Session, run_training
+from genrec.training.settings import DataSettings, RunSettings, TrainingSettings
 
-__all__ = ["train"]
-
-TOKENIZERS = (MODEL_NAME, "residual_kmeans", "balanced_residual_kmeans")
+__all__ = ["RqVaeSettings", "train"]
 
 
-@gin.configurable
-def train(
-    # What to train on.
-    dataset: RecDataset | str = gin.REQUIRED,
-    dataset_folder: str = gin.REQUIRED,
-    dataset_split: str | None = None,
-    force_dataset_process: bool = False,
-    encoder_model_name: str = "tfidf",
-    processed_dir: str | None = None,
-    replace_non_finite: bool = False,
-    val_ratio: float = 0.0,
-    # Where the run goes.
-    save_dir_root: str = "runs/rqvae",
-    pretrained_rqvae_path: str | None = None,
-    resume: bool = False,
-    overwrite: bool = False,
-    seed: int = 0,
-    # How long and how often, in optimiser steps.
-    iterations: int | None = None,
-    epochs: int | None = None,
-    do_eval: bool = True,
-    eval_every: int = 0,
-    save_model_every: int = 0,
-    log_every: int = 50,
-    patience: int | None = None,
-    wandb_logging: bool = False,
-    trackers: Sequence[str] = (),
-    # Optimisation.
-    batch_size: int = 256,
-    split_batches: bool = True,
-    gradient_accumulate_every: int = 1,
-    amp: bool = False,
-    mixed_precision_type: str = "bf16",
-    optimizer: str = "adamw",
-    learning_rate: float = 1e-3,
-    weight_decay: float = 0.0,
-    momentum: float = 0.0,
-    schedule: str = "cosine",
-    schedule_floor: float = 0.0,
-    warmup_steps: int = 0,
-    max_grad_norm: float | None = 1.0,
+@dataclass(frozen=True, kw_only=True)
+class RqVaeSettings(OptimizerSettings, LossSettings, QuantizerSettings, TrainingSettings):
+    """Settings of stage one."""
+
+    dataset: RecDataset | str = again(DataSettings, "dataset", dataclasses.MISSING)
+    dataset_folder: str | None = setting(
+        "The source's files, or a prepared data set; the sample alone needs none", None
+    )
+    encoder_model_name: str = again(DataSettings, "encoder_model_name", "tfidf")
+    save_dir_root: str = again(RunSettings, "save_dir_root", "runs/rqvae")
+
+    # What it is trained on, and evaluated.
+    replace_non_finite: bool = setting(
+        "Put 0 for NaN and Inf in embeddings instead of refusing them", False
+    )
+    collaborative_weight: float = setting(
+        "Share of the item vectors that comes from who takes what with what in the training part; "
+        "0 for text alone, 0.5 for both alike",
+        0.0,
+        least=0,
+        most=1,
+    )
+    collaborative_dim: int = setting("Width of that part", 64, least=1)
+    collaborative_window: int = setting(
+        "Farthest distance at which two items of a history count for it", 5, least=1
+    )
+    val_ratio: float = setting(
+        "Share of the items held out of training for a validation loss", 0.0, least=0, below=1
+    )
+    eval_every: int = setting("Steps between evaluations; 0 for the end only", 0, least=0)
+    pretrained_rqvae_path: str | None = setting(
+        "Run or step folder of the same shape whose weights training starts from", None
+    )
+
     # Codebooks.
-    use_kmeans_init: bool = True,
-    kmeans_after_epochs: int = 0,
-    kmeans_max_samples: int = 100_000,
-    kmeans_iters: int = 50,
-    codebook_update: str = "gradient",
-    ema_decay: float = 0.99,
-    dead_code_steps: int = 0,
-    distance: str = "l2",
-    sinkhorn_epsilon: float = 0.05,
-    sinkhorn_iters: int = 20,
-    gumbel_temperature: float = 1.0,
-    gumbel_temperature_end: float | None = 0.05,
+    tokenizer: str = setting(
+        "What gives the codes: rqvae; or residual_kmeans or balanced_residual_kmeans, which fit "
+        "vae_n_layers codebooks of vae_codebook_size to the embeddings themselves",
+        "rqvae",
+    )
+    use_kmeans_init: bool = setting("Start the codebooks from k-means", True)
+    kmeans_after_epochs: int = setting(
+        "Epochs of the plain autoencoder before k-means; the later, the better its latents",
+        0,
+        least=0,
+        when={"use_kmeans_init": (True,)},
+    )
+    kmeans_max_samples: int = setting("Most items that k-means looks at", 100_000, least=1)
+    kmeans_iters: int = setting("Most iterations of k-means at each level", 50, least=1)
+    gumbel_temperature: float = setting(
+        "Temperature of GUMBEL_SOFTMAX at the first step", 1.0, above=0
+    )
+    gumbel_temperature_end: float | None = setting(
+        "Temperature at the last step, reached by a constant factor; None keeps the first",
+        0.05,
+        above=0,
+    )
+
     # Loss.
-    commitment_weight: float = 0.25,
-    commitment_start: float = 0.0,
-    commitment_warmup_steps: int = 0,
-    codebook_weight: float = 1.0,
-    separation_weight: float = 0.0,
-    separation_after_epochs: int = 0,
-    recon_weight: float = 1.0,
-    quant_loss_weight: float = 1.0,
-    recon_kind: str = "l2",
-    recon_reduction: str = "sum",
-    level_reduction: str = "sum",
+    commitment_weight: float = setting("Weight of the commitment term, beta", 0.25, least=0)
+    commitment_start: float = setting("beta at the first step, where it warms up", 0.0, least=0)
+    commitment_warmup_steps: int = setting(
+        "Steps over which beta grows linearly to commitment_weight; 0 for none", 0, least=0
+    )
+    separation_after_epochs: int = setting(
+        "Epochs before that term sets in; it works best late, when codes rest", 0, least=0
+    )
     # Model.
-    tokenizer: str = "rqvae",
-    vae_input_dim: int | None = None,
-    vae_embed_dim: int = 32,
-    vae_hidden_dims: Sequence[int] = (512, 256, 128),
-    vae_codebook_size: int | Sequence[int] = 256,
-    vae_codebook_normalize: bool = False,
-    vae_codebook_mode: QuantizeForwardMode | Sequence[QuantizeForwardMode] = (
-        QuantizeForwardMode.STE
-    ),
-    vae_codebook_last_layer_mode: QuantizeForwardMode | None = None,
-    vae_sim_vq: bool = False,
-    vae_n_layers: int = 3,
-    vae_n_cat_feats: int = 0,
-    vae_activation: str = "gelu",
-    vae_dropout: float = 0.0,
-    vae_batch_norm: bool = False,
-    vae_weight_init: str = "orthogonal",
-    vae_feature_scale: float | None = None,
-    normalize_input: bool = False,
-    normalize_output: bool = False,
+    vae_input_dim: int | None = setting("Width of the embeddings; None reads it", None, least=1)
+    vae_embed_dim: int = setting("Latent width", 32, least=1)
+    vae_hidden_dims: tuple[int, ...] = setting(
+        "Hidden widths of the encoder; the decoder mirrors them", (512, 256, 128), least=1
+    )
+    vae_codebook_size: int | tuple[int, ...] = setting("Codes of all levels, or of each", 256)
+    vae_codebook_normalize: bool = setting(
+        "Scale latents and the first level's codes to unit length", False
+    )
+    vae_codebook_mode: QuantizeForwardMode | tuple[QuantizeForwardMode, ...] = setting(
+        "Gradient through the choice of a code, of all levels or of each", QuantizeForwardMode.STE
+    )
+    vae_codebook_last_layer_mode: QuantizeForwardMode | None = setting(
+        "Gradient of the last level, where it differs", None
+    )
+    vae_sim_vq: bool = setting("Learn one map of fixed codebooks instead of their codes", False)
+    vae_n_layers: int = setting("Code levels", 3, least=1)
+    vae_n_cat_feats: int = setting("Multi-hot features at the end of the embeddings", 0, least=0)
+    vae_activation: str = again(MlpSettings, "activation")
+    vae_dropout: float = again(MlpSettings, "dropout")
+    vae_batch_norm: bool = again(MlpSettings, "batch_norm")
+    vae_weight_init: str = again(MlpSettings, "weight_init")
+    vae_feature_scale: float | None = setting(
+        "Factor on the inputs; None brings their root mean square to 1", None, above=0
+    )
+    normalize_input: bool = again(FeatureSettings, "normalize_input")
+    normalize_output: bool = again(FeatureSettings, "normalize_output")
+
     # Semantic IDs.
-    collision_policy: str = "dedup_token",
-) -> None:
-    """Train an RQ-VAE and write the semantic IDs of the catalogue.
+    collision_policy: str = setting(
+        "What is done with items of equal codes", "dedup_token", choices=POLICIES
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        known = [*QUANTIZERS, *VARIANTS]
+        if self.tokenizer not in known:
+            raise ConfigError(
+                f"tokenizer must be known, got {self.tokenizer!r}; "
+                f"{did_you_mean(self.tokenizer, known)}"
+            )
+
+    def without_effect(self) -> list[str]:
+        """Name the settings that differ from their default and do nothing beside the others."""
+        idle = super().without_effect()
+        if self.collaborative_weight == 0:
+            parts = ("collaborative_dim", "collaborative_window")
+            known = {f.name: f.default for f in fields(self)}
+            idle += [name for name in parts if getattr(self, name) != known[name]]
+        if self.tokenizer != "rqvae":
+            given = (known for known in fields(self) if known.name not in _OF_EVERY_TOKENIZER)
+            others = [f.name for f in given if getattr(self, f.name) != f.default]
+            return [name for name in idle if name not in others] + others
+        return idle
+
+    def build_model(self, width: int, scale: float) -> RqVae:
+        """Build the model with fresh weights.
+
+        Args:
+            width: Features of an item.
+            scale: Factor that brings them to size 1, taken where none is set.
+
+        Returns:
+            The model on the CPU.
+        """
+        return RqVae(
+            width,
+            embed_dim=self.vae_embed_dim,
+            hidden_dims=self.vae_hidden_dims,
+            codebook_size=self.vae_codebook_size,
+            codebook_kmeans_init=self.use_kmeans_init,
+            codebook_normalize=self.vae_codebook_normalize,
+            codebook_sim_vq=self.vae_sim_vq,
+            codebook_mode=self.vae_codebook_mode,
+            codebook_last_layer_mode=self.vae_codebook_last_layer_mode,
+            n_layers=self.vae_n_layers,
+            n_cat_features=self.vae_n_cat_feats,
+            commitment_weight=self.commitment_weight,
+            mlp=MlpSettings(
+                activation=self.vae_activation,
+                dropout=self.vae_dropout,
+                batch_norm=self.vae_batch_norm,
+                weight_init=self.vae_weight_init,
+            ),
+            features=FeatureSettings(
+                scale=scale if self.vae_feature_scale is None else self.vae_feature_scale,
+                normalize_input=self.normalize_input,
+                normalize_output=self.normalize_output,
+            ),
+            losses=self.part(LossSettings),
+            quantizer=self.part(QuantizerSettings),
+        )
+
+    def temperature(self, done: float) -> float:
+        """Return the temperature of ``GUMBEL_SOFTMAX`` when a share of the steps is done."""
+        hot = self.gumbel_temperature
+        cold = hot if self.gumbel_temperature_end is None else self.gumbel_temperature_end
+        return hot * (cold / hot) ** done
+
+    def commitment(self, step: int) -> float | None:
+        """Return beta at a step, from 0; None where it stays the model's."""
+        if not self.commitment_warmup_steps:
+            return None
+        done = min(1.0, step / self.commitment_warmup_steps)
+        return self.commitment_start + (self.commitment_weight - self.commitment_start) * done
+
+
+#: Settings that count whatever the tokenizer is.
+_OF_EVERY_TOKENIZER = {
+    *(known.name for known in fields(TrainingSettings)),
+    "replace_non_finite",
+    "collaborative_weight",
+    "collaborative_dim",
+    "collaborative_window",
+    "tokenizer",
+    "kmeans_max_samples",
+    "kmeans_iters",
+    "vae_input_dim",
+    "vae_n_layers",
+    "vae_codebook_size",
+    "vae_n_cat_feats",
+    "collision_policy",
+} - {"iterations", "epochs", "batch_size", "patience", "save_model_every", "log_every"}
+
+
+def train(settings: RqVaeSettings) -> Path:
+    """Train a tokenizer and write the semantic IDs of the catalogue.
 
     Args:
-        dataset: Kind of the source, for example ``amazon``.
-        dataset_folder: Its files, or a prepared data set.
-        dataset_split: Part of it, for example ``beauty``.
-        force_dataset_process: Prepare again.
-        encoder_model_name: Text encoder: ``tfidf``, a sentence-transformers model, or a path to
-            a ``.npy`` array.
-        processed_dir: Where prepared sets are kept.
-        replace_non_finite: Put 0 for NaN and Inf in embeddings instead of refusing them.
-        val_ratio: Share of the items held out of training; 0 for none.
-        save_dir_root: Folder of runs; this run lies in it under the split's name.
-        pretrained_rqvae_path: Run or step folder to take first weights from.
-        resume: Go on from the run's latest checkpoint.
-        overwrite: Replace an older run.
-        seed: Of everything random.
-        iterations: Optimiser steps; the shorter of this and ``epochs`` counts.
-        epochs: Passes over the items.
-        do_eval: Evaluate.
-        eval_every: Steps between evaluations; 0 for the end only.
-        save_model_every: Steps between checkpoints besides.
-        log_every: Steps between log lines.
-        patience: Evaluations without a better loss before stopping.
-        wandb_logging: Log to Weights & Biases too.
-        trackers: Further trackers, of ``tensorboard`` and ``wandb``.
-        batch_size: Items a batch.
-        split_batches: Whether ``batch_size`` is that of all processes together.
-        gradient_accumulate_every: Batches a step.
-        amp: Mixed precision.
-        mixed_precision_type: ``fp16`` or ``bf16``.
-        optimizer: ``adamw``, ``adam``, ``sgd``, ``adagrad`` or ``rmsprop``.
-        learning_rate: Peak.
-        weight_decay: Of matrices.
-        momentum: Of SGD and RMSprop.
-        schedule: ``constant``, ``linear``, ``cosine``, ``one_cycle`` or ``inverse_sqrt``.
-        schedule_floor: Last learning rate as a share of the peak.
-        warmup_steps: Steps of linear warm-up.
-        max_grad_norm: Clip gradients at this norm; None for not.
-        use_kmeans_init: Start the codebooks from k-means.
-        kmeans_after_epochs: Epochs of the plain autoencoder before it.
-        kmeans_max_samples: Items that k-means looks at.
-        kmeans_iters: Its iterations a level.
-        codebook_update: ``gradient`` or ``ema``.
-        ema_decay: Of ``ema``.
-        dead_code_steps: Steps without an item after which a code is re-seeded; 0 for never.
-        distance: ``l2`` or ``cosine``.
-        sinkhorn_epsilon: Entropy weight of ``SINKHORN``.
-        sinkhorn_iters: Its sweeps.
-        gumbel_temperature: Of ``GUMBEL_SOFTMAX``, at the start.
-        gumbel_temperature_end: At the end; None keeps the start's.
-        commitment_weight: beta.
-        commitment_start: beta at the first step, where it warms up.
-        commitment_warmup_steps: Steps of its linear warm-up; 0 for none.
-        codebook_weight: Of the codebook term.
-        separation_weight: Of a term that trains items that share an id towards free ones, beside
-            the commitment term; 0 for none.
-        separation_after_epochs: Epochs before that term sets in.
-        recon_weight: Of the reconstruction.
-        quant_loss_weight: Of codebook and commitment terms together.
-        recon_kind: ``l2`` or ``l1``.
-        recon_reduction: ``sum`` or ``mean`` over features.
-        level_reduction: ``sum`` or ``mean`` over levels.
-        tokenizer: ``rqvae``; or ``residual_kmeans`` or ``balanced_residual_kmeans``, which fit
-            ``vae_n_layers`` codebooks of ``vae_codebook_size`` to the embeddings themselves, with
-            ``kmeans_iters`` and ``kmeans_max_samples``, and heed no other setting of model, loss
-            and optimisation.
-        vae_input_dim: Width of the embeddings; read from the data when None.
-        vae_embed_dim: Latent width.
-        vae_hidden_dims: Hidden widths of the encoder.
-        vae_codebook_size: Codes of all levels, or of each.
-        vae_codebook_normalize: Unit-length latents and first-level codes.
-        vae_codebook_mode: Gradient through the choice, of all levels or of each.
-        vae_codebook_last_layer_mode: Of the last level, where it differs.
-        vae_sim_vq: Learn a map of fixed codebooks.
-        vae_n_layers: Code levels.
-        vae_n_cat_feats: Multi-hot features at the end of the embeddings.
-        vae_activation: Of the MLPs.
-        vae_dropout: Of the MLPs.
-        vae_batch_norm: Of the MLPs.
-        vae_weight_init: Of the MLPs.
-        vae_feature_scale: Factor on the inputs; None brings them to size 1.
-        normalize_input: Scale inputs to unit length.
-        normalize_output: Scale reconstructions to unit length.
-        collision_policy: What is done with items of equal codes.
+        settings: What to train, on what, and how.
+
+    Returns:
+        The run's folder.
 
     Raises:
         GenRecError: If a setting, a path or the data is not as it should be.
     """
-    check_policy(collision_policy)
-    if tokenizer not in TOKENIZERS:
-        raise ConfigError(
-            f"tokenizer must be known, got {tokenizer!r}; {did_you_mean(tokenizer, TOKENIZERS)}"
+
+    def open_data(session: Session) -> PreparedDataset:
+        return load_or_prepare(
+            settings.dataset,
+            settings.dataset_folder,
+            split=settings.dataset_split,
+            encoder_model_name=settings.encoder_model_name,
+            force=settings.force_dataset_process and session.accelerator.is_main_process,
+            processed_dir=settings.processed_dir,
         )
-    temperature_end = (
-        gumbel_temperature if gumbel_temperature_end is None else gumbel_temperature_end
-    )
-    settings = StageOneSettings(
-        batch_size=batch_size,
-        split_batches=split_batches,
-        seed=seed,
-        val_ratio=val_ratio,
-        start=CodebookStart(
-            kmeans=use_kmeans_init,
-            after_epochs=kmeans_after_epochs,
-            max_samples=kmeans_max_samples,
-            num_iters=kmeans_iters,
-        ),
-        optimization=Optimization(
-            optimizer=optimizer,
-            learning_rate=learning_rate,
-            weight_decay=weight_decay,
-            momentum=momentum,
-            schedule=schedule,
-            warmup_steps=warmup_steps,
-            floor=schedule_floor,
-            max_grad_norm=max_grad_norm,
-            accumulate=gradient_accumulate_every,
-        ),
-        rhythm=Rhythm(
-            epochs=epochs,
-            iterations=iterations,
-            eval_every=eval_every,
-            save_every=save_model_every,
-            log_every=log_every,
-            do_eval=do_eval,
-            patience=patience,
-        ),
-        temperature=(gumbel_temperature, temperature_end),
-        separate_after_epochs=separation_after_epochs if separation_weight > 0 else None,
-        commitment=(
-            Ramp(start=commitment_start, end=commitment_weight, steps=commitment_warmup_steps)
-            if commitment_warmup_steps
-            else None
-        ),
-    )
-    session = start_session(
-        SessionSettings(
-            path=run_path(save_dir_root, dataset_split),
-            seed=seed,
-            amp=amp,
-            mixed_precision_type=mixed_precision_type,
-            trackers=tuple(trackers),
-            wandb_logging=wandb_logging,
-            resume=resume,
-            overwrite=overwrite,
-        )
-    )
-    data = on_main_first(
-        session.accelerator,
-        lambda: load_or_prepare(
-            dataset,
-            dataset_folder,
-            split=dataset_split,
-            encoder_model_name=encoder_model_name,
-            force=force_dataset_process and session.accelerator.is_main_process,
-            processed_dir=processed_dir,
-        ),
-    )
-    width = data.embedding_dim
-    if vae_input_dim is not None and vae_input_dim != width:
-        raise ConfigError(
-            f"vae_input_dim must equal the width of the embeddings, {width}, got {vae_input_dim}; "
-            f"set train.vae_input_dim={width} or choose another train.encoder_model_name"
-        )
-    items, num_replaced = load_items(
-        data.item_embeddings,
-        num_categorical=vae_n_cat_feats,
-        replace_non_finite=replace_non_finite,
-    )
-    if num_replaced:
-        session.say(f"warning: {num_replaced} values NaN or Inf in the embeddings, replaced with 0")
-    meta = {
-        "stage": "tokenizer",
-        "model": tokenizer,
-        "dataset": data.meta["name"],
-        "dataset_kind": RecDataset.parse(dataset).value,
-        "dataset_folder": str(dataset_folder),
-        "dataset_split": dataset_split,
-        "encoder_model_name": encoder_model_name,
-        "prepared": str(data.path.resolve()),
-        "data_fingerprint": data.fingerprint,
-        "items_fingerprint": data.items_fingerprint,
-        "seed": seed,
-    }
-    title = (
-        f"{data.meta['name']}: {data.num_items:,} items, embeddings of width {width}; {tokenizer}"
-    )
-    if tokenizer != MODEL_NAME:
-        fit_settings = KMeansSettings(
-            codebook_sizes=tuple(per_level("vae_codebook_size", vae_codebook_size, vae_n_layers)),
-            balanced=tokenizer == "balanced_residual_kmeans",
-            num_iters=kmeans_iters,
-            max_samples=kmeans_max_samples,
-            seed=seed,
-        )
-        open_run(session, meta, config_text=operative_config())
-        session.say(f"{title}, {fit_settings.codebook_sizes} codes; run {session.run_dir.path}")
-        quantizer, result = train_residual_kmeans(session, items, fit_settings)
-        finish_stage_one(session, quantizer, items, result, data, policy=collision_policy)
-        return
-    scale = vae_feature_scale
-    model = RqVae(
-        width,
-        embed_dim=vae_embed_dim,
-        hidden_dims=vae_hidden_dims,
-        codebook_size=vae_codebook_size,
-        codebook_kmeans_init=use_kmeans_init,
-        codebook_normalize=vae_codebook_normalize,
-        codebook_sim_vq=vae_sim_vq,
-        codebook_mode=vae_codebook_mode,
-        codebook_last_layer_mode=vae_codebook_last_layer_mode,
-        n_layers=vae_n_layers,
-        n_cat_features=vae_n_cat_feats,
-        commitment_weight=commitment_weight,
-        mlp=MlpSettings(
-            activation=vae_activation,
-            dropout=vae_dropout,
-            batch_norm=vae_batch_norm,
-            weight_init=vae_weight_init,
-        ),
-        features=FeatureSettings(
-            scale=feature_scale(items, num_categorical=vae_n_cat_feats) if scale is None else scale,
-            normalize_input=normalize_input,
-            normalize_output=normalize_output,
-        ),
-        losses=LossSettings(
-            recon_weight=recon_weight,
-            quant_loss_weight=quant_loss_weight,
-            codebook_weight=codebook_weight,
-            separation_weight=separation_weight,
-            recon_kind=recon_kind,
-            recon_reduction=recon_reduction,
-            level_reduction=level_reduction,
-        ),
-        quantizer=QuantizerSettings(
-            distance=distance,
-            codebook_update=codebook_update,
-            ema_decay=ema_decay,
-            dead_code_steps=dead_code_steps,
-            sinkhorn_epsilon=sinkhorn_epsilon,
-            sinkhorn_iters=sinkhorn_iters,
-        ),
-    )
-    if pretrained_rqvae_path is not None:
-        model.load_pretrained(pretrained_rqvae_path)
-    meta["parameters"] = sum(p.numel() for p in model.parameters())
-    open_run(session, meta, config_text=operative_config())
-    session.say(f"{title}, {model.codebook_sizes} codes; run {session.run_dir.path}")
-    result = train_rqvae(session, model, items, settings)
-    finish_stage_one(session, model.eval(), items, result, data, policy=collision_policy)
+
+    def build(session: Session, data: PreparedDataset) -> QuantizerWork:
+        return build_work(session, data, settings)
+
+    return run_training(settings, open_data, build)

@@ -1,16 +1,19 @@
-"""What both stages do before and after their loop: processes, run folder, meta data, tracking."""
+"""The one skeleton of a run: data, then everything that can refuse, then the folder, then training.
+
+A stage brings two functions: one that opens its data and one that builds its work. Between them
+and after them every training takes the same way, so that a mistake costs no older run and every
+run leaves the same ``meta.json``.
+"""
 
 from __future__ import annotations
 
-import os
 import platform
-import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
@@ -18,53 +21,26 @@ from accelerate.utils import broadcast_object_list
 
 from genrec.atomic import atomic_file, read_json, write_json_atomic
 from genrec.checkpoint import RunDirectory
+from genrec.data.prepared import PreparedDataset
 from genrec.errors import ConfigError
-from genrec.tokenizer.semantic_id import ARTIFACT_NAME
-from genrec.training.loop import FitResult
+from genrec.training.loop import FitResult, Rhythm
 from genrec.training.processes import start_accelerator
 from genrec.training.seeding import seed_everything
+from genrec.training.settings import RunSettings, TrainingSettings
 from genrec.training.tracking import Tracker
 from genrec.version import __version__
 
 __all__ = [
     "Session",
-    "SessionSettings",
-    "conclude",
+    "Work",
     "on_main_first",
     "open_run",
+    "resume_point",
     "run_path",
+    "run_training",
     "start_session",
     "write_meta",
 ]
-
-PRECISIONS = ("no", "fp16", "bf16")
-
-
-@dataclass(frozen=True)
-class SessionSettings:
-    """How a run is set up.
-
-    Attributes:
-        path: The run's folder.
-        seed: Of everything random.
-        amp: Whether to use mixed precision.
-        mixed_precision_type: ``fp16`` or ``bf16``, with ``amp``.
-        trackers: External trackers, of ``tensorboard`` and ``wandb``.
-        wandb_logging: The same as naming ``wandb`` among them.
-        resume: Whether to go on from the run's latest checkpoint.
-        overwrite: Whether an older run in the folder may be deleted.
-        keep_last: Newest checkpoints to keep.
-    """
-
-    path: Path
-    seed: int = 0
-    amp: bool = False
-    mixed_precision_type: str = "bf16"
-    trackers: tuple[str, ...] = ()
-    wandb_logging: bool = False
-    resume: bool = False
-    overwrite: bool = False
-    keep_last: int = 2
 
 
 @dataclass(frozen=True)
@@ -75,35 +51,169 @@ class Session:
         accelerator: Processes, device and precision.
         run_dir: The run's folder.
         tracker: Where metrics go.
+        settings: Those of the run.
         resume_step: Checkpoint to go on from, or None.
     """
 
     accelerator: Accelerator
     run_dir: RunDirectory
     tracker: Tracker
-    resume_step: Path | None
+    settings: RunSettings
+    resume_step: Path | None = None
 
     def say(self, text: str) -> None:
         """Print a line on the main process."""
         if self.accelerator.is_main_process:
             print(text, flush=True)
 
+    def rhythm(self, batches: int, *, eval_every: int = 0) -> Rhythm:
+        """Turn the run's lengths into optimiser steps.
 
-def run_path(save_dir_root: str | os.PathLike[str], split: str | None) -> Path:
-    """Name the folder of a run: the root, and the data set's split below it.
+        Args:
+            batches: Batches of an epoch on each process.
+            eval_every: Steps between evaluations; 0 for the end only.
+
+        Returns:
+            How long to train, and what happens how often.
+
+        Raises:
+            ConfigError: If neither ``iterations`` nor ``epochs`` is given.
+        """
+        given = self.settings
+        lengths = [] if given.iterations is None else [given.iterations]
+        if given.epochs is not None:
+            per_step = given.gradient_accumulate_every
+            lengths.append(max(1, round(given.epochs * batches / per_step)))
+        if not lengths:
+            raise ConfigError(
+                "iterations or epochs must be given, got neither; set for example train.epochs=100"
+            )
+        return Rhythm(
+            num_steps=min(lengths),
+            eval_every=eval_every,
+            save_every=given.save_model_every,
+            log_every=given.log_every,
+            accumulate=given.gradient_accumulate_every,
+            patience=given.patience,
+            seed=given.seed,
+        )
+
+    def batch_size(self) -> int:
+        """Return the rows of a batch on each process.
+
+        Raises:
+            ConfigError: If the processes cannot share ``batch_size`` out.
+        """
+        size, world = self.settings.batch_size, self.accelerator.num_processes
+        if not self.settings.split_batches:
+            return size
+        if size % world:
+            raise ConfigError(
+                f"batch_size must be a multiple of the processes, {world}, got {size}; set "
+                f"train.batch_size={world * max(1, size // world)}, or train.split_batches=False"
+            )
+        return size // world
+
+
+class Work(Protocol):
+    """A training that is built: from here on nothing refuses.
+
+    Attributes:
+        title: What is trained on what; printed at the start.
+        meta: What ``meta.json`` shall say of it.
+    """
+
+    @property
+    def title(self) -> str: ...  # noqa: D102
+    @property
+    def meta(self) -> Mapping[str, Any]: ...  # noqa: D102
+
+    def save(self, run: Path) -> None:
+        """Write what lies in the run's folder beside the steps; on the main process."""
+
+    def train(self) -> FitResult:
+        """Train, and leave at least one checkpoint."""
+        ...
+
+    def finish(self, result: FitResult) -> Mapping[str, Any]:
+        """Say and write what the run came to; return what ``meta.json`` gains."""
+        ...
+
+
+def run_training(
+    settings: TrainingSettings,
+    open_data: Callable[[Session], PreparedDataset],
+    build: Callable[[Session, PreparedDataset], Work],
+) -> Path:
+    """Take a training from its settings to its finished run.
 
     Args:
-        save_dir_root: The setting of that name.
-        split: For example ``beauty``, or None where the data set has none.
+        settings: Of the stage.
+        open_data: Opens or prepares the data set; called on the main process first.
+        build: Builds whatever can refuse: model, loader, optimiser, schedule, evaluator.
 
     Returns:
-        The folder.
+        The run's folder.
+
+    Raises:
+        GenRecError: If a setting, a path or the data is not as it should be; an older run in the
+            folder is then as it was.
+        KeyboardInterrupt: If the run was stopped from outside; it can be resumed.
     """
-    root = Path(save_dir_root)
-    return root / split if split else root
+    session = start_session(settings)
+    if session.accelerator.is_main_process:
+        settings.warn_without_effect()
+    data = on_main_first(session.accelerator, lambda: open_data(session))
+    work = build(session, data)
+    described = {
+        "dataset": data.meta["name"],
+        "dataset_kind": _kind(settings.dataset),
+        "dataset_split": settings.dataset_split,
+        "prepared": str(data.path.resolve()),
+        "data_fingerprint": data.fingerprint,
+        "items_fingerprint": data.items_fingerprint,
+        "seed": settings.seed,
+        "settings": settings.as_dict(),
+        **work.meta,
+    }
+    try:
+        open_run(session, described)
+        if session.accelerator.is_main_process:
+            work.save(session.run_dir.path)
+        session.say(f"{work.title}; run {session.run_dir.path}")
+        result = work.train()
+    except BaseException:
+        if session.accelerator.is_main_process:
+            session.run_dir.restore()  # no checkpoint yet: what was replaced comes back
+        raise
+    if result.interrupted:
+        session.say(f"stopped at step {result.step:,}; go on with --resume")
+        session.tracker.close()
+        raise KeyboardInterrupt
+    session.say(f"trained {result.step:,} steps in {result.seconds:,.0f} s of this session")
+    gained = work.finish(result)
+    write_meta(
+        session,
+        {
+            "steps": result.step,
+            "train_seconds": round(result.seconds, 1),
+            "best": {name: list(found) for name, found in result.best.items()},
+            **gained,
+        },
+    )
+    session.say(f"run: {session.run_dir.path}")
+    session.tracker.close()
+    session.accelerator.wait_for_everyone()
+    return session.run_dir.path
 
 
-def start_session(settings: SessionSettings) -> Session:
+def run_path(settings: TrainingSettings) -> Path:
+    """Name the folder of a run: the root, and the data set's split below it."""
+    root = Path(settings.save_dir_root)
+    return root / settings.dataset_split if settings.dataset_split else root
+
+
+def start_session(settings: TrainingSettings) -> Session:
     """Set up processes, seeds and tracking; nothing is written yet.
 
     Args:
@@ -116,11 +226,6 @@ def start_session(settings: SessionSettings) -> Session:
         ConfigError: If the precision is unknown, the folder holds a run that is neither to be
             resumed nor overwritten, or there is nothing to resume.
     """
-    if settings.mixed_precision_type not in PRECISIONS:
-        raise ConfigError(
-            f"mixed_precision_type must be one of {', '.join(PRECISIONS)}, got "
-            f"{settings.mixed_precision_type!r}; bf16 is the safe choice on recent GPUs"
-        )
     precision = settings.mixed_precision_type if settings.amp else "no"
     if precision == "fp16" and not torch.cuda.is_available():
         raise ConfigError(
@@ -129,30 +234,49 @@ def start_session(settings: SessionSettings) -> Session:
         )
     named = [*settings.trackers, *(["wandb"] if settings.wandb_logging else [])]
     trackers = Tracker.check(list(dict.fromkeys(named)))
+    path = run_path(settings)
     accelerator = start_accelerator(
-        mixed_precision=precision,
-        log_with=list(trackers) or None,
-        project_dir=str(settings.path),
+        mixed_precision=precision, log_with=list(trackers) or None, project_dir=str(path)
     )
     seed_everything(settings.seed)
-    run_dir = RunDirectory(settings.path, keep_last=settings.keep_last)
-    resume_step = run_dir.pointed("latest")
-    if settings.resume and resume_step is None:
+    run_dir = RunDirectory(path)
+    if accelerator.is_main_process and run_dir.restore():
+        print(f"{path}: the run that was to replace this one had no checkpoint; put back")
+    accelerator.wait_for_everyone()
+    resume_step = resume_point(settings)
+    tracker = Tracker(accelerator, path, settings=settings.as_dict())
+    return Session(accelerator, run_dir, tracker, settings, resume_step)
+
+
+def resume_point(settings: TrainingSettings) -> Path | None:
+    """Look into the run's folder for the checkpoint to go on from.
+
+    Args:
+        settings: Of the run.
+
+    Returns:
+        The step's folder; None where the run begins anew.
+
+    Raises:
+        ConfigError: If there is nothing to resume, or a run that is neither to be resumed nor
+            overwritten.
+    """
+    path = run_path(settings)
+    latest = RunDirectory(path).pointed("latest")
+    if settings.resume and latest is None:
         raise ConfigError(
-            f"resume needs a run with a checkpoint, got none in {settings.path}; start it without "
-            "--resume"
+            f"resume needs a run with a checkpoint, got none in {path}; start it without --resume"
         )
-    if resume_step is not None and not settings.resume and not settings.overwrite:
+    if latest is not None and not settings.resume and not settings.overwrite:
         raise ConfigError(
-            f"run folder must be new, got {settings.path} with {resume_step.name}; add --resume to "
+            f"run folder must be new, got {path} with {latest.name}; add --resume to "
             "go on, set another train.save_dir_root, or replace it with train.overwrite=True"
         )
-    tracker = Tracker(accelerator, settings.path)
-    return Session(accelerator, run_dir, tracker, resume_step if settings.resume else None)
+    return latest if settings.resume else None
 
 
-def open_run(session: Session, values: Mapping[str, Any], *, config_text: str = "") -> None:
-    """Make the run's folder, in place of an older run, and say in it what the run is.
+def open_run(session: Session, values: Mapping[str, Any]) -> None:
+    """Make the run's folder, an older run set aside, and say in it what the run is.
 
     Call it when data and settings are known to be good, so that a mistake in them leaves
     nothing behind and costs no older run.
@@ -160,19 +284,29 @@ def open_run(session: Session, values: Mapping[str, Any], *, config_text: str = 
     Args:
         session: The run.
         values: What the stage adds to ``meta.json``; see :func:`write_meta`.
-        config_text: Operative configuration, kept as ``config.gin``.
     """
     session.accelerator.wait_for_everyone()  # everybody has looked before anything changes
-    run_dir = session.run_dir
-    if session.accelerator.is_main_process:
-        if session.resume_step is None:
-            _clear(run_dir)
-        run_dir.path.mkdir(parents=True, exist_ok=True)
-        if config_text:
-            with atomic_file(run_dir.path / "config.gin") as temporary:
-                temporary.write_text(config_text, encoding="utf-8")
+    on_main_first(session.accelerator, lambda: _open_folder(session))
     write_meta(session, values)
     session.accelerator.wait_for_everyone()
+
+
+def _open_folder(session: Session) -> None:
+    """Set an older run aside, make the folder and write ``config.gin``."""
+    run_dir = session.run_dir
+    if not session.accelerator.is_main_process:
+        return
+    try:
+        if session.resume_step is None:
+            run_dir.set_aside()
+        run_dir.path.mkdir(parents=True, exist_ok=True)
+        with atomic_file(run_dir.path / "config.gin") as temporary:
+            temporary.write_text(session.settings.as_gin(), encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"run folder must be writable, got {run_dir.path} with {error.strerror}; set another "
+            "train.save_dir_root"
+        ) from error
 
 
 def write_meta(session: Session, values: Mapping[str, Any]) -> None:
@@ -199,33 +333,6 @@ def write_meta(session: Session, values: Mapping[str, Any]) -> None:
     write_json_atomic(path, {**known, **base, **values})
 
 
-def conclude(session: Session, result: FitResult) -> None:
-    """Say what the training of a retrieval model came to, and note it in ``meta.json``.
-
-    Args:
-        session: The run.
-        result: Of the loop.
-
-    Raises:
-        KeyboardInterrupt: If the run was stopped from outside; it can be resumed.
-    """
-    if result.interrupted:
-        session.say(f"stopped at step {result.step:,}; go on with --resume")
-        session.tracker.close()
-        raise KeyboardInterrupt
-    session.say(f"trained {result.step:,} steps in {result.seconds:,.0f} s of this session")
-    for name, (step, value) in result.best.items():
-        session.say(f"{name}: step {step:,} with validation {value:.4f}")
-    write_meta(
-        session,
-        {
-            "steps": result.step,
-            "train_seconds": round(result.seconds, 1),
-            "best": {name: list(found) for name, found in result.best.items()},
-        },
-    )
-
-
 def on_main_first(accelerator: Accelerator, work: Any) -> Any:
     """Call a function on the main process, then on the others; errors reach all of them.
 
@@ -250,15 +357,9 @@ def on_main_first(accelerator: Accelerator, work: Any) -> Any:
     return result if accelerator.is_main_process else work()
 
 
-def _clear(run_dir: RunDirectory) -> None:
-    """Delete what an older run wrote, and nothing else."""
-    for step in run_dir.steps():
-        shutil.rmtree(run_dir.step_path(step))
-    shutil.rmtree(run_dir.path / ARTIFACT_NAME, ignore_errors=True)  # IDs of the old weights
-    for name in ("metrics.jsonl", "meta.json", "metrics.json"):
-        (run_dir.path / name).unlink(missing_ok=True)
-    for name in run_dir.pointers():
-        (run_dir.path / name).unlink()
+def _kind(dataset: Any) -> str | None:
+    """Name the kind of source as a setting does."""
+    return getattr(dataset, "value", dataset)
 
 
 def _commit() -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 
@@ -54,6 +55,25 @@ def test_scripts(launch, tmp_path, words, message):
     # A data set that was prepared before the error showed is whole and serves the next call.
     left = {path for path in tmp_path.glob("processed/*/") if path.name not in (".", "embeddings")}
     assert all(is_prepared(path) for path in left)
+
+
+@pytest.mark.parametrize("config", [RQVAE, DECODER], ids=["stage one", "stage two"])
+def test_a_mistake_costs_no_older_run(launch, sample_tokenizer, sample_decoder, tmp_path, config):
+    older = sample_tokenizer if config is RQVAE else sample_decoder
+    run = shutil.copytree(older, tmp_path / "run")
+    before = sorted(path.relative_to(run) for path in run.rglob("*"))
+    stage_one = binding("pretrained_rqvae_path", str(sample_tokenizer))
+    done = launch(
+        *config,
+        *(stage_one if config is DECODER else ()),
+        *binding("save_dir_root", str(run)),
+        *binding("overwrite", True),
+        *binding("optimizer", "adamm"),
+    )
+    assert done.returncode == 2
+    assert "optimizer must be known, got 'adamm'" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert sorted(path.relative_to(run) for path in run.rglob("*")) == before
 
 
 def test_unknown_split(launch, tmp_path):

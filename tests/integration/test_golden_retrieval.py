@@ -15,11 +15,10 @@ import pytest
 import torch
 
 from genrec.data.prepared import PreparedDataset
-from genrec.evaluation.settings import EvaluationSettings
-from genrec.models.retrieval import EncoderDecoderRetrievalModel
 from genrec.tokenizer.semantic_id import SemanticIdTokenizer
-from genrec.training.session import SessionSettings, start_session
-from genrec.training.stage_two import RetrievalTraining, train_retrieval
+from genrec.training.decoder import DecoderSettings, RetrievalTask
+from genrec.training.sequence_training import SequenceWork
+from genrec.training.session import open_run, start_session
 
 GOLDEN = {
     "bucketed": [
@@ -67,35 +66,38 @@ def run(data: PreparedDataset, path: Path, mode: str, steps: int, resume: bool =
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        session = start_session(SessionSettings(path=path, seed=3, resume=resume))
-        ids = np.stack([np.arange(50) // 10, np.arange(50) % 10], axis=1)
-        tokenizer = SemanticIdTokenizer(ids, level_sizes=(5, 10), item_keys=data.item_keys)
-        torch.manual_seed(0)
-        model = EncoderDecoderRetrievalModel(
-            16,
-            32,
-            0.1,
-            2,
-            2,
-            num_embeddings=tokenizer.level_sizes,
-            sem_id_dim=2,
-            ff_dim=32,
-            num_users=7,
-            encoder_mask="item_causal" if mode == "packed" else "full",
-        )
-        settings = RetrievalTraining(
+        settings = DecoderSettings(
+            save_dir_root=str(path),
+            resume=resume,
             iterations=steps,
             batch_size=16,
-            mode=mode,
+            train_mode=mode,
             learning_rate=1e-2,
             warmup_steps=3,
-            accumulate=2,
+            gradient_accumulate_every=2,
             label_smoothing=0.1,
             log_every=1,
             seed=3,
-            evaluation=EvaluationSettings(num_beams=10, ks=(1, 10), max_history=6),
+            num_beams=10,
+            top_k_eval_list=(1, 10),
+            max_seq_len=6,
+            decoder_embed_dim=16,
+            attn_embed_dim=32,
+            attn_heads=2,
+            attn_layers=2,
+            ff_dim=32,
+            num_user_embeddings=7,
+            encoder_mask="item_causal" if mode == "packed" else "full",
         )
-        train_retrieval(session, model, tokenizer, data, settings)
+        session = start_session(settings)
+        ids = np.stack([np.arange(50) // 10, np.arange(50) % 10], axis=1)
+        table = SemanticIdTokenizer(ids, level_sizes=(5, 10), item_keys=data.item_keys)
+        torch.manual_seed(0)
+        model = settings.build_model(table)
+        task = RetrievalTask(model, table, data, settings, session.accelerator.device)
+        work = SequenceWork(session, data, settings, task)
+        open_run(session, work.meta)
+        work.train()
     finally:
         torch.set_num_threads(threads)
     rows = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,8 @@ from torch import Tensor, nn
 
 from genrec.checkpoint import RunDirectory, load_model_files
 from genrec.errors import ArtifactError, ConfigError, TrainingError
-from genrec.training.loop import BestRule, FitResult, fit
-from genrec.training.optimizer import build_optimizer, build_schedule
+from genrec.training.loop import BestRule, FitResult, Learner, Rhythm, fit
+from genrec.training.optimizer import OptimizerSettings, build_optimizer, build_schedule
 from genrec.training.tracking import Tracker
 
 
@@ -55,6 +56,10 @@ class Net(nn.Module):
         return (self.out(hidden).squeeze(-1) - x.sum(dim=1)).square().mean()
 
 
+RHYTHM = {field.name for field in fields(Rhythm)}
+LEARNER = {field.name for field in fields(Learner)}
+
+
 def loss_step(model: nn.Module, batch: Tensor, step: int):
     loss = model(batch)
     return loss, {"loss": loss}
@@ -76,22 +81,32 @@ def train(
     accelerator = Accelerator(cpu=True)
     torch.manual_seed(0)
     net = Net(dropout)
-    raw = build_optimizer(optimizer_name, net.parameters(), learning_rate=learning_rate)
+    settings = OptimizerSettings(
+        optimizer=optimizer_name,
+        learning_rate=learning_rate,
+        schedule=schedule_name,
+        warmup_steps=2,
+    )
+    raw = build_optimizer(net.parameters(), settings)
     model, optimizer = accelerator.prepare(net, raw)
-    schedule = build_schedule(schedule_name, raw, warmup_steps=2, num_steps=12)
     run = RunDirectory(path, keep_last=keep_last)
+    rhythm = {k: options.pop(k) for k in RHYTHM if k in options}
+    learner = {"loss_step": loss_step} | {k: options.pop(k) for k in LEARNER if k in options}
     if tracked:
         options["tracker"] = Tracker(accelerator, path)
     result = fit(
-        accelerator=accelerator,
-        model=model,
-        optimizer=optimizer,
-        schedule=schedule,
-        train_loader=Batches() if loader is None else loader,
-        num_steps=steps,
+        accelerator,
+        Learner(
+            model=model,
+            config={"dropout": dropout},
+            optimizer=optimizer,
+            schedule=build_schedule(raw, settings, num_steps=12),
+            loader=Batches() if loader is None else loader,
+            **learner,
+        ),
+        Rhythm(**{"num_steps": steps, "log_every": 1} | rhythm),
         run_dir=run,
-        model_config={"dropout": dropout},
-        **{"loss_step": loss_step, "log_every": 1, **options},
+        **options,
     )
     return result, net, run
 
@@ -122,7 +137,8 @@ def test_equals_a_loop_written_out(tmp_path):
         weight_decay=0.0,
         fused=True,
     )
-    schedule = build_schedule("cosine", optimizer, warmup_steps=2, num_steps=12)
+    settings = OptimizerSettings(schedule="cosine", warmup_steps=2, learning_rate=0.05)
+    schedule = build_schedule(optimizer, settings, num_steps=12)
     batches = Batches()
     for step in range(7):
         loss = expected(batches.at(*divmod(step, 5)))

@@ -15,6 +15,7 @@ from genrec.errors import ConfigError
 from genrec.training.optimizer import (
     OPTIMIZERS,
     SCHEDULES,
+    OptimizerSettings,
     build_optimizer,
     build_schedule,
     schedule_factor,
@@ -68,8 +69,11 @@ def test_factors_stay_in_range_and_fall_after_the_warm_up(name, warmup, total, f
 
 def test_the_schedule_drives_the_optimizer():
     parameter = nn.Parameter(torch.zeros(2, 2))
-    optimizer = build_optimizer("sgd", [parameter], learning_rate=0.5)
-    schedule = build_schedule("linear", optimizer, warmup_steps=2, num_steps=4)
+    settings = OptimizerSettings(
+        optimizer="sgd", learning_rate=0.5, schedule="linear", warmup_steps=2
+    )
+    optimizer = build_optimizer([parameter], settings)
+    schedule = build_schedule(optimizer, settings, num_steps=4)
     rates = []
     for _ in range(4):
         rates.append(optimizer.param_groups[0]["lr"])
@@ -83,9 +87,10 @@ def test_every_optimizer_lowers_a_loss_and_takes_its_options(name):
     torch.manual_seed(0)
     model = nn.Linear(4, 1)
     x, y = torch.randn(32, 4), torch.randn(32, 1)
-    optimizer = build_optimizer(
-        name, model.parameters(), learning_rate=0.02, weight_decay=0.01, momentum=0.5
+    settings = OptimizerSettings(
+        optimizer=name, learning_rate=0.02, weight_decay=0.01, momentum=0.5
     )
+    optimizer = build_optimizer(model.parameters(), settings)
     assert isinstance(optimizer, OPTIMIZERS[name])
 
     def loss() -> torch.Tensor:
@@ -102,7 +107,7 @@ def test_every_optimizer_lowers_a_loss_and_takes_its_options(name):
 def test_only_matrices_decay_and_frozen_parameters_stay_out():
     model = nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3), nn.Embedding(5, 3))
     model[2].weight.requires_grad_(False)
-    optimizer = build_optimizer("adamw", model.parameters(), learning_rate=1e-3, weight_decay=0.1)
+    optimizer = build_optimizer(model.parameters(), OptimizerSettings(weight_decay=0.1))
     decays = {
         id(parameter): group["weight_decay"]
         for group in optimizer.param_groups
@@ -118,37 +123,25 @@ def test_only_matrices_decay_and_frozen_parameters_stay_out():
 
 def test_betas_and_momentum_reach_the_optimizer():
     parameters = [nn.Parameter(torch.ones(2, 2))]
-    adam = build_optimizer("adam", parameters, learning_rate=1e-3, betas=(0.8, 0.7))
+    adam = build_optimizer(parameters, OptimizerSettings(optimizer="adam", adam_betas=(0.8, 0.7)))
     assert adam.param_groups[0]["betas"] == (0.8, 0.7)
-    rms = build_optimizer("rmsprop", parameters, learning_rate=1e-3, momentum=0.3)
+    rms = build_optimizer(parameters, OptimizerSettings(optimizer="rmsprop", momentum=0.3))
     assert rms.param_groups[0]["momentum"] == 0.3
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"name": "adamww"}, r"optimizer must be known, got 'adamww'; did you mean adamw"),
-        ({"learning_rate": 0.0}, r"learning_rate must be > 0, got 0\.0"),
+        ({"optimizer": "adamww"}, r"optimizer must be known, got 'adamww'; did you mean adamw"),
+        ({"learning_rate": 0.0}, r"learning_rate must be > 0, got 0\.0; the default is 0\.001"),
         ({"learning_rate": float("nan")}, "learning_rate must be > 0, got nan"),
         ({"weight_decay": -0.1}, r"weight_decay must be >= 0, got -0\.1"),
-    ],
-)
-def test_bad_optimizer_settings_are_refused(changes, message):
-    options = {"name": "adamw", "learning_rate": 1e-3, "weight_decay": 0.0} | changes
-    with pytest.raises(ConfigError, match=message):
-        build_optimizer(options.pop("name"), [nn.Parameter(torch.ones(1))], **options)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"name": "cosin"}, r"schedule must be known, got 'cosin'; did you mean cosine"),
+        ({"adam_betas": (0.9, 1.0)}, r"adam_betas must be >= 0 and < 1, got 1\.0"),
+        ({"schedule": "cosin"}, r"schedule must be known, got 'cosin'; did you mean cosine"),
         ({"warmup_steps": -1}, "warmup_steps must be >= 0, got -1"),
-        ({"floor": 1.5}, r"floor must lie in \[0, 1\], got 1\.5"),
+        ({"schedule_floor": 1.5}, r"schedule_floor must be >= 0 and <= 1, got 1\.5"),
     ],
 )
-def test_bad_schedule_settings_are_refused(changes, message):
-    optimizer = build_optimizer("sgd", [nn.Parameter(torch.ones(1))], learning_rate=1.0)
-    options = {"name": "cosine", "warmup_steps": 0, "num_steps": 9, "floor": 0.0} | changes
+def test_bad_settings_are_refused(changes, message):
     with pytest.raises(ConfigError, match=message):
-        build_schedule(options.pop("name"), optimizer, **options)
+        OptimizerSettings(**changes)

@@ -18,6 +18,7 @@ from genrec.models.item_settings import HistorySettings
 from genrec.models.retrieval import EncoderDecoderRetrievalModel
 from genrec.models.sasrec import SasRec
 from genrec.rankers import Cooccurrence, Popularity, Ranker, SearchingRanker
+from genrec.rankers_linear import Ease, ItemKnn
 from genrec.tokenizer.semantic_id import SemanticIdTokenizer
 from genrec.trained import with_ids
 
@@ -81,6 +82,8 @@ RANKERS = {
     "SASRec": sasrec,
     "popularity": Popularity.fit,
     "co-occurrence": Cooccurrence.fit,
+    "item-KNN": ItemKnn.fit,
+    "EASE": Ease.fit,
 }
 
 

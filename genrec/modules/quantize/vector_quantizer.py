@@ -21,54 +21,41 @@ from genrec.modules.quantize.estimators import gumbel_noise, gumbel_softmax, rot
 from genrec.modules.quantize.hard_code import subtract_code
 from genrec.modules.quantize.modes import QuantizeForwardMode
 from genrec.modules.quantize.sinkhorn import balanced_codes
+from genrec.settings import Settings, setting
 
 __all__ = ["LevelOutput", "QuantizerSettings", "VectorQuantizer"]
 
 
-@dataclass(frozen=True)
-class QuantizerSettings:
-    """How codes are picked and kept alive, for all levels.
+@dataclass(frozen=True, kw_only=True)
+class QuantizerSettings(Settings):
+    """How codes are picked and kept alive, for all levels."""
 
-    Attributes:
-        distance: ``l2`` or ``cosine``: what "nearest" means.
-        codebook_update: ``gradient`` by the codebook loss, or ``ema``.
-        ema_decay: Weight of the past in the moving average, in ``[0, 1)``.
-        ema_epsilon: Laplace smoothing, as a share of the items, > 0.
-        dead_code_steps: Updates without an item after which a code is re-seeded; 0 for never.
-        sinkhorn_epsilon: Entropy weight of the balanced assignment, relative to the spread of
-            the distances, > 0.
-        sinkhorn_iters: Its normalisation sweeps, >= 1.
-    """
-
-    distance: str = "l2"
-    codebook_update: str = "gradient"
-    ema_decay: float = 0.99
-    ema_epsilon: float = 1e-5
-    dead_code_steps: int = 0
-    sinkhorn_epsilon: float = 0.05
-    sinkhorn_iters: int = 20
-
-    def __post_init__(self) -> None:
-        if self.distance not in ("l2", "cosine"):
-            raise ConfigError(f"distance must be l2 or cosine, got {self.distance!r}; use 'l2'")
-        if self.codebook_update not in ("gradient", "ema"):
-            raise ConfigError(
-                f"codebook_update must be gradient or ema, got {self.codebook_update!r}; "
-                "use 'gradient'"
-            )
-        if not 0 <= self.ema_decay < 1:
-            raise ConfigError(f"ema_decay must lie in [0, 1), got {self.ema_decay}; try 0.99")
-        if self.ema_epsilon <= 0:
-            raise ConfigError(f"ema_epsilon must be > 0, got {self.ema_epsilon}; try 1e-5")
-        if self.dead_code_steps < 0:
-            raise ConfigError(
-                f"dead_code_steps must be >= 0, got {self.dead_code_steps}; use 0 for never"
-            )
-        if self.sinkhorn_epsilon <= 0 or self.sinkhorn_iters < 1:
-            raise ConfigError(
-                "sinkhorn_epsilon must be > 0 and sinkhorn_iters >= 1, got "
-                f"{self.sinkhorn_epsilon} and {self.sinkhorn_iters}; try 0.05 and 20"
-            )
+    distance: str = setting("What nearest means", "l2", choices=("l2", "cosine"))
+    codebook_update: str = setting(
+        "How codes follow their items: by the codebook loss or as a moving average",
+        "gradient",
+        choices=("gradient", "ema"),
+    )
+    ema_decay: float = setting(
+        "Weight of the past in the moving average",
+        0.99,
+        least=0,
+        below=1,
+        when={"codebook_update": ("ema",)},
+    )
+    ema_epsilon: float = setting(
+        "Laplace smoothing of the moving average, as a share of the items",
+        1e-5,
+        above=0,
+        when={"codebook_update": ("ema",)},
+    )
+    dead_code_steps: int = setting(
+        "Updates without an item after which a code is re-seeded; 0 for never", 0, least=0
+    )
+    sinkhorn_epsilon: float = setting(
+        "Entropy weight of SINKHORN, relative to the spread of the distances", 0.05, above=0
+    )
+    sinkhorn_iters: int = setting("Sweeps of SINKHORN over rows and columns", 20, least=1)
 
 
 class LevelOutput(NamedTuple):

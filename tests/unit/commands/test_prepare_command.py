@@ -11,7 +11,7 @@ import typer
 from typer.testing import CliRunner
 
 from genrec.commands.prepare import app_command, prepare_source
-from genrec.data import releases
+from genrec.data.fetch import releases
 from genrec.data.prepared import PreparedDataset
 
 ITEMS = "id,name,colour,weight\n1,Red Cup,red,5\n2,Blue Cup,blue,6\n3,Green Fork,green,7\n"
@@ -97,13 +97,20 @@ def test_a_prepared_set_may_be_replaced_and_nothing_else(run, shop, tmp_path):
     ("arguments", "message"),
     [
         (["{shop}", "--out", "{shop}", *COLUMNS], "--out must be a new or empty folder"),
-        (["{shop}", "--out", "{out}"], "column for the user, got who, what, when"),
+        (
+            ["{shop}", "--out", "{out}"],
+            "for the user, the item, the time, got who, what, when",
+        ),
         (["{shop}/log.csv", "--out", "{out}"], "--interactions log.csv --items <items file>"),
         (["{shop}/..", "--out", "{out}"], "SOURCE must hold a release"),
         (["beuty", "--out", "{out}"], "got 'beuty'; did you mean beauty"),
         (["{shop}", "--out", "{out}", "--dataset", "ml"], "dataset must be one of the known kinds"),
         (["{shop}", "--out", "{out}", "--dataset", "ml-1m"], "ml-1m must hold ratings.dat"),
         (["{shop}", "--out", "{out}", *COLUMNS[:-1], "whn"], "got 'whn'"),
+        (
+            ["{shop}", "--out", "{out}", *COLUMNS, "--time-format", "%d/%m/%Y"],
+            "have the --time-format '%d/%m/%Y', got '2024-01-01' in 'when'",
+        ),
         (["{shop}", "--out", "{out}", *COLUMNS, "--min-rating", "3"], "interactions with a rating"),
         (["{shop}", "--out", "{out}", *COLUMNS, "--k-core", "9"], "keep at least one interaction"),
         (

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genrec.data.card import RejectedRows, format_card
+from genrec.data.card import format_card
+from genrec.data.files.rejected import RejectedRows
 from genrec.data.options import PrepareOptions
 from genrec.data.prepare import prepare
 from genrec.data.tables import RawTables

@@ -41,19 +41,10 @@ def test_a_resumed_epoch_goes_on_where_it_stopped() -> None:
     assert list(loader.batches(2, start=4)) == []
 
 
-@pytest.mark.parametrize("split_batches", [False, True])
-def test_processes_share_an_epoch(split_batches: bool) -> None:
+def test_processes_share_an_epoch() -> None:
     loaders = [
-        ItemLoader(
-            items(24),
-            batch_size=4,
-            process_index=index,
-            num_processes=2,
-            split_batches=split_batches,
-        )
-        for index in range(2)
+        ItemLoader(items(24), batch_size=4, process_index=i, num_processes=2) for i in range(2)
     ]
-    assert [loader.batch_size for loader in loaders] == ([2, 2] if split_batches else [4, 4])
     rows = [torch.cat([b.rows for b in loader.batches(0)]).tolist() for loader in loaders]
     assert len(rows[0]) == len(rows[1]) == 12
     assert sorted(rows[0] + rows[1]) == list(range(24))
@@ -62,8 +53,7 @@ def test_processes_share_an_epoch(split_batches: bool) -> None:
 def test_two_processes_see_the_batches_of_one() -> None:
     together = ItemLoader(items(24), batch_size=4)
     apart = [
-        ItemLoader(items(24), batch_size=4, process_index=i, num_processes=2, split_batches=True)
-        for i in range(2)
+        ItemLoader(items(24), batch_size=2, process_index=i, num_processes=2) for i in range(2)
     ]
     parts = zip(*(loader.batches(1) for loader in apart), strict=True)
     for whole, (first, second) in zip(together.batches(1), parts, strict=True):
@@ -85,7 +75,5 @@ def test_fewer_items_than_a_batch() -> None:
 def test_wrong_sizes_are_named() -> None:
     with pytest.raises(DataError, match="needs at least one item, got none"):
         ItemLoader(items(0), batch_size=4)
-    with pytest.raises(ConfigError, match=r"batch_size must be >= 1 .* got 0"):
+    with pytest.raises(ConfigError, match="batch_size must be >= 1, got 0"):
         ItemLoader(items(4), batch_size=0)
-    with pytest.raises(ConfigError, match="a multiple of the processes, 2, got 3"):
-        ItemLoader(items(4), batch_size=3, num_processes=2, split_batches=True)

@@ -1,0 +1,63 @@
+"""``genrec settings``: every setting of a stage, its default and its meaning."""
+
+from __future__ import annotations
+
+import shutil
+import textwrap
+from typing import Annotated
+
+import typer
+
+from genrec.errors import ConfigError, run_command
+
+__all__ = ["app_command", "format_settings"]
+
+
+def format_settings(rows: list[tuple[str, str, str]], *, width: int) -> str:
+    """Lay settings out for a terminal: name and default on a line, the meaning below.
+
+    Args:
+        rows: From :func:`genrec.settings.describe`.
+        width: Columns of the terminal.
+
+    Returns:
+        Lines of text.
+    """
+    lines = []
+    for name, default, meaning in rows:
+        lines.append(f"{name} = {default}")
+        lines += textwrap.wrap(
+            meaning, max(width, 40), initial_indent=" " * 4, subsequent_indent=" " * 4
+        )
+    return "\n".join(lines)
+
+
+def app_command(app: typer.Typer) -> None:
+    """Add the command to an application.
+
+    Args:
+        app: The application.
+    """
+
+    @app.command("settings", help="List the settings of a training: name, default, meaning.")
+    def command(
+        stage: Annotated[str, typer.Argument(help="rqvae, decoder or sasrec.")],
+        grep: Annotated[
+            str | None, typer.Option(help="Only those with this word in name or meaning.")
+        ] = None,
+        debug: Annotated[bool, typer.Option(help="Show the traceback of an error.")] = False,
+    ) -> None:
+        def work() -> None:
+            from genrec.settings import describe
+            from genrec.stages import find_stage
+
+            rows = describe(find_stage(stage).settings)
+            word = (grep or "").lower()
+            found = [row for row in rows if word in row[0].lower() or word in row[2].lower()]
+            if not found:
+                raise ConfigError(
+                    f"--grep must be a word of a setting, got {grep!r}; leave it out for all"
+                )
+            print(format_settings(found, width=shutil.get_terminal_size().columns))
+
+        run_command(work, debug=debug)

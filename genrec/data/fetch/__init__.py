@@ -1,0 +1,1 @@
+"""Public releases: what they are called, how they are fetched and unpacked."""

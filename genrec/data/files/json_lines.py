@@ -1,0 +1,179 @@
+"""Read files with one object a line: JSON, or the Python literals of the older Amazon releases."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from genrec.data.files.columns import (
+    Column,
+    accept,
+    final_schema,
+    finish,
+    parsed_whole,
+    schema_of,
+)
+from genrec.data.files.line_chunks import LineChunk, decoded, line_chunks, open_binary
+from genrec.data.files.rejected import RejectedRows
+from genrec.data.files.times import TimeReader
+
+__all__ = ["parse_object", "read_json_columns", "read_objects", "sample_objects"]
+
+
+def parse_object(line: bytes) -> dict[str, Any]:
+    """Read a line as JSON or, failing that, a Python literal; else a ValueError with the reason."""
+    text = decoded(line)
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        try:
+            # Only literals: whatever the line holds, nothing of it is run.
+            value = ast.literal_eval(text.strip())
+        except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
+            raise ValueError("neither JSON nor a Python literal") from None
+    if not isinstance(value, dict):
+        raise ValueError("not an object")
+    return value
+
+
+def read_objects(
+    path: Path,
+    rejected: RejectedRows,
+    *,
+    key: str | None = None,
+    wanted: Collection[str] | None = None,
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Read the objects of a file; lines that are none are counted and left out.
+
+    Args:
+        path: Plain or gzip.
+        rejected: Takes note of the lines that are left out.
+        key: A field whose value decides whether an object is wanted.
+        wanted: Wanted values of that field; None wants every object. A line of another object
+            is skipped without parsing it, since Python literals parse slowly.
+
+    Yields:
+        Line, from 1, and object, in the order of the file.
+    """
+    pattern = None
+    if key is not None and wanted is not None:
+        pattern = re.compile(rb"""["']%s["']\s*:\s*["']([^"'\\]*)["']""" % re.escape(key.encode()))
+    with open_binary(path) as stream:
+        for number, line in enumerate(stream, start=1):
+            if not line.strip():
+                continue
+            if pattern is not None and wanted is not None:
+                match = pattern.search(line)
+                if match and match[1].decode("utf-8", "replace") not in wanted:
+                    continue
+            try:
+                record = parse_object(line)
+            except ValueError as error:
+                rejected.add(path.name, str(error), line=number)
+                continue
+            if key is not None and wanted is not None and record.get(key) not in wanted:
+                continue
+            yield number, record
+
+
+def sample_objects(path: Path, count: int = 1_000) -> list[dict[str, Any]]:
+    """Read the first ``count`` objects of a file; lines that are none are left out."""
+    found: list[dict[str, Any]] = []
+    with open_binary(path) as stream:
+        for line in stream:
+            if len(found) >= count:
+                break
+            try:
+                found.append(parse_object(line))
+            except ValueError:
+                continue
+    return found
+
+
+def read_json_columns(
+    path: Path,
+    columns: Sequence[Column],
+    *,
+    rejected: RejectedRows,
+    time: TimeReader | None = None,
+) -> pl.DataFrame:
+    """Read fields of every object of a file of any size.
+
+    Args:
+        path: Plain or gzip.
+        columns: What to read.
+        rejected: Takes note of the lines that are left out.
+        time: How to read the time column, where there is one.
+
+    Returns:
+        One row an object that is whole, in the order of the file.
+    """
+    if (whole := _scan(path, columns, time)) is not None:
+        return whole
+    frames = [pl.DataFrame(schema=final_schema(columns))]
+    for chunk in line_chunks(path):
+        frame = _parse_fast(chunk, columns, time)
+        if frame is None:
+            frame = _parse_slowly(chunk, columns, time, path.name, rejected)
+        frames.append(frame)
+    return pl.concat(frames)
+
+
+def _scan(path: Path, columns: Sequence[Column], time: TimeReader | None) -> pl.DataFrame | None:
+    """Parse a whole file, streaming; None where a line or the file itself is flawed."""
+    try:
+        lazy = pl.scan_ndjson(path, schema=schema_of(columns, time))
+        frame = finish(lazy, columns, time).collect(engine="streaming")
+    except (pl.exceptions.PolarsError, OSError):
+        return None
+    return frame if parsed_whole(frame, columns, None) else None
+
+
+def _parse_fast(
+    chunk: LineChunk, columns: Sequence[Column], time: TimeReader | None
+) -> pl.DataFrame | None:
+    """Parse a block in one go; None where that fails or gives less than the lines hold."""
+    try:
+        parsed = pl.read_ndjson(chunk.data, schema=schema_of(columns, time))
+        frame = finish(parsed.lazy(), columns, time).collect()
+    except pl.exceptions.PolarsError:
+        return None
+    return frame if parsed_whole(frame, columns, None) else None
+
+
+def _parse_slowly(
+    chunk: LineChunk,
+    columns: Sequence[Column],
+    time: TimeReader | None,
+    file: str,
+    rejected: RejectedRows,
+) -> pl.DataFrame:
+    """Parse a block line by line, noting what is wrong with which line."""
+    rows: list[list[str | None]] = []
+    numbers: list[int] = []
+    for number, line in enumerate(chunk.data.split(b"\n"), start=chunk.first_line):
+        if not line.strip():
+            continue
+        try:
+            record = parse_object(line)
+            rows.append([_as_text(record.get(column.source), column) for column in columns])
+            numbers.append(number)
+        except ValueError as reason:
+            rejected.add(file, str(reason), line=number)
+    raw = pl.DataFrame(rows, {column.source: pl.String() for column in columns}, orient="row")
+    lines = np.array(numbers, dtype=np.int64)
+    return accept(raw, columns, time, lines=lines, file=file, rejected=rejected)
+
+
+def _as_text(value: object, column: Column) -> str | None:
+    """Write a JSON value as a table would hold it; an object or a flag names nothing."""
+    if column.kind == "key" and isinstance(value, (bool, list, dict)):
+        raise ValueError(f"{column.source} is no key")
+    return None if value is None else str(value)

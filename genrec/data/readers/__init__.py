@@ -1,0 +1,1 @@
+"""One reader a release or format, each found by the registry."""

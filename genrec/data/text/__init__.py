@@ -1,0 +1,1 @@
+"""The items in words and in vectors."""

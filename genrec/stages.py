@@ -1,0 +1,301 @@
+"""The stages that can be trained, and the plan of ``genrec train``: which, from which recipe.
+
+All settings of a plan are read and checked before its first stage trains, so that a mistake in
+the last one costs no hours.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from genrec.errors import ConfigError, did_you_mean
+from genrec.recipes import find_recipe, recipe_names
+
+if TYPE_CHECKING:  # the trainings bring PyTorch along, which `genrec train --help` does without
+    from genrec.training.settings import TrainingSettings
+
+__all__ = ["STAGES", "Options", "Stage", "Step", "find_stage", "plan", "run_plan"]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A training.
+
+    Attributes:
+        module: Holds its settings and its function ``train``.
+        settings_name: Name of the settings' class.
+        folders: Folders of ``configs/`` with its recipes.
+        follows: The stage whose run it takes IDs and data from, or None.
+    """
+
+    module: str
+    settings_name: str
+    folders: tuple[str, ...]
+    follows: str | None = None
+
+    @property
+    def settings(self) -> type[TrainingSettings]:
+        """Import the class of its settings."""
+        found: type[TrainingSettings] = getattr(
+            importlib.import_module(self.module), self.settings_name
+        )
+        return found
+
+    @property
+    def train(self) -> Callable[[Any], Path]:
+        """Import its training, from settings to the run's folder."""
+        found: Callable[[Any], Path] = importlib.import_module(self.module).train
+        return found
+
+
+#: A new stage is one line here, with its recipes in ``configs/``.
+STAGES: Mapping[str, Stage] = {
+    "rqvae": Stage("genrec.training.rqvae", "RqVaeSettings", ("rqvae", "rkmeans")),
+    "decoder": Stage("genrec.training.decoder", "DecoderSettings", ("decoder",), "rqvae"),
+    "sasrec": Stage("genrec.training.sasrec", "SasRecSettings", ("sasrec",)),
+}
+
+#: What the name of a recipe alone stands for, where these stages have it.
+_WHOLE_WAY = ("rqvae", "decoder")
+_DEFAULT_RECIPE = "amazon"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a plan is told besides stages and recipes.
+
+    Attributes:
+        split: Part of the release, or None for the recipe's.
+        data: Folder of the source or of a prepared data set, or None for the recipe's.
+        name: Runs lie in ``runs/STAGE/NAME``; None takes the recipe's folder.
+        bindings: Overrides, ``train.x=1`` or with the stage's name in place of ``train``.
+        resume: Whether to go on: finished stages are kept, an interrupted one is resumed.
+    """
+
+    split: str | None = None
+    data: str | None = None
+    name: str | None = None
+    bindings: Sequence[str] = ()
+    resume: bool = False
+
+
+@dataclass(frozen=True)
+class Step:
+    """A stage with its settings, ready to train.
+
+    Attributes:
+        stage: Name of the stage.
+        recipe: Its gin file.
+        settings: What the recipe and the options come to.
+        run: The run's folder.
+        done: Whether the run is finished already.
+    """
+
+    stage: str
+    recipe: Path
+    settings: TrainingSettings
+    run: Path
+    done: bool = False
+
+
+def find_stage(name: str) -> Stage:
+    """Look a stage up.
+
+    Args:
+        name: For example ``decoder``.
+
+    Returns:
+        The stage.
+
+    Raises:
+        ConfigError: If there is none of that name.
+    """
+    if name not in STAGES:
+        raise ConfigError(f"STAGE must be known, got {name!r}; {did_you_mean(name, STAGES)}")
+    return STAGES[name]
+
+
+def plan(words: Sequence[str], options: Options) -> list[Step]:
+    """Turn the words of a command line into settings, all checked; nothing is written.
+
+    Args:
+        words: Stages and recipes: ``sample``, ``rqvae sample``, ``rqvae/amazon decoder/amazon``.
+        options: What else was said.
+
+    Returns:
+        What to train, in order; a stage is trained on the run of the one that it follows.
+
+    Raises:
+        GenRecError: If a word, a recipe or a setting is wrong, or a run would be replaced.
+    """
+    from genrec.config import ROOT, configure
+    from genrec.training.session import run_path
+
+    chosen = _choose(words)
+    bindings = _share_out(options.bindings, [stage for stage, _ in chosen])
+    steps: dict[str, Step] = {}
+    for name, recipe in chosen:
+        stage = STAGES[name]
+        before = steps.get(stage.follows or "")
+        given = _shorthands(options)
+        if before is not None:
+            given["pretrained_rqvae_path"] = str(before.run)
+        elif options.data is not None:
+            given["dataset_folder"] = options.data
+        words_of_gin = [f"{ROOT}.{key}={value!r}" for key, value in given.items()]
+        settings = configure(stage.settings, recipe, [*words_of_gin, *bindings[name]])
+        if options.name is not None:
+            root = Path(settings.save_dir_root).parent / options.name
+            settings = dataclasses.replace(settings, save_dir_root=str(root))
+        anew = before is not None and not before.done
+        done = False
+        if options.resume and len(chosen) == 1:
+            settings = dataclasses.replace(settings, resume=True)
+        elif options.resume and not anew:
+            done, settings = _go_on(settings)
+        steps[name] = Step(name, recipe, settings, run_path(settings), done)
+    _check_folders(list(steps.values()))
+    return list(steps.values())
+
+
+def run_plan(steps: Sequence[Step]) -> None:
+    """Say what will be done, and do it.
+
+    Args:
+        steps: From :func:`plan`.
+
+    Raises:
+        GenRecError: If the data is not as it should be.
+        KeyboardInterrupt: If the training was stopped from outside; it can be resumed.
+    """
+    for number, step in enumerate(steps, start=1):
+        recipe = f"{step.recipe.parent.name}/{step.recipe.stem}"
+        what = "done before" if step.done else "go on with" if step.settings.resume else "train"
+        _say(f"{number}/{len(steps)} {step.stage}: recipe {recipe}; {what} {step.run}")
+    for step in steps:
+        if not step.done:
+            if len(steps) > 1:
+                _say(f"== {step.stage}")
+            STAGES[step.stage].train(step.settings)
+
+
+def _choose(words: Sequence[str]) -> list[tuple[str, Path]]:
+    """Pair stages with recipes."""
+    chosen: list[tuple[str, Path]] = []
+    stage = None
+    for word in [*words, None]:
+        if stage is not None:
+            lone = word is None or word in STAGES
+            recipe = find_recipe(_DEFAULT_RECIPE if lone else str(word), STAGES[stage].folders)
+            chosen.append((stage, recipe))
+            stage = word if lone else None
+        elif word in STAGES:
+            stage = word
+        elif word is not None:
+            chosen += _by_recipe(word)
+    twice = [stage for stage, _ in chosen]
+    if len(set(twice)) < len(twice):
+        raise ConfigError(
+            f"each stage must be named once, got {', '.join(twice)}; train one after the other "
+            "with a command each"
+        )
+    return chosen
+
+
+def _by_recipe(word: str) -> list[tuple[str, Path]]:
+    """Tell which stages a recipe is for, when none was named."""
+    folder = Path(word).parent.name
+    if folder or word.endswith(".gin"):
+        for name, stage in STAGES.items():
+            if folder in stage.folders:
+                return [(name, find_recipe(word, stage.folders))]
+        if Path(word).is_file():
+            raise ConfigError(
+                f"STAGE must be named before a gin file of your own, got {word}; write for example "
+                f"`genrec train {next(iter(STAGES))} {word}`"
+            )
+    of_stage = {
+        name: [recipe.rpartition("/")[2] for recipe in recipe_names(stage.folders)]
+        for name, stage in STAGES.items()
+    }
+    stages = [name for name in _WHOLE_WAY if word in of_stage[name]]
+    stages = stages or [name for name in STAGES if word in of_stage[name]]
+    if not stages:
+        every = [folder for stage in STAGES.values() for folder in stage.folders]
+        known = [*STAGES, *(name for names in of_stage.values() for name in names)]
+        raise ConfigError(
+            "WHAT must be a stage, a recipe or a gin file, got "
+            f"{word!r}; {did_you_mean(word, [*known, *recipe_names(every)])}"
+        )
+    return [(name, find_recipe(word, STAGES[name].folders)) for name in stages]
+
+
+def _share_out(bindings: Sequence[str], stages: Sequence[str]) -> dict[str, list[str]]:
+    """Give each stage its overrides, with the root that gin knows."""
+    from genrec.config import ROOT
+
+    shares: dict[str, list[str]] = {stage: [] for stage in stages}
+    for binding in bindings:
+        root, _, rest = binding.strip().partition(".")
+        if root in shares:
+            shares[root].append(f"{ROOT}.{rest}")
+        elif root in STAGES:
+            raise ConfigError(
+                f"override must be of a stage that is trained, {' or '.join(stages)}, got "
+                f"{binding!r}; leave it out"
+            )
+        elif len(stages) == 1:
+            shares[stages[0]].append(binding)
+        else:
+            rest = rest if root == ROOT else binding.strip()
+            raise ConfigError(
+                f"override must name its stage where several are trained, got {binding!r}; write "
+                f"{' or '.join(f'{stage}.{rest}' for stage in stages)}"
+            )
+    return shares
+
+
+def _shorthands(options: Options) -> dict[str, Any]:
+    """Turn options into settings; a prepared data set is whole, so no split names a part of it."""
+    if options.split is not None:
+        return {"dataset_split": options.split}
+    from genrec.data.prepared import is_prepared
+
+    if options.data is not None and is_prepared(options.data):
+        return {"dataset_split": None}
+    return {}
+
+
+def _go_on(settings: TrainingSettings) -> tuple[bool, TrainingSettings]:
+    """Tell whether a run is finished; if not, go on with it where it has a checkpoint."""
+    from genrec.atomic import read_json
+    from genrec.checkpoint import RunDirectory
+    from genrec.training.session import run_path
+
+    run = RunDirectory(run_path(settings))
+    meta = run.path / "meta.json"
+    # The last thing that a training writes is how long it took.
+    if meta.is_file() and "train_seconds" in read_json(meta):
+        return True, settings
+    return False, dataclasses.replace(settings, resume=run.pointed("latest") is not None)
+
+
+def _check_folders(steps: Sequence[Step]) -> None:
+    """Refuse before the first stage trains what would stop a later one."""
+    from genrec.training.session import resume_point
+
+    for step in steps:
+        if not step.done:
+            resume_point(step.settings)
+
+
+def _say(text: str) -> None:
+    """Print a line on the main process."""
+    if os.environ.get("RANK", "0") == "0":
+        print(text, flush=True)

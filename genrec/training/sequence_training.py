@@ -1,0 +1,326 @@
+"""The one training of models over sequences: data, loader, optimiser, validation, test.
+
+A model brings its settings and a :class:`SequenceTask`; loaders yield item ids, and a task that
+needs codes looks them up.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from genrec.data.batching import TrainingBatches
+from genrec.data.catalogue import Catalogue
+from genrec.data.prepared import PreparedDataset
+from genrec.data.schemas import SequenceBatch
+from genrec.data.sequence_dataset import SeqData
+from genrec.errors import ConfigError
+from genrec.evaluation.compare import compare
+from genrec.evaluation.evaluator import Evaluator
+from genrec.evaluation.settings import EvaluationSettings
+from genrec.evaluation.tables import format_table, write_metrics
+from genrec.rankers import Ranker, baselines
+from genrec.settings import again, setting
+from genrec.trained import load_ranker
+from genrec.training.loop import BestRule, FitResult, Learner, fit
+from genrec.training.optimizer import OptimizerSettings, build_optimizer, build_schedule
+from genrec.training.session import Session, run_training
+from genrec.training.settings import RunSettings, TrainingSettings
+from genrec.training.tokenizer_run import find_tokenizer, open_data
+
+__all__ = ["SequenceSettings", "SequenceTask", "SequenceWork", "train_sequence"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SequenceSettings(OptimizerSettings, TrainingSettings):
+    """Settings of every model over sequences."""
+
+    pretrained_rqvae_path: str | None = setting(
+        "Stage one's run, or an ID table: its IDs and, without dataset_folder, its data set", None
+    )
+    batch_size: int = again(RunSettings, "batch_size", 128)
+    adam_betas: tuple[float, float] = again(OptimizerSettings, "adam_betas", (0.9, 0.98))
+    max_seq_len: int = again(EvaluationSettings, "max_history")
+    top_k_eval_list: tuple[int, ...] = again(EvaluationSettings, "ks")
+    exclude_history: bool = again(EvaluationSettings, "exclude_history")
+    full_eval_every: int = setting(
+        "Steps between evaluations of all validation users, which choose the best step; 0 for the "
+        "end only",
+        0,
+        least=0,
+    )
+    partial_eval_every: int = setting(
+        "Steps between evaluations of some of them, which choose nothing; 0 for never", 0, least=0
+    )
+    partial_eval_users: int = setting(
+        "How many some is; the validation loss is theirs too", 1000, least=1
+    )
+    test_at_end: bool = setting("Evaluate the best step on the test split, once", True)
+    train_mode: str = setting(
+        "Examples of like length together (bucketed), one pass for every target of a sequence "
+        "(packed), or the plain way (padded)",
+        "packed",
+        choices=("bucketed", "packed", "padded"),
+    )
+    train_data_subsample: bool = setting(
+        "One random example of each user an epoch, instead of all", False
+    )
+    compile_model: bool = setting("Use torch.compile, where its minutes pay off", False)
+
+    def evaluation(self) -> EvaluationSettings:
+        """Say how the run is evaluated."""
+        return EvaluationSettings(
+            ks=self.top_k_eval_list,
+            exclude_history=self.exclude_history,
+            max_history=self.max_seq_len,
+            num_beams=getattr(self, "num_beams", 1),
+        )
+
+
+class SequenceTask(Protocol):
+    """What is particular to one model.
+
+    Attributes:
+        name: What tables call it.
+        model: A sequence model: ``saved_config()``, ``ranker(catalogue, options)`` and
+            ``load_pretrained(path)``.
+        catalogue: The items, with codes where the model writes them.
+        meta: What ``meta.json`` says of it besides.
+    """
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def model(self) -> nn.Module: ...  # noqa: D102
+    @property
+    def catalogue(self) -> Catalogue: ...  # noqa: D102
+    @property
+    def meta(self) -> Mapping[str, Any]: ...  # noqa: D102
+
+    def loss(self, module: nn.Module, batch: SequenceBatch) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """Compute the mean loss over the targets of a batch, and what of it to log."""
+        ...
+
+    def save(self, run: Path) -> None:
+        """Write what the model needs beside catalogue and steps; on the main process."""
+
+
+BuildTask = Callable[[PreparedDataset, torch.device], SequenceTask]
+
+
+def train_sequence(settings: SequenceSettings, build_task: BuildTask) -> Path:
+    """Train a model over sequences, keep its best step by validation, and test that once.
+
+    Args:
+        settings: What to train on, and how.
+        build_task: From the data set and the device to the model and its loss.
+
+    Returns:
+        The run's folder.
+
+    Raises:
+        GenRecError: If a setting, a path or the data is not as it should be.
+    """
+    stage_one = None
+    if settings.pretrained_rqvae_path is not None:
+        stage_one = find_tokenizer(settings.pretrained_rqvae_path, settings.dataset_split)
+
+    def open_it(session: Session) -> PreparedDataset:
+        return open_data(settings, stage_one, force=session.accelerator.is_main_process)
+
+    def build(session: Session, data: PreparedDataset) -> SequenceWork:
+        task = build_task(data, session.accelerator.device)
+        return SequenceWork(session, data, settings, task)
+
+    return run_training(settings, open_it, build)
+
+
+class SequenceWork:
+    """A model's training, built so that nothing of it refuses any more.
+
+    Args:
+        session: The run.
+        data: The data set.
+        settings: How to train.
+        task: The model and its loss.
+
+    Raises:
+        ConfigError: If a setting is out of range or does not fit the data.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        data: PreparedDataset,
+        settings: SequenceSettings,
+        task: SequenceTask,
+    ) -> None:
+        self.session, self.data, self.settings, self.task = session, data, settings, task
+        accelerator = session.accelerator
+        self.loader = TrainingBatches(
+            SeqData(data, "train", max_history=settings.max_seq_len),
+            batch_size=session.batch_size(),
+            mode=settings.train_mode,
+            seed=settings.seed,
+            one_per_user=settings.train_data_subsample,
+            rank=accelerator.process_index,
+            world_size=accelerator.num_processes,
+            device=accelerator.device,
+        )
+        self.rhythm = session.rhythm(
+            len(self.loader),
+            eval_every=math.gcd(settings.partial_eval_every, settings.full_eval_every),
+        )
+        self.parameters = sum(p.numel() for p in task.model.parameters())
+        self.config = task.model.saved_config()  # type: ignore[operator]
+        self.options = asdict(settings.evaluation())
+        model = task.model.to(accelerator.device)
+        compiled: Any = torch.compile(model, dynamic=True) if settings.compile_model else model
+        optimizer = build_optimizer(model.parameters(), settings)
+        self.prepared, self.optimizer = accelerator.prepare(compiled, optimizer)
+        self.schedule = build_schedule(optimizer, settings, num_steps=self.rhythm.num_steps)
+        self.validator = None
+        if settings.do_eval:
+            self.validator = _Validator(self)
+            if settings.test_at_end:
+                self.evaluator("test")  # what it refuses, it refuses before anything is written
+
+    @property
+    def title(self) -> str:
+        """What is trained on what."""
+        return (
+            f"{self.data.meta['name']}: {self.data.num_users:,} users, "
+            f"{self.data.num_items:,} items; {self.task.name}, {self.parameters:,} parameters"
+        )
+
+    @property
+    def meta(self) -> Mapping[str, Any]:
+        """What ``meta.json`` says of it."""
+        return {
+            "stage": "retrieval",
+            "model": self.config["model"],
+            "parameters": self.parameters,
+            "evaluation": self.options,
+            **self.task.meta,
+        }
+
+    def save(self, run: Path) -> None:
+        """Write the items that the run knows, and what the task adds."""
+        self.task.catalogue.save(run)
+        self.task.save(run)
+
+    def evaluator(self, split: str, *, limit: int | None = None) -> Evaluator:
+        """Prepare to rank all items for the users of a split."""
+        examples = SeqData(self.data, split, max_history=self.settings.max_seq_len)
+        if len(examples) == 0:
+            raise ConfigError(
+                f"{split} needs users with at least 3 interactions, got none; use more data or "
+                "another split rule, or set train.do_eval=False"
+            )
+        how = self.settings.evaluation()
+        return Evaluator(
+            examples,
+            num_items=self.data.num_items,
+            groups=self.task.catalogue.groups,
+            ks=how.ks,
+            processes=self.session.accelerator,
+            budget=how.budget,
+            max_rows=how.max_rows,
+            limit=limit,
+        )
+
+    def ranker(self, model: nn.Module) -> Ranker:
+        """Put the model, with the weights that it has now, behind the contract."""
+        found: Ranker = model.ranker(self.task.catalogue, self.options)  # type: ignore[operator]
+        return found
+
+    def train(self) -> FitResult:
+        """Train."""
+        validator = self.validator
+        learner = Learner(
+            model=self.prepared,
+            config=self.config,
+            optimizer=self.optimizer,
+            schedule=self.schedule,
+            loader=self.loader,
+            loss_step=self._loss_step,
+            max_grad_norm=self.settings.max_grad_norm,
+            evaluate=validator,
+            best=() if validator is None else (BestRule("best", f"valid/{validator.chooser}"),),
+        )
+        return fit(
+            self.session.accelerator,
+            learner,
+            self.rhythm,
+            run_dir=self.session.run_dir,
+            resume=self.session.resume_step,
+            tracker=self.session.tracker,
+            label=self.task.name,
+        )
+
+    def finish(self, result: FitResult) -> Mapping[str, Any]:
+        """Say which step is best, and read the test split once."""
+        session = self.session
+        for name, (step, value) in result.best.items():
+            session.say(f"{name}: step {step:,} with validation {value:.4f}")
+        if not (self.settings.do_eval and self.settings.test_at_end):
+            return {}
+        accelerator, path = session.accelerator, session.run_dir.path
+        best = load_ranker(path, device=accelerator.device)
+        rankers = {best.name: best, **baselines(self.data, device=accelerator.device)}
+        how = self.settings.evaluation()
+        results = compare(rankers, self.data, "test", how, accelerator)
+        tested = {f"test/{name}": value for name, value in results[best.name].items()}
+        session.tracker.log(result.step, tested)
+        session.say(format_table(results, "test", ks=how.ks))
+        if accelerator.is_main_process:
+            write_metrics(path, "test", results, how, best)
+        return {}
+
+    def _loss_step(
+        self, module: nn.Module, batch: SequenceBatch, step: int
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
+        loss, logs = self.task.loss(module, batch)
+        weight = batch.weight  # so that every target of the step counts the same on any process
+        return loss * weight, {"loss": loss * weight, **{k: v * weight for k, v in logs.items()}}
+
+
+class _Validator:
+    """Evaluates on validation users: some of them often, all of them when it is time."""
+
+    def __init__(self, work: SequenceWork) -> None:
+        self.work = work
+        self.full = work.evaluator("valid")
+        self.partial = work.evaluator("valid", limit=work.settings.partial_eval_users)
+        self.chooser = self.full.chooser
+
+    def __call__(self, model: nn.Module, step: int) -> dict[str, float]:
+        work, num_steps = self.work, self.work.rhythm.num_steps
+        every = work.settings.full_eval_every
+        whole = step == num_steps or bool(every and step % every == 0)
+        evaluator, label = (self.full, "valid") if whole else (self.partial, "valid_partial")
+        metrics = evaluator.run(work.ranker(model), hide_history=work.settings.exclude_history)
+        loss = self._loss(model)
+        shown = [self.chooser, self.chooser.replace("recall", "ndcg")]
+        work.session.say(
+            f"step {step:,}: {label} loss {loss:.4f}, "
+            + ", ".join(f"{name} {metrics[name]:.4f}" for name in shown)
+            + f" ({int(metrics['users']):,} users, {metrics['users_per_s']:,.0f} users/s)"
+        )
+        return {f"{label}/{k}": v for k, v in metrics.items()} | {"valid/loss": loss}
+
+    def _loss(self, model: nn.Module) -> float:
+        """Compute the mean loss over the partial set, on every process alike."""
+        accelerator = self.work.session.accelerator
+        total = torch.zeros(2, dtype=torch.float64, device=accelerator.device)
+        for rows, batch in self.partial.batches:
+            loss, _ = self.work.task.loss(model, batch)
+            total += torch.stack([loss.double() * len(rows), loss.new_tensor(len(rows)).double()])
+        total = accelerator.reduce(total, reduction="sum")
+        return float(total[0] / total[1])

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import gzip
+import threading
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from genrec.data.files import line_chunks as module
+from genrec.data.files.line_chunks import count_lines, first_line, line_chunks
+from genrec.errors import DataError, MissingPathError
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    lines=st.lists(st.binary(max_size=12).map(lambda b: b.replace(b"\n", b"-")), max_size=30),
+    size=st.integers(1, 40),
+    packed=st.booleans(),
+    ends=st.booleans(),
+)
+def test_any_block_size_gives_the_same_lines(tmp_path_factory, lines, size, packed, ends):
+    data = b"\n".join(lines) + (b"\n" if ends and lines else b"")
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff", b"\x1f\x8b") or data.startswith(b"\xef\xbb\xbf"):
+        return
+    path = tmp_path_factory.mktemp("lines") / "file"
+    path.write_bytes(gzip.compress(data) if packed else data)
+    chunks = list(line_chunks(path, chunk_bytes=size))
+    assert b"".join(chunk.data for chunk in chunks) == data
+    number = 1
+    for chunk in chunks:
+        assert chunk.first_line == number
+        number += chunk.num_lines
+    assert all(chunk.data.endswith(b"\n") for chunk in chunks[:-1])
+    counted = count_lines(path)
+    if counted is not None:
+        assert counted == len(data.splitlines()) if b"\r" not in data else True
+        assert counted == data.count(b"\n") + (not data.endswith(b"\n") and data != b"")
+
+
+def test_mark_of_utf8_is_cut(tmp_path):
+    (tmp_path / "a").write_bytes(b"\xef\xbb\xbfname\n1\n")
+    assert next(line_chunks(tmp_path / "a")).data == b"name\n1\n"
+    assert first_line(tmp_path / "a") == b"name"
+
+
+def test_first_line_skips_blank_ones(tmp_path):
+    (tmp_path / "a").write_bytes(b"\r\n\nname\r\n1\n")
+    assert first_line(tmp_path / "a") == b"name"
+    (tmp_path / "b").write_bytes(b"")
+    assert first_line(tmp_path / "b") == b""
+
+
+def test_files_that_cannot_be_read(tmp_path, monkeypatch):
+    with pytest.raises(MissingPathError, match="file must exist, got"):
+        list(line_chunks(tmp_path / "none"))
+    (tmp_path / "wide").write_bytes("a,b\n1,2\n".encode("utf-16"))
+    with pytest.raises(DataError, match=r"must be UTF-8, got UTF-16 in .*; save it as UTF-8"):
+        list(line_chunks(tmp_path / "wide"))
+    packed = gzip.compress(b"line\n" * 1_000)
+    for name, content in (("cut", packed[:-9]), ("flip", packed[:-6] + b"xx" + packed[-4:])):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(DataError, match=r"gzip file must be complete, got .*fetch it again"):
+            list(line_chunks(tmp_path / name))
+    monkeypatch.setattr(module, "_LONGEST_LINE_BYTES", 100)
+    (tmp_path / "long").write_bytes(b"x" * 500)
+    with pytest.raises(DataError, match="lines must be shorter than"):
+        list(line_chunks(tmp_path / "long", chunk_bytes=10))
+
+
+def test_reading_thread_ends_when_the_reader_stops(tmp_path):
+    (tmp_path / "a").write_bytes(b"line\n" * 10_000)
+    before = threading.active_count()
+    chunks = line_chunks(tmp_path / "a", chunk_bytes=10)
+    next(chunks)
+    chunks.close()
+    assert threading.active_count() == before

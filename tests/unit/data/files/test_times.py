@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import polars as pl
+import pytest
+
+from genrec.data.files.times import TimeReader, looks_like_times, ticks_of_unit
+from genrec.errors import ConfigError, DataError
+
+
+def ticks(reader, *values):
+    """Read values as text, and as the type that polars parses where they have it."""
+    frame = pl.DataFrame({"t": values}, schema={"t": pl.String})
+    return frame.select(reader.expression(pl.col("t"), pl.String())).to_series().to_list()
+
+
+@pytest.mark.parametrize(
+    ("samples", "style", "ticks_per_s", "value", "expected"),
+    [
+        (["978300760", "978302109"], "integer", 1, "978300760", 978300760),
+        (["1588687728923"], "integer", 1_000, "1588687728923", 1588687728923),
+        (["1588687728923000"], "integer", 10**6, "1588687728923000", 1588687728923000),
+        (["1588687728923000000"], "integer", 10**9, "1588687728923000001", 1588687728923000001),
+        (["874965758.0", "8.0E8"], "float", 1_000, "874965758.5", 874965758500),
+        (["1588687728923.0"], "float", 1_000, "1588687728923.0", 1588687728923),
+        (["2020-01-02"], "text", 1_000, "2020-01-02", 1577923200000),
+        (["2020-01-02 03:04:05"], "text", 1_000, "2020-01-02 03:04:05", 1577934245000),
+        (["2020-01-02T03:04:05Z"], "text", 1_000, "2020-01-02T03:04:05Z", 1577934245000),
+        (
+            ["2020-01-02T03:04:05.250+01:00"],
+            "text",
+            1_000,
+            "2020-01-02T03:04:05+01:00",
+            1577930645000,
+        ),
+        (["2024-12-31 14:05"], "text", 1_000, "2024-12-31 14:05", 1735653900000),
+        (["31.12.2024 14:05"], "text", 1_000, "1.2.2024 00:30", 1706747400000),
+        (["31.12.2024", "01.02.2024"], "text", 1_000, "31.12.2024", 1735603200000),
+        (["31.12.24 14:05:00"], "text", 1_000, "31.12.24 14:05:00", 1735653900000),
+        (["01/02/2024", "31/12/2024"], "text", 1_000, "01/02/2024", 1706745600000),
+        (["01/02/2024", "12/31/2024"], "text", 1_000, "01/02/2024", 1704153600000),
+        (["2024/12/31", "?"], "text", 1_000, "2024/12/31", 1735603200000),
+        ([], "integer", 1, "5", 5),
+        (["12", "oops", "13"], "integer", 1, "14", 14),  # one odd value changes nothing
+    ],
+)
+def test_styles(samples, style, ticks_per_s, value, expected):
+    reader = TimeReader.guess(samples)
+    assert (reader.style, reader.ticks_per_s) == (style, ticks_per_s)
+    assert ticks(reader, value, None, "soon") == [expected, None, None]
+    # Parsed by polars as a number, it gives the same.
+    typed = pl.DataFrame({"t": [value]}).select(pl.col("t").cast(reader.dtype))
+    assert typed.select(reader.expression(pl.col("t"), reader.dtype)).item() == expected
+
+
+def test_format_by_setting():
+    reader = TimeReader.guess(["31/12/2019 23:59"], time_format="%d/%m/%Y %H:%M")
+    assert ticks(reader, "01/02/2020 00:00", "2020-02-01") == [1580515200000, None]
+
+
+def test_a_format_with_offsets():
+    reader = TimeReader.guess(["01.02.2020 +0100"], time_format="%d.%m.%Y %z")
+    assert ticks(reader, "01.02.2020 +0100", "01.02.2020 +0000") == [1580511600000, 1580515200000]
+
+
+@pytest.mark.parametrize("value", [None, "soon", "True", "nan", "inf", "99999999999999999999"])
+def test_what_is_no_time(value):
+    assert ticks(TimeReader(), value) == [None]
+
+
+def test_whole_numbers_written_as_floats():
+    assert ticks(TimeReader(), "12.0", "1e3") == [12, 1000]
+
+
+def test_times_that_cannot_be_understood():
+    with pytest.raises(
+        DataError, match=r"dates of a usual form, got 'soon' in 'when' of log.csv; give --time-"
+    ):
+        TimeReader.guess(["soon"], where="'when' of log.csv")
+    with pytest.raises(
+        DataError,
+        match=r"one form, got '01/02/2024' in .* fits '%d/%m/%Y' and '%m/%d/%Y'; say which",
+    ):
+        TimeReader.guess(["01/02/2024", "03/04/2024"])
+
+
+def test_a_format_that_does_not_fit_is_named():
+    with pytest.raises(
+        DataError, match=r"--time-format '%d/%m/%Y', got '31.12.2024' in time; try '%d.%m.%Y'"
+    ):
+        TimeReader.guess(["31.12.2024"], time_format="%d/%m/%Y")
+    with pytest.raises(DataError, match=r"--time-format '%Q', got 'x' in time; leave it out"):
+        TimeReader.guess(["x"], time_format="%Q")
+
+
+@pytest.mark.parametrize(
+    ("values", "answer"),
+    [
+        (["31.12.2024 14:05", "1.1.2025 00:00"], True),
+        (["2024-12-31T14:05:00Z", "?"], False),  # half of them
+        (["2024-12-31", "2025-01-01", "?"], True),
+        (["20241231", "20250101"], False),
+        (["red", "blue"], False),
+        ([], False),
+    ],
+)
+def test_columns_of_dates(values, answer):
+    assert looks_like_times(values) is answer
+
+
+def test_units():
+    assert ticks_of_unit(None) is None
+    assert [ticks_of_unit(u) for u in ("s", "ms", "us", "ns")] == [1, 10**3, 10**6, 10**9]
+    with pytest.raises(ConfigError, match="time_unit must be s, ms, us or ns, got 'min'"):
+        ticks_of_unit("min")
