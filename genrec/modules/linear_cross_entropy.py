@@ -11,7 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["fast_bfloat16", "linear_cross_entropy"]
+from genrec.errors import ConfigError, did_you_mean
+
+__all__ = ["HEAD_DTYPES", "fast_bfloat16", "head_dtype", "linear_cross_entropy"]
+
+HEAD_DTYPES = ("float32", "bfloat16", "auto")
 
 #: Bytes of scores that are worked on together: on a CPU as many as its caches hold.
 _CPU_BYTES, _GPU_BYTES = 2**22, 2**28
@@ -23,6 +27,16 @@ def fast_bfloat16(device: torch.device) -> bool:
         return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(getattr(torch.cpu, name, lambda: False)() for name in names)
+
+
+def head_dtype(name: str, device: torch.device) -> torch.dtype:
+    """Choose the dtype of a large softmax: by name, or for ``auto`` what the device does fast."""
+    if name not in HEAD_DTYPES:
+        raise ConfigError(
+            f"head_dtype must be known, got {name!r}; {did_you_mean(name, HEAD_DTYPES)}"
+        )
+    rough = name == "bfloat16" or (name == "auto" and fast_bfloat16(device))
+    return torch.bfloat16 if rough else torch.float32
 
 
 def linear_cross_entropy(

@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -20,6 +22,7 @@ from genrec.data.catalogue import Catalogue
 from genrec.data.prepared import PreparedDataset
 from genrec.data.schemas import SequenceBatch
 from genrec.data.sequence_dataset import SeqData
+from genrec.data.text.fused_space import FusedSpace
 from genrec.errors import ConfigError
 from genrec.evaluation.compare import compare
 from genrec.evaluation.evaluator import Evaluator
@@ -71,7 +74,21 @@ class SequenceSettings(OptimizerSettings, TrainingSettings):
     train_data_subsample: bool = setting(
         "One random example of each user an epoch, instead of all", False
     )
+    start_weight: float | None = setting(
+        "Start the items' own vectors from their text vectors and from who takes what with what "
+        "in the training part, the latter with this share; None for at random",
+        None,
+        least=0,
+        most=1,
+    )
     compile_model: bool = setting("Use torch.compile, where its minutes pay off", False)
+
+    def start_vectors(self, data: PreparedDataset) -> npt.NDArray[np.float32] | None:
+        """Compute what items' own vectors start from, ``(N, X)``; None for at random."""
+        if self.start_weight is None:
+            return None
+        space = FusedSpace.fit(data, weight=self.start_weight)
+        return space.transform(data.item_embeddings, np.arange(data.num_items))
 
     def evaluation(self) -> EvaluationSettings:
         """Say how the run is evaluated."""
