@@ -32,7 +32,7 @@ from genrec.models.item_settings import (
     ItemHeadSettings,
     ItemVectorSettings,
     TreeSettings,
-    check_history,
+    check_groups,
     check_sizes,
 )
 from genrec.models.item_targets import Targets, children, mean_loss, padding_bias
@@ -125,7 +125,7 @@ class ItemTokenRetrievalModel(nn.Module):
         items, tree = items or ItemVectorSettings(), tree or TreeSettings()
         head, history = head or ItemHeadSettings(), history or HistorySettings()
         check_sizes(num_items, embedding_dim, num_heads, (*n_layers, *ff_dim, max_history), dropout)
-        check_history(history, tree)
+        check_groups(items, tree, history)
         self.num_items, self.max_history = num_items, max_history
         self.level_sizes, self.num_states = tuple(level_sizes), tuple(num_states)
         self.head, self.history = head, history
@@ -263,6 +263,7 @@ class ItemTokenRetrievalModel(nn.Module):
             column = paths[:, level] - following.states[:, 0]
             log_probs = self.tree.log_probs(
                 decoded[:, level],
+                states,
                 level,
                 following,
                 index,
@@ -418,6 +419,7 @@ class ItemTokenRetrievalModel(nn.Module):
             )
             log_probs = self.tree.log_probs(
                 decoded.flatten(0, 1),
+                states.repeat_interleave(width, dim=0),
                 level,
                 flat,
                 index,

@@ -15,7 +15,7 @@ __all__ = [
     "ItemHeadSettings",
     "ItemVectorSettings",
     "TreeSettings",
-    "check_history",
+    "check_groups",
     "check_sizes",
 ]
 
@@ -68,12 +68,17 @@ class TreeSettings:
         vectors_per_prefix: How many such vectors a prefix has, of which the ones that fit count,
             one number a level; levels not named have one. A prefix of a first level stands for
             items of many kinds, which one vector cannot point at together.
+        items_from: Levels from this one on have neither vectors of codes nor of prefixes: a
+            prefix there counts as the items below it, each scored by its own vector and a state
+            that goes out from the encoder's. At level 1 of 256 codes a 256th of the catalogue is
+            read for each prefix. At least 1; None for no level.
     """
 
     normalize_over: str = "prefix"
     prefix_vectors: bool = True
     prefix_rows: int | None = None
     vectors_per_prefix: tuple[int, ...] = ()
+    items_from: int | None = None
 
     def __post_init__(self) -> None:
         if self.normalize_over not in NORMALIZE_OVER:
@@ -91,6 +96,11 @@ class TreeSettings:
                 f"vectors_per_prefix must be >= 1, got {self.vectors_per_prefix}; try (8, 2)"
             )
         _check_rows("prefix_rows", self.prefix_rows)
+        if self.items_from is not None and (self.items_from < 1 or not self.prefix_vectors):
+            raise ConfigError(
+                "items_from must be >= 1 and have prefix_vectors beside it, got "
+                f"{self.items_from}; 1 is usual, None is for very large catalogues"
+            )
 
     def vectors(self, level: int) -> int:
         """Number of vectors of a prefix that ends at a level."""
@@ -148,8 +158,13 @@ def _check_rows(name: str, rows: int | None) -> None:
         raise ConfigError(f"{name} must be >= 1, got {rows}; None takes one for each")
 
 
-def check_history(history: HistorySettings, tree: TreeSettings) -> None:
-    """Refuse settings of the history that these probabilities have no place for."""
+def check_groups(items: ItemVectorSettings, tree: TreeSettings, history: HistorySettings) -> None:
+    """Refuse groups of settings that do not fit together."""
+    if tree.items_from is not None and not items.item_vectors:
+        raise ConfigError(
+            "items_from must be None without item_vectors, got "
+            f"{tree.items_from}; prefixes are scored by the vectors of the items below them"
+        )
     if tree.normalize_over != "prefix" and (history.seen_weights or history.skip_history):
         raise ConfigError(
             "seen_weights and skip_history must be off unless normalize_over='prefix', got "
