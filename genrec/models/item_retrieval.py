@@ -454,7 +454,7 @@ class ItemTokenRetrievalModel(nn.Module):
             catalogue: The items with their codes: those that the model was trained on, and maybe
                 more after them, which are known by their codes alone.
             options: ``num_beams`` and ``max_history`` as in training; ``rescore``, see
-                :meth:`generate`.
+                :meth:`generate`, 0 for generation alone.
 
         Returns:
             The ranker.
@@ -469,7 +469,7 @@ class ItemTokenRetrievalModel(nn.Module):
             old = PrefixIndex.from_ids(trained, self.level_sizes, device=self.device)
             model = self.grown(old, index)
         model._check_index(index)
-        table, rescore = model.item_table(index), options.get("rescore")
+        table, rescore = model.item_table(index), options.get("rescore") or None
 
         def search(history: Tensor, *, users: Tensor | None, **options: Any) -> BeamResult:
             return model.generate(history, index, table=table, rescore=rescore, **options)
@@ -480,6 +480,7 @@ class ItemTokenRetrievalModel(nn.Module):
             index,
             num_beams=options.get("num_beams", 30),
             max_history=min(self.max_history, options.get("max_history", self.max_history)),
+            name="model" if rescore is None else "re-scored",
         )
 
     def grown(self, old: PrefixIndex, new: PrefixIndex) -> ItemTokenRetrievalModel:
