@@ -29,22 +29,15 @@ def train(tiny_data) -> SeqData:
     return SeqData(tiny_data(sequences), "train", max_history=10)
 
 
-def identity_table(data: SeqData) -> TokenTable:
-    """Codes that are the item ids themselves, on two levels."""
-    ids = np.arange(data.data.num_items)
-    return TokenTable(np.stack([ids, ids + 1000], axis=1))
-
-
 def targets_of(loader: TrainingBatches, epoch: int, start: int = 0) -> list[list[int]]:
     """Target interactions of each batch."""
     return [
-        sorted(batch.targets[..., 0][batch.targets[..., 0] >= 0].tolist())
-        for batch in loader.batches(epoch, start)
+        sorted(batch.targets[batch.targets >= 0].tolist()) for batch in loader.batches(epoch, start)
     ]
 
 
 def loader(train: SeqData, **options) -> TrainingBatches:
-    return TrainingBatches(train, identity_table(train), **{"batch_size": 8, "pool": 4, **options})
+    return TrainingBatches(train, **{"batch_size": 8, "pool": 4, **options})
 
 
 def test_the_table_looks_codes_and_users_up():
@@ -85,10 +78,9 @@ def test_an_epoch_holds_every_target_once_but_for_the_last_batch(train, mode):
 @pytest.mark.parametrize("mode", MODES)
 def test_histories_are_those_before_the_target(train, mode):
     for batch in loader(train, mode=mode).batches(0):
-        history, targets = batch.history[..., 0], batch.targets[..., 0]
+        history, targets = batch.history, batch.targets
         assert batch.packed == (mode == "packed")
         assert batch.padded == bool((history < 0).any())
-        assert torch.equal(batch.history[..., 1] >= 0, history >= 0)
         for row in range(len(history)):
             items = history[row][history[row] >= 0].tolist()
             for place, target in enumerate(targets[row].tolist()):
@@ -126,7 +118,7 @@ def test_processes_share_each_batch_out(train, mode, world):
 
 def test_bucketing_saves_padding(train):
     def width(mode: str) -> int:
-        return sum(batch.history[..., 0].numel() for batch in loader(train, mode=mode).batches(0))
+        return sum(batch.history.numel() for batch in loader(train, mode=mode).batches(0))
 
     real = int(train.lengths.sum())
     assert width("bucketed") < 1.15 * real
@@ -214,6 +206,6 @@ def test_weights_make_the_mean_over_processes_that_over_targets(train, mode):
         list(loader(train, mode=mode, rank=rank, world_size=2).batches(0)) for rank in range(2)
     ]
     for pair in zip(*parts, strict=True):
-        counts = [int((batch.targets[..., 0] >= 0).sum()) for batch in pair]
+        counts = [int((batch.targets >= 0).sum()) for batch in pair]
         shares = [2 * count / sum(counts) for count in counts]
         assert [batch.weight for batch in pair] == pytest.approx(shares)
