@@ -24,7 +24,44 @@ from genrec.models.item_settings import (
     TreeSettings,
 )
 
-GOLDEN: dict[str, list[float]] = {}
+GOLDEN: dict[str, list[float]] = {
+    "defaults": [
+        7.24069,
+        6.33603,
+        6.76741,
+        6.01608,
+        6.03722,
+        6.26442,
+        6.03221,
+        5.95466,
+        5.83826,
+        5.78843,
+    ],
+    "items below prefixes": [
+        6.8752,
+        6.58444,
+        6.57914,
+        6.19018,
+        6.05176,
+        6.1315,
+        6.01321,
+        5.8457,
+        5.64738,
+        5.68321,
+    ],
+    "codes alone": [
+        4.71024,
+        4.23931,
+        4.19207,
+        3.81145,
+        3.92221,
+        3.99133,
+        3.89676,
+        3.85206,
+        3.69776,
+        3.6297,
+    ],
+}
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "defaults": {},
