@@ -1,8 +1,8 @@
 """Speed of the item-token model: search, training, and what a large catalogue costs.
 
 Search stands beside Hugging Face generate with a callback for the legal codes, on a T5 of equal
-width; training beside the code-token model, packed, of equal width. Weights are random: they
-change no shape.
+width and the same IDs; training beside the code-token model of equal width as its recipe has it,
+packed, with a dedup digit. Weights are random: they change no shape.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 import transformers
-from _bench import open_data, versions
+from _bench import build_ids, open_data, versions
 from bench_decode import hugging_face
 
 from genrec.allocator import keep_freed_memory
@@ -28,14 +28,13 @@ from genrec.models.item_settings import ItemHeadSettings, ItemVectorSettings, Tr
 from genrec.models.retrieval import EncoderDecoderRetrievalModel
 from genrec.models.t5 import to_t5
 from genrec.threads import side_by_side
-from genrec.tokenizer.policies import build_ids
-from genrec.tokenizer.residual_kmeans import ResidualKMeans
+from genrec.tokenizer.semantic_id import SemanticIdTokenizer
 
 WIDTH, MAX_ITEMS = 64, 20
 LEVELS, CODES = 4, 256  # of synthetic catalogues
 
 
-def code_model(index: PrefixIndex, encoder_mask: str) -> EncoderDecoderRetrievalModel:
+def code_model(level_sizes: tuple[int, ...], encoder_mask: str) -> EncoderDecoderRetrievalModel:
     """The code-token model of configs/decoder/amazon_cpu.gin."""
     return EncoderDecoderRetrievalModel(
         WIDTH,
@@ -43,8 +42,8 @@ def code_model(index: PrefixIndex, encoder_mask: str) -> EncoderDecoderRetrieval
         0.1,
         4,
         4,
-        num_embeddings=index.level_sizes,
-        sem_id_dim=index.num_levels,
+        num_embeddings=level_sizes,
+        sem_id_dim=len(level_sizes),
         ff_dim=256,
         encoder_mask=encoder_mask,
     )
@@ -71,7 +70,7 @@ def search(
     examples = SeqData(data, "test", max_history=MAX_ITEMS)
     batches = EvaluationBatches(examples, budget=1024, max_rows=128, limit=args.users)
     table = model.item_table(index)
-    coder = code_model(index, "full").eval()
+    coder = code_model(index.level_sizes, "full").eval()
     t5 = to_t5(coder)
     layout = coder.layout
     few = np.linspace(0, len(examples) - 1, args.hf_users).astype(np.int64)
@@ -122,7 +121,7 @@ def training(
     model: ItemTokenRetrievalModel,
     index: PrefixIndex,
     data: PreparedDataset,
-    ids: np.ndarray,
+    coded: SemanticIdTokenizer,
     steps: int,
 ) -> dict[str, float]:
     """Targets a second of whole steps of the optimiser, the same batches for both models."""
@@ -132,7 +131,11 @@ def training(
     order = np.argsort([batch.history.shape[1] for batch in every], kind="stable")
     chosen = [every[i] for i in order[((np.arange(steps) + 0.5) * len(every) / steps).astype(int)]]
     targets = sum(int((batch.targets >= 0).sum()) for batch in chosen)
-    table, coder = TokenTable.build(examples, ids), code_model(index, "item_causal")
+    table = TokenTable.build(examples, coded.ids)
+    coder = code_model(coded.level_sizes, "item_causal")
+    drawn = ItemTokenRetrievalModel.for_index(
+        index, embedding_dim=WIDTH, head=ItemHeadSettings(num_negatives=1024)
+    )
 
     def rate(module: torch.nn.Module, loss: Callable[[SequenceBatch], torch.Tensor]) -> float:
         optimizer = torch.optim.AdamW(module.parameters(), lr=1e-3, fused=True)
@@ -147,12 +150,15 @@ def training(
         return targets / best(work, 3)
 
     ours = rate(model.train(), lambda batch: model(batch, index).loss)
+    fewer = rate(drawn, lambda batch: drawn(batch, index).loss)
     theirs = rate(coder.train(), lambda batch: coder(table.tokenize(batch)).loss)
     model.eval()
     return {
         "targets_per_s": round(ours, 1),
         "code_token_targets_per_s": round(theirs, 1),
         "ratio": round(ours / theirs, 2),
+        "drawn_negatives_targets_per_s": round(fewer, 1),
+        "drawn_negatives_ratio": round(fewer / theirs, 2),
     }
 
 
@@ -210,16 +216,15 @@ def main() -> None:
     transformers.logging.set_verbosity_error()
     keep_freed_memory()
     data, name = open_data()
-    embeddings = np.asarray(data.item_embeddings, dtype=np.float32)
-    quantizer = ResidualKMeans.fit(embeddings, codebook_sizes=(256,) * 3, num_iters=10)
-    built = build_ids(quantizer, embeddings, policy="reassign")
-    index = PrefixIndex.from_ids(built.ids, built.level_sizes)
+    coded = build_ids(data)
+    ids = build_ids(data, policy="reassign").ids
+    index = PrefixIndex.from_ids(ids, (CODES,) * ids.shape[1])
     model = ItemTokenRetrievalModel.for_index(
         index, embedding_dim=WIDTH, head=ItemHeadSettings(item_head_dtype="auto")
     ).eval()
     results = {
-        "training": training(model, index, data, built.ids, args.steps),
-        "search": search(model, index, data, built.ids, args),
+        "training": training(model, index, data, coded, args.steps),
+        "search": search(model, index, data, ids, args),
         "large": [large(int(count)) for count in args.items.split(",")],
     }
     if not args.json:
