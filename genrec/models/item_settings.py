@@ -145,11 +145,14 @@ class HistorySettings:
     Attributes:
         seen_weights: Whether it learns a weight for them, so that it knows from the training
             part whether users come back to items.
+        seen_start: What is added to the score of such an item before anything is learned, in
+            nats; -10 where hardly anybody comes back.
         skip_history: Whether they have probability zero, in training and in search: for data in
             which nobody does.
     """
 
     seen_weights: bool = False
+    seen_start: float = 0.0
     skip_history: bool = False
 
 
