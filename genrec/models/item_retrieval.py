@@ -173,7 +173,8 @@ class ItemTokenRetrievalModel(nn.Module):
             own_leaves=not items.item_vectors,
         )
         has_weight = history.seen_weights and head.item_head_weight > 0
-        self.seen_weight = nn.Parameter(torch.zeros(())) if has_weight else None
+        start = torch.tensor(history.seen_start / SEEN_SCALE)
+        self.seen_weight = nn.Parameter(start) if has_weight else None
 
     def _init_stacks(self, width: int, num_heads: int) -> None:
         """Keep the variance of activations at one."""

@@ -138,6 +138,12 @@ class HistorySettings(Settings):
         "whether users come back to items",
         False,
     )
+    seen_start: float = setting(
+        "What is added to the score of such an item before anything is learned, in nats; -10 where "
+        "hardly anybody comes back",
+        0.0,
+        when={"seen_weights": (True,)},
+    )
     skip_history: bool = setting(
         "Give them probability zero, in training and in search: for data in which nobody comes "
         "back",
