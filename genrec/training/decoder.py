@@ -20,7 +20,7 @@ from genrec.evaluation.settings import EvaluationSettings
 from genrec.models.retrieval import ENCODER_MASKS, EncoderDecoderRetrievalModel
 from genrec.settings import Settings, again, setting
 from genrec.tokenizer.semantic_id import ARTIFACT_NAME, SemanticIdTokenizer
-from genrec.trained import with_ids
+from genrec.trained import keep_quantizer, with_ids
 from genrec.training.optimizer import OptimizerSettings
 from genrec.training.sequence_training import SequenceSettings, train_sequence
 from genrec.training.settings import RunSettings
@@ -173,6 +173,7 @@ class RetrievalTask:
         data: The data set.
         settings: Label smoothing and weights of the levels.
         device: Where batches lie.
+        stage_one: The run that made the IDs, whose quantiser the run keeps a copy of.
 
     Raises:
         ConfigError: If there are not as many weights as levels.
@@ -187,6 +188,8 @@ class RetrievalTask:
         data: PreparedDataset,
         settings: DecoderSettings,
         device: torch.device,
+        *,
+        stage_one: Path | None = None,
     ) -> None:
         weights = settings.level_weights
         if weights is not None and (len(weights) != table.num_levels or sum(weights) <= 0):
@@ -195,6 +198,7 @@ class RetrievalTask:
                 f"0, got {list(weights)}; set train.level_weights={[1.0] * table.num_levels}"
             )
         self.model, self.table, self.settings = model, table, settings
+        self.stage_one = stage_one
         self.catalogue = with_ids(Catalogue.from_data(data), table)
         self.meta: Mapping[str, Any] = {"ids_fingerprint": table.fingerprint}
         num_users = model.layout.num_users
@@ -211,8 +215,10 @@ class RetrievalTask:
         return out.loss, levels
 
     def save(self, run: Path) -> None:
-        """Write the ID table, so that the run's folder is all that its model needs."""
+        """Write IDs and quantiser, so that the run's folder is all that its model needs."""
         self.table.save(run / ARTIFACT_NAME)
+        if self.stage_one is not None:
+            keep_quantizer(self.stage_one, self.table, run)
 
 
 def train(settings: DecoderSettings) -> Path:
@@ -237,7 +243,8 @@ def train(settings: DecoderSettings) -> Path:
     def build_task(data: PreparedDataset, device: torch.device) -> RetrievalTask:
         table = load_ids(stage_one, data, dedup_digit=settings.add_disambiguation)
         _check_stage_one_names(table, settings)
-        return RetrievalTask(settings.build_model(table), table, data, settings, device)
+        model = settings.build_model(table)
+        return RetrievalTask(model, table, data, settings, device, stage_one=stage_one)
 
     return train_sequence(settings, build_task)
 
