@@ -131,7 +131,7 @@ class Catalogue:
         for name, array in arrays.items():
             if array.shape != (count,) or array.dtype != _ARRAYS[name]:
                 raise ArtifactError(
-                    f"{name} of a catalogue must be {count} values of {_ARRAYS[name].__name__}, got "
-                    f"{array.dtype} of shape {array.shape} in {folder}; train the run again"
+                    f"{name} of a catalogue must be {count} values of {_ARRAYS[name].__name__}, "
+                    f"got {array.dtype} of shape {array.shape} in {folder}; train the run again"
                 )
         return cls(keys, titles, **arrays)
