@@ -111,9 +111,8 @@ def recommend_after(
     for place, history in enumerate(histories):
         results = zip(found.items[place], found.titles[place], found.scores[place], strict=True)
         rows = recommender.rows(history, on_unknown="ignore")
-        had = zip(
-            [recommender.item_keys[row] for row in rows], recommender.titles(rows), strict=True
-        )
+        keys = [recommender.item_keys[row] for row in rows]
+        had = zip(keys, recommender.titles(rows), strict=True)
         answers.append(
             {
                 "user": users[place] if users is not None else None,
@@ -144,9 +143,8 @@ def format_answer(answer: dict[str, Any], *, shown: int = 5) -> str:
     hidden = f", the last {shown} of {len(history)}" if len(history) > shown else ""
     lines = [f"{who} had{hidden}:"]
     lines += [f"   {item['title']}  [{item['key']}]" for item in history[-shown:]]
-    lines.append(
-        "popular, as nothing of the history is known:" if answer["popular"] else "recommended:"
-    )
+    why = "popular, as nothing of the history is known" if answer["popular"] else "recommended"
+    lines.append(f"{why}:")
     taken = answer["next"]
     for place, item in enumerate(answer["recommended"], start=1):
         mark = "*" if taken is not None and item["key"] == taken["key"] else " "

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 from tqdm import tqdm
 
@@ -147,14 +148,12 @@ class _Users:
                 f"{path}; rename the columns"
             )
         found = histories.collect_schema()
-        inner = found["history"].inner if isinstance(found["history"], pl.List) else pl.String()
+        keys = histories.select(pl.col("history").explode()).collect_schema()["history"]
         return cls(
             int(histories.select(pl.len()).collect().item()),
             lambda start, size: histories.slice(start, size).collect(),
             found["user"],
-            pl.Int64()
-            if inner is not None and pl.Series([], dtype=inner).dtype.is_integer()
-            else pl.String(),
+            pl.Int64() if keys.is_integer() else pl.String(),
         )
 
 
@@ -182,9 +181,8 @@ class _Listed:
             )
         if user is None:
             return cls(table.select(item).drop_nulls().collect()[item].to_list(), None)
-        grouped = table.drop_nulls([user, item]).group_by(
-            pl.col(user).cast(pl.String).alias("user")
-        )
+        users = pl.col(user).cast(pl.String).alias("user")
+        grouped = table.drop_nulls([user, item]).group_by(users)
         return cls(None, grouped.agg(pl.col(item).alias("items")).collect())
 
     def of(self, users: pl.Series) -> list[Any]:
@@ -203,32 +201,33 @@ def _recommended(
     options: dict[str, Any],
 ) -> pl.DataFrame:
     """Recommend to the users of a chunk; keys as text."""
-    rules = {name: listed.of(chunk["user"]) for name, listed in lists.items()}
+    rules: dict[str, Any] = {name: listed.of(chunk["user"]) for name, listed in lists.items()}
     histories = chunk["history"].to_list() if "history" in chunk.columns else None
     found = recommender.recommend(histories, users=chunk["user"], **rules, **options)
-    popular = pl.DataFrame({"user_id": chunk["user"], "popular": found.popular})
-    table = found.to_polars().with_columns(
-        pl.col("user_id").cast(chunk["user"].dtype), pl.col("item_id").cast(pl.String)
+    return found.to_polars().with_columns(
+        pl.col("user_id").cast(chunk["user"].dtype),
+        pl.col("item_id").cast(pl.String),
+        pl.Series("popular", np.repeat(found.popular, np.diff(found.offsets))),
     )
-    return table.join(popular, on="user_id", how="left", maintain_order="left")
 
 
 def _join(parts: Path, count: int, out: Path, source: _Users, whole: bool) -> None:
     """Put the chunks together in the caller's types."""
-    types: dict[str, Any] = {"user_id": source.user_type}
+    types: dict[str, pl.DataType] = {"user_id": source.user_type}
     types["item_id"] = source.item_type if whole else pl.String()
     if count:
-        table = pl.scan_parquet(sorted(parts.glob("part_*.parquet"))).cast(types)
+        table = pl.scan_parquet(sorted(parts.glob("part_*.parquet")))
+        table = table.with_columns(pl.col(name).cast(kind) for name, kind in types.items())
     else:
         types |= {"score": pl.Float32(), "rank": pl.Int32(), "popular": pl.Boolean()}
         table = pl.LazyFrame(schema=types)
     with atomic_file(out) as temporary:
-        write = {
-            ".parquet": table.sink_parquet,
-            ".csv": table.sink_csv,
-            ".jsonl": table.sink_ndjson,
-        }
-        write[out.suffix](temporary)
+        if out.suffix == ".parquet":
+            table.sink_parquet(temporary)
+        elif out.suffix == ".csv":
+            table.sink_csv(temporary)
+        else:
+            table.sink_ndjson(temporary)
 
 
 def _open_parts(out: Path, about: dict[str, Any]) -> Path:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from genrec.data.text.fused_space import SPACE_NAME, FusedSpace
+from genrec.data.text.item_text import shorten
 from genrec.errors import ConfigError, DataError, MissingPathError
 from genrec.rankers import Ranker
 from genrec.serving.keys import read_keys
@@ -89,7 +90,7 @@ class NewItems:
         found_vectors = _matrix(columns["vector"], len(keys)) if "vector" in columns else None
         texts = _texts(columns["text"], "text", len(keys)) if "text" in columns else None
         names = _texts(columns["title"], "title", len(keys)) if "title" in columns else texts
-        titles = [name or key for name, key in zip(names or keys, keys, strict=True)]
+        titles = [shorten(name or key) for name, key in zip(names or keys, keys, strict=True)]
         return cls(keys, titles, None if found_vectors is not None else texts, found_vectors)
 
     def take(self, places: npt.NDArray[np.int64]) -> NewItems:

@@ -176,7 +176,7 @@ def _check_keys(keys: list[Any], what: str) -> None:
     for key in keys:
         if isinstance(key, bool) or not isinstance(key, _ONE_KEY):
             raise DataError(
-                f"{what} must hold item keys that are text or whole numbers, got {_shown(key)}; "
+                f"{what} must hold keys that are text or whole numbers, got {_shown(key)}; "
                 "convert them, and leave out what is missing"
             )
 

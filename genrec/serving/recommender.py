@@ -155,13 +155,13 @@ class Recommender:
 
     def recommend(
         self,
-        histories: Keys | Sequence[Keys] | None = None,
+        histories: Keys | Iterable[Keys] | None = None,
         k: int = 10,
         *,
-        users: Key | Sequence[Key] | None = None,
+        users: Key | Keys | None = None,
         exclude_seen: bool = True,
-        exclude: Keys | Sequence[Keys] | None = None,
-        allow: Keys | Sequence[Keys] | None = None,
+        exclude: Keys | Iterable[Keys] | None = None,
+        allow: Keys | Iterable[Keys] | None = None,
         on_unknown: str = "raise",
         num_beams: int | None = None,
         batch_size: int | None = None,
@@ -233,7 +233,7 @@ class Recommender:
 
     def similar_items(
         self,
-        items: Key | Sequence[Key],
+        items: Key | Keys,
         k: int = 10,
         *,
         exclude: Keys | None = None,
