@@ -106,6 +106,10 @@ def test_torch_numpy_and_safetensors_are_enough(changed, tmp_path):
     assert done.stdout.strip() == str([changed.recommend(HISTORIES, k=10).items, "a"])
 
 
+def git_digest(content: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
 class Hub(BaseHTTPRequestHandler):
     """As much of the Hugging Face hub as one model needs."""
 
@@ -149,14 +153,20 @@ class Hub(BaseHTTPRequestHandler):
 
     def do_GET(self):
         path = unquote(self.path.partition("?")[0])
-        if path.startswith("/api/models/me/shop"):
+        if path.startswith("/api/models/me/shop/tree/"):
+            self.answer(
+                [
+                    {"type": "file", "path": name, "size": len(content), "oid": git_digest(content)}
+                    for name, content in self.files.items()
+                ]
+            )
+        elif path.startswith("/api/models/me/shop"):
             names = [{"rfilename": name} for name in self.files]
             self.answer({"id": "me/shop", "sha": self.commit, "siblings": names, "private": False})
         elif path.startswith("/me/shop/resolve/"):
             name = path.split("/", 5)[5]
             content = self.files[name]
-            etag = f'"{hashlib.sha1(content).hexdigest()}"'
-            self.answer(content, ETag=etag, X_Repo_Commit=self.commit)
+            self.answer(content, ETag=f'"{git_digest(content)}"', X_Repo_Commit=self.commit)
         else:
             self.answer({"error": path}, 404)
 
@@ -210,7 +220,7 @@ def test_a_recommender_goes_to_a_hub_and_comes_back(run, tmp_path):
     assert done.returncode == 0, done.stderr
     url, refused, name, missing = done.stdout.splitlines()
     assert url.endswith(f"/me/shop/commit/{Hub.commit}")
-    assert refused.startswith("ConfigError the hub must take me/shop, got 401")
+    assert refused.startswith("ConfigError the hub must take me/shop, got Client error '401 ")
     assert name == "ConfigError repo_id must be owner/name, got 'shop'; for example me/my-shop"
     assert missing.startswith("MissingPathError run must be a folder with meta.json or a name on")
     card = Hub.files["README.md"].decode()
