@@ -70,8 +70,11 @@ def recommend_to_file(
         if path is not None
     }
     given = {"input": histories, "allow": allow, "exclude": exclude}
+    path = recommender.path
+    run = [] if path is None else [path / "meta.json", path / "best", path / "latest"]
     about = {
         "recommender": repr(recommender),
+        "run": [_state(file) for file in run if file.is_file()],
         "items": recommender.item_keys.digest(),
         "chunk_size": chunk_size,
         "options": {name: str(value) for name, value in options.items()},

@@ -136,6 +136,12 @@ class Recommender:
         return int(self._shelf.available.sum())
 
     @property
+    def path(self) -> Path | None:
+        """The run's folder; None for a recommender that came from no run."""
+        run = self._shelf.run
+        return None if run is None else run.path
+
+    @property
     def data(self) -> PreparedDataset:
         """The data set whose users may be named.
 
@@ -147,7 +153,7 @@ class Recommender:
 
     def __repr__(self) -> str:
         shelf = self._shelf
-        place = f", {shelf.run.path}" if shelf.run is not None else ""
+        place = f", {self.path}" if self.path is not None else ""
         return (
             f"Recommender({self.num_items:,} items, {shelf.ranker.name} on {shelf.ranker.device}"
             f"{place})"
