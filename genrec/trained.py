@@ -159,7 +159,7 @@ def load_quantizer(
     run = Path(path)
     if not run.is_dir():
         raise MissingPathError(
-            f"RUN_DIR must be a folder, got {run}; give the one that scripts/train_rqvae.py printed"
+            f"RUN_DIR must be a folder, got {run}; give the one that `genrec train rqvae` printed"
         )
     if checkpoint is None:
         step = resolve_step(run, prefer=("latest",))

@@ -17,6 +17,8 @@ LAYERS = {
     "genrec.atomic": 0,
     "genrec.checkpoint": 0,
     "genrec.config": 0,
+    "genrec.device": 0,
+    "genrec.entry": 0,
     "genrec.errors": 0,
     "genrec.recipes": 0,
     "genrec.settings": 0,
@@ -37,9 +39,9 @@ LAYERS = {
     "genrec.reporting": 5,
     "genrec.training": 5,
     "genrec.__main__": 6,
+    "genrec.benchmark": 6,
     "genrec.cli": 6,
     "genrec.commands": 6,
-    "genrec.entry": 6,
     "genrec.stages": 6,
 }
 

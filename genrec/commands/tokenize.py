@@ -46,18 +46,16 @@ def tokenize_run(
         GenRecError: If a path, the policy or the data does not fit.
     """
     import numpy as np
-    import torch
 
     from genrec.data.prepared import PreparedDataset
+    from genrec.device import pick_device
     from genrec.tokenizer.policies import POLICIES, check_policy
     from genrec.tokenizer.semantic_id import ARTIFACT_NAME, SemanticIdTokenizer
     from genrec.trained import load_quantizer, quantizer_inputs
 
     if policy is not None:
         check_policy(policy)
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    quantizer = load_quantizer(run, device=device, checkpoint=checkpoint)
+    quantizer = load_quantizer(run, device=pick_device(device), checkpoint=checkpoint)
     old = None
     if (run / ARTIFACT_NAME / "meta.json").is_file():
         old = SemanticIdTokenizer.load(run)
@@ -150,7 +148,7 @@ def app_command(app: typer.Typer) -> None:
         "tokenize", help="Write the semantic IDs of a catalogue; prints how good they are."
     )
     def command(
-        run_dir: Annotated[Path, typer.Argument(help="A run of scripts/train_rqvae.py.")],
+        run_dir: Annotated[Path, typer.Argument(help="A run of `genrec train rqvae`.")],
         data: Annotated[
             Path | None, typer.Option(help="A prepared data set. [that of the run]")
         ] = None,

@@ -20,6 +20,7 @@ from genrec.data.catalogue import Catalogue
 from genrec.data.prepared import PreparedDataset, StringArray
 from genrec.data.schemas import Ranking
 from genrec.data.sequence_dataset import hash_users
+from genrec.device import pick_device
 from genrec.errors import ConfigError, DataError
 from genrec.rankers import Ranker, SearchingRanker
 from genrec.serving.items import NewItems, with_items
@@ -114,7 +115,7 @@ class Recommender:
         folder = fetch(path, revision=revision, token=token)
         if data is not None and not isinstance(data, PreparedDataset):
             data = PreparedDataset.load(data)
-        run = load_trained(folder, device=find_device(device), table=tokenizer, titles_from=data)
+        run = load_trained(folder, device=pick_device(device), table=tokenizer, titles_from=data)
         recommender = cls.__new__(cls)
         recommender._shelf = Shelf.of(run.ranker, run.catalogue, run)
         recommender._users = Users(data, run.meta.get("prepared"))
@@ -418,24 +419,6 @@ class Recommender:
         """Name rows of the catalogue, ``(K,)``, for a person; by their keys without titles."""
         names = self._shelf.catalogue.item_titles
         return [names[int(row)] for row in rows]
-
-
-def find_device(device: torch.device | str | None) -> torch.device:
-    """Choose a device that is there; a GPU where there is one when None.
-
-    Raises:
-        ConfigError: If there is no such device.
-    """
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        found = torch.device(device)
-        torch.empty(0, device=found)
-    except (AssertionError, NotImplementedError, RuntimeError):
-        raise ConfigError(
-            f"device must be there, got {str(device)!r} on a machine without it; use cpu"
-        ) from None
-    return found
 
 
 def _rank_all(

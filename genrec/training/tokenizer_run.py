@@ -35,7 +35,7 @@ def find_tokenizer(path: str, split: str | None) -> Path:
     where = Path(path) / split if split else Path(path)
     raise MissingPathError(
         f"pretrained_rqvae_path must be a stage-one run with {ARTIFACT_NAME}/, got {where}; train "
-        "one with `accelerate launch scripts/train_rqvae.py`, or write its IDs with `genrec "
+        "one with `genrec train rqvae`, or write its IDs with `genrec "
         "tokenize`"
     )
 

@@ -8,17 +8,21 @@ from pathlib import Path
 import gin
 import pytest
 
+from genrec.benchmark.settings import BenchmarkSettings
 from genrec.config import configure
+from genrec.recipes import find_recipe
 from genrec.stages import STAGES, Options, plan
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CONFIGS = ROOT / "configs"
 
-#: Each folder of configs/, and the stage that its files configure.
-STAGE_OF = {folder: name for name, stage in STAGES.items() for folder in stage.folders}
+#: Each folder of configs/, the settings that its files make, and the root that they bind.
+SETTINGS = {folder: (s.settings, "train") for s in STAGES.values() for folder in s.folders}
+SETTINGS["benchmark"] = (BenchmarkSettings, "benchmark")
 
 #: All of them, so that none can fall out of the search.
 FILES = {
+    "benchmark": ["beauty.gin", "sample.gin"],
     "decoder": ["amazon.gin", "amazon_cpu.gin", "movielens.gin", "sample.gin"],
     "rkmeans": ["amazon.gin"],
     "rqvae": ["amazon.gin", "movielens.gin", "sample.gin"],
@@ -40,18 +44,19 @@ def test_no_file_is_forgotten():
 
 
 @pytest.mark.parametrize("path", ALL)
-def test_every_file_makes_settings_of_its_stage(path):
+def test_every_file_makes_settings_of_its_kind(path):
     folder = path.relative_to(CONFIGS).parts[0]
-    stage = STAGES[STAGE_OF[folder]]
-    settings = configure(stage.settings, path)
-    assert type(settings).__name__ == stage.settings_name
+    kind, root = SETTINGS[folder]
+    settings = configure(kind, path, root=root)
+    assert type(settings).__name__ == kind.__name__
     assert gin.config_is_locked()
     bound = set(re.findall(r"^([\w./]+)\.\w+ = ", gin.config_str(), flags=re.MULTILINE))
-    assert bound == {"train"}
-    # A run that nobody said how long to train, or where to put, is a mistake.
-    assert folder == "rkmeans" or settings.iterations or settings.epochs
-    assert settings.save_dir_root.startswith(f"runs/{folder}")
-    assert settings.without_effect() == []
+    assert bound == {root}
+    if root == "train":
+        # A run that nobody said how long to train, or where to put, is a mistake.
+        assert folder == "rkmeans" or settings.iterations or settings.epochs
+        assert settings.save_dir_root.startswith(f"runs/{folder}")
+        assert settings.without_effect() == []
 
 
 HEADER = ("Paper", "Command", "Hardware", "Time", "Expected", "Validated")
@@ -63,6 +68,10 @@ def test_every_file_says_what_it_is(path):
     for word in HEADER:
         found = re.search(rf"^# {word}:\s+(\S.*)$", header, flags=re.MULTILINE)
         assert found, f"{path} has no line '# {word}:'"
-    commands = re.findall(r"^# Command:\s+genrec train ([^\n]*?)(?: --.*)?$", header, re.MULTILINE)
-    (step,) = plan(commands[0].split(), Options(name="nowhere-yet"))
-    assert step.recipe == path
+    said = r"^# Command:\s+genrec (train|benchmark) ([^\n]*?)(?: --.*)?$"
+    command, words = re.findall(said, header, re.MULTILINE)[0]
+    if command == "benchmark":
+        assert find_recipe(words, ["benchmark"]) == path
+    else:
+        (step,) = plan(words.split(), Options(name="nowhere-yet"))
+        assert step.recipe == path

@@ -187,7 +187,10 @@ def test_the_command_takes_another_place_of_the_data(run, data, tmp_path):
     [
         (("--history", "zz"), "--history must hold items of the catalogue, got 1 that are not amo"),
         (("--history", "zz"), "leave them out, or pass --on-unknown ignore"),
-        (("--history", "a1", "--device", "cuda:9"), "--device must be there, got 'cuda:9' on a m"),
+        (
+            ("--history", "a1", "--device", "cuda:9"),
+            "--device must be one that PyTorch finds here, cpu",
+        ),
         (("--history", "a1", "--on-unknown", "skip"), "--on-unknown must be raise, warn or ignore"),
         (("--history", "a1", "--out", "x.csv"), "--out must have --input or all users, got --hi"),
         (("--input", "x.csv"), "--input, --allow and --exclude must have --out, got none"),
