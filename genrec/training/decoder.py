@@ -29,7 +29,7 @@ from genrec.models.item_settings import (
 from genrec.models.retrieval import ENCODER_MASKS, EncoderDecoderRetrievalModel
 from genrec.settings import Settings, again, setting
 from genrec.tokenizer.semantic_id import ARTIFACT_NAME, SemanticIdTokenizer
-from genrec.trained import with_ids
+from genrec.trained import keep_quantizer, with_ids
 from genrec.training.optimizer import OptimizerSettings
 from genrec.training.sequence_training import SequenceSettings, SequenceTask, train_sequence
 from genrec.training.settings import RunSettings
@@ -256,6 +256,7 @@ class RetrievalTask:
         data: The data set.
         settings: Label smoothing and weights of the levels.
         device: Where batches lie.
+        stage_one: The run that made the IDs, whose quantiser the run keeps a copy of.
 
     Raises:
         ConfigError: If there are not as many weights as levels.
@@ -270,9 +271,12 @@ class RetrievalTask:
         data: PreparedDataset,
         settings: DecoderSettings,
         device: torch.device,
+        *,
+        stage_one: Path | None = None,
     ) -> None:
         _check_level_weights(settings, table)
         self.model, self.table, self.settings = model, table, settings
+        self.stage_one = stage_one
         self.catalogue = with_ids(Catalogue.from_data(data), table)
         self.meta: Mapping[str, Any] = {"ids_fingerprint": table.fingerprint}
         num_users = model.layout.num_users
@@ -287,8 +291,10 @@ class RetrievalTask:
         return out.loss, levels
 
     def save(self, run: Path) -> None:
-        """Write the ID table, so that the run's folder is all that its model needs."""
+        """Write IDs and quantiser, so that the run's folder is all that its model needs."""
         self.table.save(run / ARTIFACT_NAME)
+        if self.stage_one is not None:
+            keep_quantizer(self.stage_one, self.table, run)
 
 
 class ItemTokenTask:
@@ -299,6 +305,7 @@ class ItemTokenTask:
         data: The data set.
         settings: The model's sizes, its start and its losses.
         device: Where batches lie.
+        stage_one: The run that made the IDs, whose quantiser the run keeps a copy of.
 
     Raises:
         ConfigError: If a size or the number of weights is wrong.
@@ -312,9 +319,12 @@ class ItemTokenTask:
         data: PreparedDataset,
         settings: DecoderSettings,
         device: torch.device,
+        *,
+        stage_one: Path | None = None,
     ) -> None:
         _check_level_weights(settings, table)
         self.table, self.settings = table, settings
+        self.stage_one = stage_one
         self.catalogue = with_ids(Catalogue.from_data(data), table)
         self.meta: Mapping[str, Any] = {"ids_fingerprint": table.fingerprint}
         index = PrefixIndex.from_ids(table.ids, table.level_sizes)
@@ -332,8 +342,10 @@ class ItemTokenTask:
         return out.loss, logs
 
     def save(self, run: Path) -> None:
-        """Write the ID table, so that the run's folder is all that its model needs."""
+        """Write IDs and quantiser, so that the run's folder is all that its model needs."""
         self.table.save(run / ARTIFACT_NAME)
+        if self.stage_one is not None:
+            keep_quantizer(self.stage_one, self.table, run)
 
 
 def train(settings: DecoderSettings) -> Path:
@@ -360,9 +372,10 @@ def train(settings: DecoderSettings) -> Path:
         _check_stage_one_names(table, settings)
         task: RetrievalTask | ItemTokenTask
         if settings.encoder_tokens == "item":
-            task = ItemTokenTask(table, data, settings, device)
+            task = ItemTokenTask(table, data, settings, device, stage_one=stage_one)
         else:
-            task = RetrievalTask(settings.build_model(table), table, data, settings, device)
+            model = settings.build_model(table)
+            task = RetrievalTask(model, table, data, settings, device, stage_one=stage_one)
         if settings.pretrained_decoder_path is not None:
             _start_from(task.model, settings.pretrained_decoder_path)
         return task
