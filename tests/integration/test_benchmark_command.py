@@ -116,7 +116,7 @@ def test_ranks_are_those_of_the_metrics(tiny, page) -> None:
                 assert recall == pytest.approx(row.metrics[split][f"{hidden}recall@10"])
 
 
-def test_the_page_has_both_blocks_and_the_pairs(page) -> None:
+def test_the_page_has_both_blocks_and_the_pairs(tiny, page) -> None:
     for title in ("History not hidden", "History hidden"):
         head, _, *rows = block(page, title)
         assert head[:6] == ["model", "level", "R@5", "R@10", "N@5", "N@10"]
