@@ -108,6 +108,7 @@ def _open_data(settings: BenchmarkSettings) -> PreparedDataset:
         folder,
         split=settings.dataset_split,
         encoder_model_name=settings.encoder,
+        force=settings.force_dataset_process,
         processed_dir=settings.processed_dir,
     )
 
