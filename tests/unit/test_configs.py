@@ -8,6 +8,7 @@ from pathlib import Path
 import gin
 import pytest
 
+from genrec.benchmark.jobs import plan_jobs
 from genrec.benchmark.settings import BenchmarkSettings
 from genrec.config import configure
 from genrec.recipes import find_recipe
@@ -16,9 +17,8 @@ from genrec.stages import STAGES, Options, plan
 ROOT = Path(__file__).resolve().parent.parent.parent
 CONFIGS = ROOT / "configs"
 
-#: Each folder of configs/, the settings that its files make, and the root that they bind.
-SETTINGS = {folder: (s.settings, "train") for s in STAGES.values() for folder in s.folders}
-SETTINGS["benchmark"] = (BenchmarkSettings, "benchmark")
+#: Each folder of configs/, and the stage that its files configure.
+STAGE_OF = {folder: name for name, stage in STAGES.items() for folder in stage.folders}
 
 #: All of them, so that none can fall out of the search.
 FILES = {
@@ -35,6 +35,8 @@ def files(folder: str) -> list[Path]:
 
 
 ALL = [pytest.param(path, id=str(path.relative_to(CONFIGS))) for path in CONFIGS.rglob("*.gin")]
+BENCHMARKS = [one for one in ALL if one.id.startswith("benchmark/")]
+RECIPES = [one for one in ALL if one not in BENCHMARKS]
 
 
 def test_no_file_is_forgotten():
@@ -43,20 +45,19 @@ def test_no_file_is_forgotten():
     assert everywhere == sorted(path for stage in FILES for path in files(stage))
 
 
-@pytest.mark.parametrize("path", ALL)
-def test_every_file_makes_settings_of_its_kind(path):
+@pytest.mark.parametrize("path", RECIPES)
+def test_every_file_makes_settings_of_its_stage(path):
     folder = path.relative_to(CONFIGS).parts[0]
-    kind, root = SETTINGS[folder]
-    settings = configure(kind, path, root=root)
-    assert type(settings).__name__ == kind.__name__
+    stage = STAGES[STAGE_OF[folder]]
+    settings = configure(stage.settings, path)
+    assert type(settings).__name__ == stage.settings_name
     assert gin.config_is_locked()
     bound = set(re.findall(r"^([\w./]+)\.\w+ = ", gin.config_str(), flags=re.MULTILINE))
-    assert bound == {root}
-    if root == "train":
-        # A run that nobody said how long to train, or where to put, is a mistake.
-        assert folder == "rkmeans" or settings.iterations or settings.epochs
-        assert settings.save_dir_root.startswith(f"runs/{folder}")
-        assert settings.without_effect() == []
+    assert bound == {"train"}
+    # A run that nobody said how long to train, or where to put, is a mistake.
+    assert folder == "rkmeans" or settings.iterations or settings.epochs
+    assert settings.save_dir_root.startswith(f"runs/{folder}")
+    assert settings.without_effect() == []
 
 
 HEADER = ("Paper", "Command", "Hardware", "Time", "Expected", "Validated")
@@ -68,10 +69,20 @@ def test_every_file_says_what_it_is(path):
     for word in HEADER:
         found = re.search(rf"^# {word}:\s+(\S.*)$", header, flags=re.MULTILINE)
         assert found, f"{path} has no line '# {word}:'"
-    said = r"^# Command:\s+genrec (train|benchmark) ([^\n]*?)(?: --.*)?$"
-    command, words = re.findall(said, header, re.MULTILINE)[0]
+    commands = re.findall(r"^# Command:\s+genrec (\w+) ([^\n]*?)(?: --.*)?$", header, re.MULTILINE)
+    command, words = commands[0]
     if command == "benchmark":
-        assert find_recipe(words, ["benchmark"]) == path
-    else:
-        (step,) = plan(words.split(), Options(name="nowhere-yet"))
-        assert step.recipe == path
+        assert find_recipe(words, ("benchmark",)) == path
+        return
+    assert command == "train"
+    (step,) = plan(words.split(), Options(name="nowhere-yet"))
+    assert step.recipe == path
+
+
+@pytest.mark.parametrize("path", BENCHMARKS)
+def test_every_benchmark_can_be_planned(path, tmp_path):
+    settings = configure(BenchmarkSettings, path, [f"benchmark.out='{tmp_path}'"], root="benchmark")
+    jobs = plan_jobs(settings, ["genrec", "benchmark"])
+    assert {job.model for job in jobs} == set(settings.models)
+    assert all(not step.done for job in jobs if job.words for step in job.steps())
+    assert list(tmp_path.iterdir()) == []
