@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from genrec.data.item_dataset import ItemData
 from genrec.data.prepared import PreparedDataset
 from genrec.data.text.fused_space import SPACE_NAME, FusedSpace
+from genrec.data.text.kept_encoder import copy_encoder
+from genrec.data.text.known_vectors import KnownVectors
 from genrec.errors import ConfigError
 from genrec.evaluation.codebook import CodebookReport, Described, collapse_alarms, evaluate_codebook
 from genrec.models.rqvae import QuantizeForwardMode, RqVae
@@ -107,7 +109,9 @@ class QuantizerWork:
         }
 
     def save(self, run: Path) -> None:
-        """Write the space of the items; IDs need the trained quantiser."""
+        """Write the space of the items and what embeds new ones; IDs need the quantiser."""
+        copy_encoder(self.data.path, run)
+        KnownVectors.of(self.data).save(run)
         if self.space is not None:
             self.space.save(run / SPACE_NAME)
 

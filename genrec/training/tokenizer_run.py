@@ -94,6 +94,9 @@ def load_ids(stage_one: Path, data: PreparedDataset, *, dedup_digit: bool) -> Se
         table = SemanticIdTokenizer.from_index_json(stage_one, item_keys=data.item_keys)
     else:
         table = SemanticIdTokenizer.load(stage_one)
+        if table.num_items >= data.num_items and table.items_fingerprint != data.items_fingerprint:
+            # An extended table keeps the order in which items came, and those that went.
+            table = _rows_of(table, data)
     table.check_items(data.items_fingerprint)
     if dedup_digit or not table.has_dedup_digit:
         return table
@@ -103,3 +106,9 @@ def load_ids(stage_one: Path, data: PreparedDataset, *, dedup_digit: bool) -> Se
         item_keys=table.item_keys,
         policy="none",
     )
+
+
+def _rows_of(table: SemanticIdTokenizer, data: PreparedDataset) -> SemanticIdTokenizer:
+    """Bring a table into the order of a data set's items; leave it where it lacks one of them."""
+    known = set(table.item_keys)
+    return table.select(data.item_keys) if known.issuperset(data.item_keys) else table
