@@ -20,6 +20,7 @@ from genrec.data.text.fused_space import SPACE_NAME, FusedSpace
 from genrec.errors import ArtifactError, MissingPathError
 from genrec.rankers import Ranker
 from genrec.registry import QUANTIZERS, RANKERS, find
+from genrec.runs import find_run
 from genrec.tokenizer.quantizer import ItemQuantizer
 from genrec.tokenizer.semantic_id import ARTIFACT_NAME, SemanticIdTokenizer
 
@@ -81,7 +82,7 @@ def load_trained(
     """Open the best model of a run with its catalogue and settings.
 
     Args:
-        path: The run's folder.
+        path: The run's folder, or one with a single run below it.
         device: Where the model shall live.
         table: The run's ID table with new items added, which then are recommended too; None
             takes the run's own.
@@ -95,7 +96,7 @@ def load_trained(
         ArtifactError: If a file of it is damaged, its model is none that recommends, or
             ``table`` does not go on from its own.
     """
-    run = Path(path)
+    run = find_run(path)
     if not (run / "meta.json").is_file():
         raise MissingPathError(
             f"run must be a folder with meta.json, got {run}; give the folder that training "
@@ -126,7 +127,7 @@ def load_quantizer(
     """Open the quantiser of a stage-one run, whichever it is.
 
     Args:
-        path: The run's folder, or one of its step folders.
+        path: The run's folder, one of its step folders, or a folder with a single run below it.
         device: Where the quantiser shall live.
         checkpoint: Name of a step folder or of a pointer in the run, for example
             ``best_collision``; None takes the latest.
@@ -138,7 +139,7 @@ def load_quantizer(
         MissingPathError: If there is no such run or checkpoint.
         ArtifactError: If it holds no quantiser.
     """
-    run = Path(path)
+    run = find_run(path)
     if not run.is_dir():
         raise MissingPathError(
             f"RUN_DIR must be a folder, got {run}; give the one that scripts/train_rqvae.py printed"

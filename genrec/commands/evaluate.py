@@ -57,11 +57,13 @@ def evaluate_runs(
     from genrec.evaluation.settings import EvaluationSettings
     from genrec.evaluation.tables import format_table, known_results, write_metrics
     from genrec.rankers import baselines
+    from genrec.runs import find_run
     from genrec.trained import load_trained
     from genrec.training.processes import start_accelerator
 
     accelerator = start_accelerator()
     device = accelerator.device
+    paths = [find_run(path) for path in paths]
     runs = [load_trained(path, device=device, num_beams=num_beams) for path in paths]
     _check_same_data(paths, runs)
     data = data if data is not None else PreparedDataset.load(runs[0].meta["prepared"])

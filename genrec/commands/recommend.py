@@ -198,17 +198,19 @@ def app_command(app: typer.Typer) -> None:
         def work() -> None:
             from genrec.atomic import read_json
             from genrec.data.prepared import PreparedDataset
+            from genrec.runs import find_run
             from genrec.serving.recommender import Recommender
             from genrec.tokenizer.semantic_id import SemanticIdTokenizer
 
             table = SemanticIdTokenizer.load(ids) if ids is not None else None
-            recommender = Recommender.from_pretrained(run_dir, tokenizer=table, device=device)
+            run = find_run(run_dir)
+            recommender = Recommender.from_pretrained(run, tokenizer=table, device=device)
             options = {"k": k, "num_beams": beams, "exclude_seen": exclude_seen}
             if history:
                 lists = [[key.strip() for key in line.split(",")] for line in history]
                 answers = recommend_after(recommender, lists, users=user or None, **options)
             else:
-                data = PreparedDataset.load(read_json(run_dir / "meta.json")["prepared"])
+                data = PreparedDataset.load(read_json(run / "meta.json")["prepared"])
                 _check_items(recommender, data)
                 chosen = pick_users(data, user or (), users)
                 answers = recommend_for(recommender, data, chosen, **options)

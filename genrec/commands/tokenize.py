@@ -56,6 +56,7 @@ def tokenize_run(
     import torch
 
     from genrec.data.prepared import PreparedDataset
+    from genrec.runs import find_run
     from genrec.tokenizer.policies import POLICIES, check_policy
     from genrec.tokenizer.semantic_id import ARTIFACT_NAME, SemanticIdTokenizer
     from genrec.trained import load_quantizer, quantizer_inputs
@@ -64,6 +65,7 @@ def tokenize_run(
         check_policy(policy)
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    run = find_run(run)
     quantizer = load_quantizer(run, device=device, checkpoint=checkpoint)
     if out is None:
         out = run / (EXTENDED_NAME if extend else ARTIFACT_NAME)
@@ -254,12 +256,14 @@ def app_command(app: typer.Typer) -> None:
         debug: Annotated[bool, typer.Option(help="Show the traceback of an error.")] = False,
     ) -> None:
         def work() -> None:
+            from genrec.runs import find_run
             from genrec.tokenizer.semantic_id import ARTIFACT_NAME
 
-            written = out or run_dir / (EXTENDED_NAME if extend else ARTIFACT_NAME)
+            run = find_run(run_dir)
+            written = out or run / (EXTENDED_NAME if extend else ARTIFACT_NAME)
             start = time.perf_counter()
             table = tokenize_run(
-                run_dir,
+                run,
                 data_path=data,
                 out=written,
                 policy=policy,

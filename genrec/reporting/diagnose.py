@@ -18,6 +18,7 @@ from genrec.atomic import read_json
 from genrec.checkpoint import resolve_step
 from genrec.errors import ArtifactError, MissingPathError
 from genrec.evaluation.codebook import COLLAPSED_USAGE, LOW_PERPLEXITY
+from genrec.runs import find_run
 
 __all__ = ["Finding", "RunRecord", "diagnose", "diagnose_run", "format_findings", "read_record"]
 
@@ -81,7 +82,7 @@ def read_record(run: str | os.PathLike[str]) -> RunRecord:
         MissingPathError: If there is no run, or it has no metrics.
         ArtifactError: If it is no stage-one run, or was never evaluated.
     """
-    folder = Path(run)
+    folder = find_run(run)
     file = folder / "metrics.jsonl"
     if not file.is_file():
         raise MissingPathError(
