@@ -46,7 +46,7 @@ def test_stage_one_is_found_below_its_folder(tmp_path):
     make(run / "semantic_ids")
     make(tmp_path / "amazon" / "unfinished")  # without IDs
     assert find_tokenizer(str(tmp_path / "amazon"), None) == run
-    with pytest.raises(MissingPathError, match="got .*amazon/toys"):
+    with pytest.raises(MissingPathError, match=r"got .*amazon/toys"):
         find_tokenizer(str(tmp_path / "amazon"), "toys")
     make(make(tmp_path / "amazon" / "toys") / "semantic_ids")
     with pytest.raises(ConfigError, match="name one of"):

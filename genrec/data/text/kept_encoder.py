@@ -88,8 +88,8 @@ def load_encoder(path: str | os.PathLike[str], **options: Any) -> KeptEncoder:
     folder = Path(path) / ENCODER_NAME
     if not (folder / "meta.json").is_file():
         raise MissingPathError(
-            f"--like must be a prepared data set or a stage-one run that keeps its {ENCODER_NAME}/, "
-            f"got {path}; give one that this version made"
+            "--like must be a prepared data set or a stage-one run that keeps its encoder, got "
+            f"{path}; give one that this version made"
         )
     meta = read_json(folder / "meta.json")
     encoder: TextEncoder = _NoEncoder(meta["name"])

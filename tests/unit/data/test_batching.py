@@ -32,8 +32,7 @@ def train(tiny_data) -> SeqData:
 def targets_of(loader: TrainingBatches, epoch: int, start: int = 0) -> list[list[int]]:
     """Target interactions of each batch."""
     return [
-        sorted(batch.targets[batch.targets >= 0].tolist())
-        for batch in loader.batches(epoch, start)
+        sorted(batch.targets[batch.targets >= 0].tolist()) for batch in loader.batches(epoch, start)
     ]
 
 

@@ -16,6 +16,7 @@ from genrec.data.text.encoders import (
 from genrec.data.text.vectors import PrecomputedEncoder
 from genrec.errors import ConfigError, DataError
 
+
 def test_make_encoder_chooses_by_name(tmp_path):
     np.save(tmp_path / "vectors.npy", np.eye(2))
     assert make_encoder("tfidf").name == "tfidf:256"
