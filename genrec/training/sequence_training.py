@@ -25,7 +25,7 @@ from genrec.evaluation.compare import compare
 from genrec.evaluation.evaluator import Evaluator
 from genrec.evaluation.settings import EvaluationSettings
 from genrec.evaluation.tables import format_table, write_metrics
-from genrec.rankers import Ranker, baselines
+from genrec.rankers import Cooccurrence, Ranker, baselines
 from genrec.settings import again, setting
 from genrec.trained import load_ranker
 from genrec.training.loop import BestRule, FitResult, Learner, fit
@@ -265,12 +265,13 @@ class SequenceWork:
         )
 
     def finish(self, result: FitResult) -> Mapping[str, Any]:
-        """Say which step is best, and read the test split once."""
+        """Say which step is best and whether counting beats it, and read the test split once."""
         session = self.session
         for name, (step, value) in result.best.items():
             session.say(f"{name}: step {step:,} with validation {value:.4f}")
+        gained = self._beside_cooccurrence(result)
         if not (self.settings.do_eval and self.settings.test_at_end):
-            return {}
+            return gained
         accelerator, path = session.accelerator, session.run_dir.path
         best = load_ranker(path, device=accelerator.device)
         rankers = {best.name: best, **baselines(self.data, device=accelerator.device)}
@@ -281,7 +282,24 @@ class SequenceWork:
         session.say(format_table(results, "test", ks=how.ks))
         if accelerator.is_main_process:
             write_metrics(path, "test", results, how, best)
-        return {}
+        return gained
+
+    def _beside_cooccurrence(self, result: FitResult) -> dict[str, Any]:
+        """Set the best step beside co-occurrence on the validation split; warn where it loses."""
+        if self.validator is None or "best" not in result.best:
+            return {}
+        step, value = result.best["best"]
+        evaluator = self.validator.full
+        counting = Cooccurrence.fit(self.data, device=self.session.accelerator.device)
+        found = evaluator.run(counting, hide_history=self.settings.exclude_history)
+        bar = found[evaluator.chooser]
+        if value <= bar:
+            self.session.say(
+                f"warning: validation {evaluator.chooser} {value:.4f} does not beat last-item "
+                f"co-occurrence, {bar:.4f}, which only counts: do not serve this run; "
+                + _how_to_improve(step, self.rhythm.num_steps, self.settings)
+            )
+        return {"validation": {evaluator.chooser: value, counting.name: bar}}
 
     def _loss_step(
         self, module: nn.Module, batch: SequenceBatch, step: int
@@ -289,6 +307,25 @@ class SequenceWork:
         loss, logs = self.task.loss(module, batch)
         weight = batch.weight  # so that every target of the step counts the same on any process
         return loss * weight, {"loss": loss * weight, **{k: v * weight for k, v in logs.items()}}
+
+
+def _how_to_improve(step: int, num_steps: int, settings: SequenceSettings) -> str:
+    """Say what to change in a run whose best step, of so many, is not good enough."""
+    if step > 0.8 * num_steps:
+        name = "iterations" if settings.epochs is None else "epochs"
+        length = getattr(settings, name)
+        first = f"it was best near its end, so train longer, for example train.{name}={4 * length}"
+    else:
+        first = (
+            f"it was best at step {step:,} of {num_steps:,} and then fitted its training data "
+            "alone, so set train.dropout_p or train.weight_decay higher, or a smaller model"
+        )
+    if not hasattr(settings, "num_beams"):
+        return first
+    return (
+        f"{first}; `genrec diagnose {settings.pretrained_rqvae_path}` tells whether the semantic "
+        "IDs are good, `genrec train sasrec` what the usual model reaches"
+    )
 
 
 class _Validator:
