@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 __all__ = ["app_command", "evaluate_runs"]
 
+#: What messages of the library call otherwise than the options here.
+_OPTIONS = {"num_beams": "--beams", "split to evaluate": "--split", "top_k_eval_list": "-k"}
+
 
 def evaluate_runs(
     paths: Sequence[Path],
@@ -191,4 +194,4 @@ def app_command(app: typer.Typer) -> None:
                 reuse=reuse,
             )
 
-        run_command(work, debug=debug)
+        run_command(work, debug=debug, options=_OPTIONS)

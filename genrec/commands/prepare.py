@@ -15,6 +15,20 @@ __all__ = ["app_command", "prepare_source"]
 
 _MIB = 1 << 20
 
+#: What messages of the library call otherwise than the options here.
+_OPTIONS = {
+    "dataset": "--dataset",
+    "encoder_model_name": "--encoder",
+    "min_item_interactions": "--min-item",
+    "min_rating": "--min-rating",
+    "min_user_interactions": "--min-user",
+    "repeats": "--repeats",
+    "split_rule": "--split-rule",
+    "test_share": "--test-share",
+    "ties": "--ties",
+    "valid_share": "--valid-share",
+}
+
 
 def prepare_source(
     source: str,
@@ -280,7 +294,7 @@ def app_command(app: typer.Typer) -> None:
                 force=force,
             )
 
-        run_command(work, debug=debug)
+        run_command(work, debug=debug, options=_OPTIONS)
 
 
 def _columns(**named: Any) -> Any:

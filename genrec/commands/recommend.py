@@ -219,4 +219,4 @@ def app_command(app: typer.Typer) -> None:
             else:
                 print("\n\n".join(format_answer(answer) for answer in answers))
 
-        run_command(work, debug=debug)
+        run_command(work, debug=debug, options={"num_beams": "--beams"})

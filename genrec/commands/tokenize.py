@@ -288,4 +288,4 @@ def app_command(app: typer.Typer) -> None:
                     f"in {seconds:.1f} s"
                 )
 
-        run_command(work, debug=debug)
+        run_command(work, debug=debug, options={"collision policy": "--policy"})

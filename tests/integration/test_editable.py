@@ -35,7 +35,11 @@ def test_a_clone_named_like_the_package_hides_it_from_nobody(copy_package, tmp_p
     (wheel,) = tmp_path.glob("*.whl")
     zipfile.ZipFile(wheel).extractall(site)
     done = subprocess.run(
-        [sys.executable, "-c", USE, str(site)], cwd=tmp_path, env=KEEP, capture_output=True, text=True
+        [sys.executable, "-c", USE, str(site)],
+        cwd=tmp_path,
+        env=KEEP,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     found = [Path(line).resolve() for line in done.stdout.splitlines()]
