@@ -49,13 +49,14 @@ def tokenize_run(
         with ``extend`` those of the old table and then the new ones in the data set's order.
 
     Raises:
-        GenRecError: If a path, the policy or the data does not fit; with ``extend`` also if the
-            data set embeds the run's items otherwise, or holds no new item.
+        GenRecError: If a path, the policy or the data does not fit: above all if the data set
+            embeds the run's items otherwise, and with ``extend`` if it holds no new item.
     """
     import numpy as np
     import torch
 
     from genrec.data.prepared import PreparedDataset
+    from genrec.data.text.known_vectors import KnownVectors
     from genrec.runs import find_run
     from genrec.tokenizer.policies import POLICIES, check_policy
     from genrec.tokenizer.semantic_id import ARTIFACT_NAME, SemanticIdTokenizer
@@ -80,6 +81,8 @@ def tokenize_run(
         old = SemanticIdTokenizer.load(run)
         kept = old.policy if old.policy in POLICIES else None
     data = PreparedDataset.load(_data_path(run) if data_path is None else data_path)
+    if data_path is not None:
+        KnownVectors.load(run).check(data)
     embeddings: Any = quantizer_inputs(run, data)
     if replace_non_finite:
         embeddings = np.nan_to_num(np.asarray(embeddings), nan=0.0, posinf=0.0, neginf=0.0)
@@ -137,6 +140,11 @@ def _extended(
     num_edited = KnownVectors.load(run).check(data)
     known = set(old.item_keys)
     new = np.array([i for i, key in enumerate(data.item_keys) if key not in known], dtype=int)
+    if len(new) == data.num_items:
+        raise ConfigError(
+            f"--data must hold the run's items beside new ones, got none of its {len(known):,} in "
+            f"{data_path}; prepare both together"
+        )
     num_left_out = data.meta["card"].get("items_left_out_without_interactions", 0)
     left_out = (
         f"{num_left_out:,} items of its source were left out because nobody took them: prepare it "

@@ -80,14 +80,14 @@ class KnownVectors:
         """Refuse a data set whose items do not lie where the run's items lie.
 
         Args:
-            data: A data set with items of the run and others.
+            data: A data set with items of the run and others; one without any cannot be told.
 
         Returns:
             Number of items whose vectors differ, few enough to be edited texts.
 
         Raises:
-            ArtifactError: If the width is another one, no item is shared, or more than a tenth
-                of the shared items have other vectors.
+            ArtifactError: If the width is another one, or more than a tenth of the shared items
+                have other vectors.
         """
         if data.embedding_dim != self.width:
             raise ArtifactError(
@@ -98,10 +98,7 @@ class KnownVectors:
         known = np.array([row_of.get(key, -1) for key in data.item_keys], dtype=np.int64)  # (N,)
         here = np.flatnonzero(known >= 0)
         if len(here) == 0:
-            raise ArtifactError(
-                f"--data must hold the items of the run and new ones, got none of the run's "
-                f"{len(row_of)} in {data.path}; prepare both together"
-            )
+            return 0
         before, now = self.sketch[known[here]], _sketch(data.item_embeddings)[here]
         length = np.linalg.norm(before, axis=1).clip(min=np.linalg.norm(before, axis=1).mean())
         moved = np.linalg.norm(now - before, axis=1) > _TOLERANCE * length + 1e-6

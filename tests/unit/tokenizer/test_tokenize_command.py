@@ -125,12 +125,22 @@ def test_extend_goes_on_from_its_last_table(run, grow, tmp_path):
         assert np.array_equal(second.ids[:95], first.ids)
 
 
-def test_extend_refuses_other_vectors_of_the_known_items(run, grow, embeddings):
+def test_other_vectors_of_the_known_items_are_refused(run, grow, embeddings):
     assert tokenize(run).exit_code == 0
-    done = tokenize(run, "--extend", "--data", grow(5, vectors=embeddings[:, ::-1]).path)
-    assert done.exit_code == 2
-    assert "got other ones for 90 of 90" in done.stderr
+    before = SemanticIdTokenizer.load(run).fingerprint
+    for extend in ([], ["--extend"]):
+        done = tokenize(run, *extend, "--data", grow(5, vectors=embeddings[:, ::-1]).path)
+        assert done.exit_code == 2
+        assert "got other ones for 90 of 90" in done.stderr
+    assert SemanticIdTokenizer.load(run).fingerprint == before
     assert not (run / "semantic_ids-extended").exists()
+
+
+def test_extend_refuses_a_data_set_of_other_items(run, embeddings, write_data, tmp_path):
+    assert tokenize(run).exit_code == 0
+    data = write_data(tmp_path / "other", [f"N{row}" for row in range(90)], embeddings)
+    done = tokenize(run, "--extend", "--data", data.path)
+    assert "must hold the run's items beside new ones, got none of its 90" in done.stderr
 
 
 def test_extend_says_why_there_is_nothing_to_add(run, grow):
