@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 __all__ = ["app_command", "evaluate_runs"]
 
+#: What messages of the library call otherwise than the options here.
+_OPTIONS = {"num_beams": "--beams", "split to evaluate": "--split", "top_k_eval_list": "-k"}
+
 
 def evaluate_runs(
     paths: Sequence[Path],
@@ -56,11 +59,13 @@ def evaluate_runs(
     from genrec.evaluation.settings import EvaluationSettings
     from genrec.evaluation.tables import format_table, known_results, write_metrics
     from genrec.rankers import baselines
+    from genrec.runs import find_run
     from genrec.trained import load_trained
     from genrec.training.processes import start_accelerator
 
     accelerator = start_accelerator()
     device = accelerator.device
+    paths = [find_run(path) for path in paths]
     runs = [load_trained(path, device=device, num_beams=num_beams) for path in paths]
     _check_same_data(paths, runs)
     data = data if data is not None else _open_data(paths[0], runs[0])
@@ -206,4 +211,4 @@ def app_command(app: typer.Typer) -> None:
                 data=None if data is None else PreparedDataset.load(data),
             )
 
-        run_command(work, debug=debug)
+        run_command(work, debug=debug, options=_OPTIONS)

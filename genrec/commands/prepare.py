@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +15,20 @@ __all__ = ["app_command", "prepare_source"]
 
 _MIB = 1 << 20
 
+#: What messages of the library call otherwise than the options here.
+_OPTIONS = {
+    "dataset": "--dataset",
+    "encoder_model_name": "--encoder",
+    "min_item_interactions": "--min-item",
+    "min_rating": "--min-rating",
+    "min_user_interactions": "--min-user",
+    "repeats": "--repeats",
+    "split_rule": "--split-rule",
+    "test_share": "--test-share",
+    "ties": "--ties",
+    "valid_share": "--valid-share",
+}
+
 
 def prepare_source(
     source: str,
@@ -21,24 +36,30 @@ def prepare_source(
     *,
     dataset: str | None = None,
     split: str | None = None,
-    encoder_model_name: str = "tfidf",
+    encoder_model_name: str | None = None,
     options: Any = None,
     reader_options: dict[str, Any] | None = None,
     encoder_options: dict[str, Any] | None = None,
     raw_dir: Path = Path("data") / "raw",
+    like: Path | None = None,
+    force: bool = False,
 ) -> Any:
     """Prepare a source into a folder and print its card.
 
     Args:
         source: Folder of a release or of tables, or the name of a release to fetch.
-        out: Folder to write; must be new, empty, or a prepared data set to replace.
+        out: Folder to write; must be new or empty, or with ``force`` a prepared data set.
         dataset: Kind of source; None tells by the files.
         split: Part of a release.
-        encoder_model_name: See :func:`genrec.data.text.encoders.make_encoder`.
+        encoder_model_name: See :func:`genrec.data.text.encoders.make_encoder`; None takes that
+            of ``like``, else ``tfidf``.
         options: A :class:`genrec.data.options.PrepareOptions`; None takes the defaults.
         reader_options: More arguments of the source's reader.
         encoder_options: More arguments of the encoder.
         raw_dir: Where fetched files are kept.
+        like: A prepared data set or a stage-one run whose encoder and text template to use, so
+            that items added to its catalogue get vectors that can be compared with the old ones.
+        force: Replace a prepared data set, on which runs may rest.
 
     Returns:
         The :class:`genrec.data.prepared.PreparedDataset`.
@@ -47,14 +68,24 @@ def prepare_source(
         GenRecError: If anything about the source, the folder or the options is wrong.
     """
     from genrec.data.card import format_card
+    from genrec.data.options import PrepareOptions
     from genrec.data.prepare import prepare
     from genrec.data.processed import RecDataset
     from genrec.data.readers.registry import detect_kind, open_source
     from genrec.data.text.encoders import make_encoder
+    from genrec.data.text.kept_encoder import load_encoder
 
     start = time.perf_counter()
-    _check_out(out)
-    encoder = make_encoder(encoder_model_name, **(encoder_options or {}))
+    _check_out(out, force=force)
+    options = options or PrepareOptions()
+    if like is not None:
+        kept = load_encoder(like, **({} if encoder_model_name else encoder_options or {}))
+        template = options.text_template or kept.text_template
+        options = replace(options, text_template=template)
+    if like is None or encoder_model_name is not None:
+        encoder = make_encoder(encoder_model_name or "tfidf", **(encoder_options or {}))
+    else:
+        encoder = kept.encoder
     folder, kind, part = _locate(source, raw_dir)
     part = split or part
     kind = RecDataset.parse(dataset).value if dataset else kind or detect_kind(folder, part)
@@ -63,7 +94,10 @@ def prepare_source(
         opened.read(), out, encoder=encoder, options=options, cache_dir=raw_dir / ".embeddings"
     )
     print(format_card(prepared.meta["card"]))
-    size = sum(file.stat().st_size for file in out.iterdir()) / _MIB
+    left_out = prepared.meta["card"]["items_left_out_without_interactions"]
+    if like is not None and left_out:
+        print(f"\n{left_out:,} items that nobody took are left out; --keep-unseen-items keeps them")
+    size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file()) / _MIB
     print(f"\nwrote {out} ({size:.1f} MiB) in {time.perf_counter() - start:.1f} s")
     return prepared
 
@@ -89,14 +123,20 @@ def _locate(source: str, raw_dir: Path) -> tuple[Path, str | None, str | None]:
     return fetch_release(release, raw_dir), release.kind, release.split
 
 
-def _check_out(out: Path) -> None:
+def _check_out(out: Path, *, force: bool) -> None:
     """Refuse a folder whose content would be lost: the result replaces the whole folder."""
     from genrec.data.prepared import is_prepared
 
-    if out.is_file() or (out.is_dir() and any(out.iterdir()) and not is_prepared(out)):
+    if is_prepared(out):
+        if not force:
+            raise ConfigError(
+                f"--out must be a new or empty folder, got the prepared data set {out}, on which "
+                "runs may rest; choose another folder, or add --force to replace it"
+            )
+    elif out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise ConfigError(
-            f"--out must be a new or empty folder or a prepared data set, got {out} with other "
-            "files; choose another folder"
+            f"--out must be a new or empty folder, got {out} with other files; choose another "
+            "folder"
         )
 
 
@@ -118,9 +158,19 @@ def app_command(app: typer.Typer) -> None:
         ] = None,
         split: Annotated[str | None, typer.Option(help="Part of a release, e.g. beauty.")] = None,
         encoder: Annotated[
-            str,
-            typer.Option(help="tfidf[:width], a sentence-transformers model, or vectors in .npy."),
-        ] = "tfidf",
+            str | None,
+            typer.Option(
+                help="tfidf[:width], a sentence-transformers model, or vectors in .npy. [that of "
+                "--like, else tfidf]"
+            ),
+        ] = None,
+        like: Annotated[
+            Path | None,
+            typer.Option(
+                help="A prepared data set or stage-one run: embed with its encoder, so that new "
+                "items of its catalogue lie among the old."
+            ),
+        ] = None,
         encoder_processes: Annotated[
             int, typer.Option(help="Processes of a sentence-transformers model.")
         ] = 1,
@@ -185,6 +235,9 @@ def app_command(app: typer.Typer) -> None:
         raw_dir: Annotated[Path, typer.Option(help="Where fetched files are kept.")] = Path(
             "data/raw"
         ),
+        force: Annotated[
+            bool, typer.Option(help="Replace a prepared data set, on which runs may rest.")
+        ] = False,
         debug: Annotated[bool, typer.Option(help="Show the traceback of an error.")] = False,
     ) -> None:
         from genrec.data.options import PrepareOptions
@@ -211,7 +264,7 @@ def app_command(app: typer.Typer) -> None:
             }
             reader = {name: value for name, value in reader.items() if value is not None}
             encoder_options: dict[str, Any] = {}
-            if encoder.endswith(".npy"):
+            if encoder is not None and encoder.endswith(".npy"):
                 encoder_options = {"keys": vector_keys, "replace_non_finite": replace_non_finite}
             elif encoder_processes != 1:
                 encoder_options = {"num_processes": encoder_processes}
@@ -237,9 +290,11 @@ def app_command(app: typer.Typer) -> None:
                 reader_options=reader,
                 encoder_options=encoder_options,
                 raw_dir=raw_dir,
+                like=like,
+                force=force,
             )
 
-        run_command(work, debug=debug)
+        run_command(work, debug=debug, options=_OPTIONS)
 
 
 def _columns(**named: Any) -> Any:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from genrec.errors import ConfigError, DataError, GenRecError, did_you_mean, run_command
+from genrec.errors import ConfigError, DataError, did_you_mean, run_command
 
 if TYPE_CHECKING:
     from genrec.data.prepared import PreparedDataset
@@ -154,24 +153,19 @@ def format_answer(answer: dict[str, Any], *, shown: int = 5) -> str:
     return "\n".join(lines)
 
 
-#: What Python calls it, and what the user typed.
-_TYPED = {
-    r"^k must": "-k must",
-    r"^histories must": "--history must",
-    r"^users must": "--user must",
-    r"^num_beams must": "--beams must",
-    r"^(allow|exclude|device) must": r"--\1 must",
-    r"^on_unknown must": "--on-unknown must",
-    r"on_unknown='ignore'": "--on-unknown ignore",
-    r"open the recommender with data=, or give histories": "name it with --data, or use --history",
+#: What messages of the library call otherwise than the options here.
+_OPTIONS = {
+    "k": "-k",
+    "histories": "--history",
+    "users": "--user",
+    "num_beams": "--beams",
+    "allow": "--allow",
+    "exclude": "--exclude",
+    "device": "--device",
+    "on_unknown='ignore'": "--on-unknown ignore",
+    "on_unknown": "--on-unknown",
+    "open the recommender with data=, or give histories": "name it with --data, or use --history",
 }
-
-
-def _as_typed(message: str) -> str:
-    """Name options instead of arguments in a message of the library."""
-    for argument, option in _TYPED.items():
-        message = re.sub(argument, option, message)
-    return message
 
 
 def app_command(app: typer.Typer) -> None:
@@ -247,6 +241,7 @@ def app_command(app: typer.Typer) -> None:
         debug: Annotated[bool, typer.Option(help="Show the traceback of an error.")] = False,
     ) -> None:
         def work() -> None:
+            from genrec.runs import find_run
             from genrec.serving.files import recommend_to_file
             from genrec.serving.recommender import Recommender
             from genrec.tokenizer.semantic_id import SemanticIdTokenizer
@@ -262,7 +257,7 @@ def app_command(app: typer.Typer) -> None:
                 )
             table = SemanticIdTokenizer.load(ids) if ids is not None else None
             recommender = Recommender.from_pretrained(
-                run_dir, tokenizer=table, data=data, device=device
+                find_run(run_dir), tokenizer=table, data=data, device=device
             )
             options: dict[str, Any] = {"k": k, "num_beams": beams, "exclude_seen": exclude_seen}
             options["on_unknown"] = on_unknown
@@ -284,11 +279,4 @@ def app_command(app: typer.Typer) -> None:
             else:
                 print("\n\n".join(format_answer(answer) for answer in answers))
 
-        def named() -> None:
-            try:
-                work()
-            except GenRecError as error:
-                error.args = (_as_typed(str(error)),)
-                raise
-
-        run_command(named, debug=debug)
+        run_command(work, debug=debug, options=_OPTIONS)

@@ -5,6 +5,7 @@ Shape legend: N = items, X = features, B = batch.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,8 +19,17 @@ from torch import Tensor, nn
 from genrec.data.item_dataset import ItemData
 from genrec.data.prepared import PreparedDataset
 from genrec.data.text.fused_space import SPACE_NAME, FusedSpace
+from genrec.data.text.kept_encoder import copy_encoder
+from genrec.data.text.known_vectors import KnownVectors
 from genrec.errors import ConfigError
-from genrec.evaluation.codebook import CodebookReport, Described, collapse_alarms, evaluate_codebook
+from genrec.evaluation.codebook import (
+    CodebookReport,
+    Described,
+    collapse_alarms,
+    collision_advice,
+    evaluate_codebook,
+    many_collide,
+)
 from genrec.models.rqvae import QuantizeForwardMode, RqVae
 from genrec.modules.quantize.residual import per_level
 from genrec.registry import QUANTIZERS, find
@@ -107,7 +117,9 @@ class QuantizerWork:
         }
 
     def save(self, run: Path) -> None:
-        """Write the space of the items; IDs need the trained quantiser."""
+        """Write the space of the items and what embeds new ones; IDs need the quantiser."""
+        copy_encoder(self.data.path, run)
+        KnownVectors.of(self.data).save(run)
         if self.space is not None:
             self.space.save(run / SPACE_NAME)
 
@@ -140,7 +152,24 @@ class QuantizerWork:
                 f"{ids.level_sizes}, policy {self.settings.collision_policy}; "
                 f"{statistics['left_items_sharing_id']:,} items share an ID"
             )
+            if many_collide(statistics["collision_rate"], statistics["largest_group"]):
+                statistics["reassign_cost"] = cost = self._reassign_cost(ids)
+                if ids.policy != "reassign":
+                    self.session.say(
+                        f"advice: {statistics['items_sharing_id']:,} items share their codes, "
+                        f"largest group {statistics['largest_group']}; "
+                        + collision_advice(cost, run=str(self.session.run_dir.path))
+                    )
         return {"evaluation": result.metrics, "semantic_ids": statistics}
+
+    def _reassign_cost(self, ids: SemanticIdTokenizer) -> float | None:
+        """Measure what the policy ``reassign`` costs of R2; None where it has no room."""
+        assert self.quantizer is not None
+        if len(self.items) > math.prod(self.quantizer.codebook_sizes):
+            return None
+        if ids.policy != "reassign":
+            ids = SemanticIdTokenizer.build(self.quantizer, self.items.numpy(), policy="reassign")
+        return float(ids.statistics["added_distortion"])
 
 
 def build_work(session: Session, data: PreparedDataset, settings: RqVaeSettings) -> QuantizerWork:

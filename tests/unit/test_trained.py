@@ -280,3 +280,9 @@ def test_unknown_items_are_still_named(runs):
     recommender = Recommender.from_pretrained(runs["Toy"], device="cpu")
     with pytest.raises(DataError, match="histories must hold items of the catalogue"):
         recommender.recommend(["nothing"])
+
+
+def test_the_only_run_below_a_folder_is_opened(runs, tmp_path, capsys):
+    shutil.copytree(runs["SASRec"], tmp_path / "below" / "amazon" / "beauty")
+    assert load_ranker(tmp_path / "below").num_items == load_ranker(runs["SASRec"]).num_items
+    assert "taking the run below it" in capsys.readouterr().err
