@@ -14,7 +14,13 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from genrec.modules.dropout import dropout
+from genrec.modules.kernels.attention import (
+    absorb,
+    absorbed_attention,
+    absorbing_pays,
+    attend,
+    attend_step,
+)
 
 __all__ = ["CrossAttention", "CrossMemory", "RelativePositionBias", "SelfAttention"]
 
@@ -90,10 +96,6 @@ class RelativePositionBias(nn.Module):
         return bias.permute(2, 0, 1).unsqueeze(0)
 
 
-#: Up to so many scores of a head (queries x keys) fit a core's cache.
-_FEW_SCORES = 128 * 128
-
-
 class SelfAttention(nn.Module):
     """Attention of a sequence to itself, projections in one matrix, T5's unscaled scores.
 
@@ -123,7 +125,7 @@ class SelfAttention(nn.Module):
             Shape ``(B, T, D)``.
         """
         q, k, v = rearrange(self.qkv(x), "b t (n h e) -> n b h t e", n=3, h=self.num_heads)
-        return self.out(_attend(q, k, v, bias, self.dropout if self.training else 0.0))
+        return self.out(attend(q, k, v, bias, self.dropout if self.training else 0.0))
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Compute queries, and keys with values, apart: what is remembered stays on its own.
@@ -150,18 +152,7 @@ class SelfAttention(nn.Module):
         Returns:
             Shape ``(B, W, D)``.
         """
-        inner = self.out.in_features
-        heads = (*q.shape[:2], self.num_heads, -1)
-        # Up to six keys a query: products and sums beat a batch of tiny matrix products, and
-        # positions first, a softmax over whole vectors one over tiny rows.
-        scores = torch.stack([(q * k[..., :inner]).view(heads).sum(-1) for k in seen])
-        scores += bias[0, :, 0].T[:, None, None]
-        weights = scores.softmax(dim=0).unsqueeze(-1)  # (T, B, W, H, 1)
-        values = [v[..., inner:].unflatten(-1, (self.num_heads, -1)) for v in seen]
-        mixed = values[0] * weights[0]
-        for value, weight in zip(values[1:], weights[1:], strict=True):
-            mixed.addcmul_(value, weight)
-        return self.out(mixed.flatten(2))
+        return self.out(attend_step(q, seen, bias, self.num_heads))
 
 
 class CrossMemory(NamedTuple):
@@ -216,10 +207,8 @@ class CrossAttention(nn.Module):
         Returns:
             Two matrices, each ``(H * D, D)``.
         """
-        query = rearrange(self.query.weight, "(h e) d -> h d e", h=self.num_heads)
-        out = rearrange(self.out.weight, "d (h e) -> h d e", h=self.num_heads)
-        key, value = rearrange(self.kv.weight, "(n h e) d -> n h e d", n=2, h=self.num_heads)
-        return (query @ key).flatten(0, 1), (out @ value).flatten(0, 1)
+        weights = self.query.weight, self.kv.weight, self.out.weight
+        return absorb(*weights, self.num_heads)
 
     def remember(
         self, memory: Tensor, num_queries: int, absorbed: tuple[Tensor, Tensor] | None = None
@@ -235,17 +224,10 @@ class CrossAttention(nn.Module):
             What :meth:`forward` looks at, in the form that takes fewer operations: keys and
             values as they are, or, for many queries and few keys, with the query and output
             matrices multiplied in.
-
-        Source:
-            The second form is the weight absorption of DeepSeek-V2,
-            https://arxiv.org/abs/2405.04434, section 2.1.2, for another reason.
         """
         (_, length, width), inner = memory.shape, self.out.in_features
-        # Multiplications of a sequence: of all keys, and of all queries.
-        plain = 2 * width * inner * length + 2 * (width + length) * inner * num_queries
-        other = 2 * width * length * self.num_heads * (width + num_queries)
-        # Writing the larger keys takes its time, too.
-        if absorbed is not None and 1.2 * other < plain:
+        pays = absorbing_pays(width, inner, self.num_heads, keys=length, queries=num_queries)
+        if absorbed is not None and pays:
             keys, values = (
                 rearrange(F.linear(memory, weight), "b s (h d) -> b (h s) d", h=self.num_heads)
                 for weight in absorbed
@@ -269,29 +251,7 @@ class CrossAttention(nn.Module):
             Shape ``(B, T, D)``.
         """
         if memory.absorbed:
-            scores = x @ memory.keys.transpose(-2, -1)  # (B, T, H * S)
-            by_head = scores.unflatten(-1, (self.num_heads, -1))
-            if bias is not None:
-                by_head = by_head + bias.transpose(1, 2)
-            return by_head.softmax(dim=-1).flatten(-2) @ memory.values
+            return absorbed_attention(x, memory.keys, memory.values, bias, self.num_heads)
         q = rearrange(self.query(x), "b t (h e) -> b h t e", h=self.num_heads)
         dropout_p = self.dropout if self.training else 0.0
-        return self.out(_attend(q, memory.keys, memory.values, bias, dropout_p))
-
-
-def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, p: float) -> Tensor:
-    """Mix values by unscaled attention; return shape ``(B, T, H * E)``."""
-    if bias is not None:
-        bias = bias.to(q.dtype)
-    few = q.shape[-2] * k.shape[-2] <= _FEW_SCORES
-    if q.device.type == "cpu" and (few or torch.is_grad_enabled()):
-        # Short histories: two batches of matrix products beat the fused kernel. And a bias that
-        # learns keeps that kernel out, whose substitute guards against rows without a visible
-        # key, which do not occur here.
-        scores = q @ k.transpose(-2, -1)
-        if bias is not None:
-            scores = scores + bias
-        mixed = dropout(scores.softmax(dim=-1), p, p > 0.0) @ v
-    else:
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=p, scale=1.0)
-    return rearrange(mixed, "b h t e -> b t (h e)")
+        return self.out(attend(q, memory.keys, memory.values, bias, dropout_p))

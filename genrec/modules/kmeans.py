@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from genrec.modules.nearest import nearest
+from genrec.modules.kernels.nearest import nearest
 
 __all__ = ["KMeansResult", "balanced_assign", "kmeans", "nearest_centroid"]
 

@@ -19,7 +19,7 @@ from genrec.modules.attention import (
     RelativePositionBias,
     SelfAttention,
 )
-from genrec.modules.dropout import dropout
+from genrec.modules.kernels.dropout import dropout
 
 __all__ = ["Decoder", "DecoderCache", "DecoderTables", "Encoder", "StackSettings"]
 

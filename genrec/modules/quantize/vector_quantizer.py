@@ -13,12 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from genrec.errors import ConfigError
+from genrec.modules.kernels.hard_code import subtract_code
+from genrec.modules.kernels.nearest import nearest
 from genrec.modules.kmeans import kmeans
 from genrec.modules.losses import quantization_losses
-from genrec.modules.nearest import nearest
 from genrec.modules.quantize.ema import ema_update
 from genrec.modules.quantize.estimators import gumbel_noise, gumbel_softmax, rotation_trick
-from genrec.modules.quantize.hard_code import subtract_code
 from genrec.modules.quantize.modes import QuantizeForwardMode
 from genrec.modules.quantize.sinkhorn import balanced_codes
 from genrec.settings import Settings, setting
