@@ -18,7 +18,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from genrec.models.rqvae import FeatureSettings, MlpSettings, RqVae
+from genrec.models.rqvae import FeatureSettings, MlpSettings, RqVae, RqVaeParts
 from genrec.training.optimizer import build_optimizer
 
 INPUT_DIM, HIDDEN_DIMS, EMBED_DIM = 384, (512, 256, 128), 32
@@ -105,8 +105,9 @@ def main() -> None:
         hidden_dims=HIDDEN_DIMS,
         codebook_size=NUM_CODES,
         n_layers=NUM_LEVELS,
-        mlp=MlpSettings(activation="relu"),
-        features=FeatureSettings(scale=INPUT_DIM**0.5),
+        parts=RqVaeParts(
+            mlp=MlpSettings(activation="relu"), features=FeatureSettings(scale=INPUT_DIM**0.5)
+        ),
     ).to(device)
     model.initialize_codebooks(items)
     half = args.precision == "bf16"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 import gin
@@ -42,6 +42,7 @@ __all__ = [
     "QuantizerSettings",
     "RqVae",
     "RqVaeOutput",
+    "RqVaeParts",
 ]
 
 gin.constants_from_enum(QuantizeForwardMode, module="genrec.models.rqvae")
@@ -81,6 +82,23 @@ class RqVaeOutput(NamedTuple):
         return distinct_share(self.sem_ids)
 
 
+@dataclass(frozen=True, kw_only=True)
+class RqVaeParts:
+    """How the parts of an RQ-VAE work, beside their sizes.
+
+    Attributes:
+        mlp: Encoder and decoder.
+        features: How inputs enter and leave.
+        losses: How the loss is measured.
+        quantizer: How codes are picked and kept alive.
+    """
+
+    mlp: MlpSettings = field(default_factory=MlpSettings)
+    features: FeatureSettings = field(default_factory=FeatureSettings)
+    losses: LossSettings = field(default_factory=LossSettings)
+    quantizer: QuantizerSettings = field(default_factory=QuantizerSettings)
+
+
 class RqVae(nn.Module):
     """Residual-quantised autoencoder of item embeddings.
 
@@ -102,10 +120,7 @@ class RqVae(nn.Module):
         n_layers: L.
         n_cat_features: C, multi-hot features at the end of the input, reconstructed as logits.
         commitment_weight: beta, weight of the commitment term, >= 0.
-        mlp: Encoder and decoder, beside their widths.
-        features: How inputs enter and leave.
-        losses: How the loss is measured.
-        quantizer: How codes are picked and kept alive.
+        parts: How encoder, decoder, loss and quantiser work; the defaults when None.
 
     Attributes:
         codebook_sizes: K of each level.
@@ -142,10 +157,7 @@ class RqVae(nn.Module):
         n_layers: int = 3,
         n_cat_features: int = 0,
         commitment_weight: float = 0.25,
-        mlp: MlpSettings | None = None,
-        features: FeatureSettings | None = None,
-        losses: LossSettings | None = None,
-        quantizer: QuantizerSettings | None = None,
+        parts: RqVaeParts | None = None,
     ) -> None:
         super().__init__()
         if n_layers < 1:
@@ -167,10 +179,8 @@ class RqVae(nn.Module):
         self.n_cat_features = n_cat_features
         self.codebook_normalize = codebook_normalize
         self.commitment_weight = commitment_weight
-        self.mlp = mlp or MlpSettings()
-        self.features = Features(n_cat_features, features or FeatureSettings())
-        self.losses = losses or LossSettings()
-        self.quantizer = quantizer or QuantizerSettings()
+        self.parts = parts = parts or RqVaeParts()
+        self.features = Features(n_cat_features, parts.features)
         self.config: dict[str, Any] = {
             "model": MODEL_NAME,
             "input_dim": input_dim,
@@ -184,14 +194,11 @@ class RqVae(nn.Module):
             "n_layers": n_layers,
             "n_cat_features": n_cat_features,
             "commitment_weight": commitment_weight,
-            "mlp": asdict(self.mlp),
-            "features": asdict(self.features.settings),
-            "losses": asdict(self.losses),
-            "quantizer": asdict(self.quantizer),
+            **asdict(parts),
         }
         widths = [input_dim, *hidden_dims, embed_dim]
-        self.encoder = Mlp(widths, self.mlp)
-        self.decoder = Mlp(widths[::-1], self.mlp)
+        self.encoder = Mlp(widths, parts.mlp)
+        self.decoder = Mlp(widths[::-1], parts.mlp)
         self.residual_quantizer = ResidualQuantizer(
             sizes,
             embed_dim,
@@ -199,7 +206,7 @@ class RqVae(nn.Module):
             kmeans_init=codebook_kmeans_init,
             normalize_first=codebook_normalize,
             sim_vq=codebook_sim_vq,
-            settings=self.quantizer,
+            settings=parts.quantizer,
         )
 
     @classmethod
@@ -225,11 +232,13 @@ class RqVae(nn.Module):
             options["codebook_mode"] = [
                 QuantizeForwardMode[name] for name in options["codebook_mode"]
             ]
-            options["mlp"] = MlpSettings(**options["mlp"])
-            options["features"] = FeatureSettings(**options["features"])
-            options["losses"] = LossSettings(**options["losses"])
-            options["quantizer"] = QuantizerSettings(**options["quantizer"])
-            return cls(options.pop("input_dim"), **options)
+            parts = RqVaeParts(
+                mlp=MlpSettings(**options.pop("mlp")),
+                features=FeatureSettings(**options.pop("features")),
+                losses=LossSettings(**options.pop("losses")),
+                quantizer=QuantizerSettings(**options.pop("quantizer")),
+            )
+            return cls(options.pop("input_dim"), **options, parts=parts)
         except (KeyError, TypeError) as error:
             raise ArtifactError(
                 f"checkpoint must hold an RQ-VAE of this version, got {error}; "
@@ -351,17 +360,17 @@ class RqVae(nn.Module):
         Returns:
             Loss and what it is made of.
         """
-        losses = self.losses
+        losses = self.parts.losses
         per_item = self.reconstruction_losses(x, x_hat)  # (B,)
         recon = per_item.mean()
         quant = commitment_weight * quantized.commitment_losses  # (L,)
-        if self.quantizer.codebook_update != "ema":
+        if self.parts.quantizer.codebook_update != "ema":
             quant = quant + losses.codebook_weight * quantized.codebook_losses
         quant = quant.sum() if losses.level_reduction == "sum" else quant.mean()
         if quantized.separation is not None:
             quant = quant + losses.separation_weight * quantized.separation
         # Latents live in the scaled space; errors count in the units of the inputs.
-        quant = quant / self.features.settings.scale**2
+        quant = quant / self.parts.features.scale**2
         self.residual_quantizer.note_errors(per_item, quantized.residuals)
         return RqVaeOutput(
             loss=losses.recon_weight * recon + losses.quant_loss_weight * quant,
@@ -454,7 +463,7 @@ class RqVae(nn.Module):
     @property
     def distance(self) -> str:
         """What "nearest" means to this tokenizer: ``l2`` or ``cosine``."""
-        return self.quantizer.distance
+        return self.parts.quantizer.distance
 
     def reconstruction_losses(self, x: Tensor, x_hat: Tensor) -> Tensor:
         """Compare reconstructions with their inputs.
@@ -468,7 +477,7 @@ class RqVae(nn.Module):
         """
         target = self.features.target(x)
         return reconstruction_losses(
-            x_hat, target, num_categorical=self.n_cat_features, settings=self.losses
+            x_hat, target, num_categorical=self.n_cat_features, settings=self.parts.losses
         )
 
     def _latents(self, x: Tensor) -> Tensor:
@@ -487,7 +496,7 @@ class RqVae(nn.Module):
         nothing = torch.zeros(len(x), 1, device=x.device)
         # Every parameter takes part: processes that train together wait for all gradients.
         idle = sum((0.0 * p.sum() for p in self.residual_quantizer.parameters()), zero)
-        loss = self.losses.recon_weight * recon + idle
+        loss = self.parts.losses.recon_weight * recon + idle
         return RqVaeOutput(loss, recon, zero, [nothing] * self.n_layers, None)
 
     def _initialize_from_batch(self, x: Tensor) -> None:
