@@ -249,14 +249,7 @@ class PrefixIndex:
         return states
 
     def verify(self, prefixes: Tensor) -> Tensor:
-        """Tell which prefixes exist.
-
-        Args:
-            prefixes: Codes, shape ``(B, l)`` with ``0 <= l <= L``, integer.
-
-        Returns:
-            Shape ``(B,)``, bool.
-        """
+        """Tell which prefixes ``(B, l)``, ``0 <= l <= L``, exist: ``(B,)``, bool."""
         return self.find(prefixes) >= 0
 
     def leaf_of_items(self, item_ids: Tensor) -> Tensor:

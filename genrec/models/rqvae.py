@@ -211,13 +211,7 @@ class RqVae(nn.Module):
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> RqVae:
-        """Build the model that a ``config`` describes, with fresh weights.
-
-        Args:
-            config: From :attr:`config` or a checkpoint's ``config.json``.
-
-        Returns:
-            The model.
+        """Build, with fresh weights, the model of a :attr:`config` or of a ``config.json``.
 
         Raises:
             ArtifactError: If the configuration is not one of an RQ-VAE.
@@ -247,24 +241,14 @@ class RqVae(nn.Module):
 
     @classmethod
     def load_from_checkpoint(cls, path: str | os.PathLike[str]) -> RqVae:
-        """Build a trained model from a run or step folder.
-
-        Args:
-            path: The folder.
-
-        Returns:
-            The model on the CPU, frozen: in evaluation mode, no parameter wants a gradient.
-        """
+        """Build a trained model from a run or step folder: on the CPU, frozen."""
         config, weights = load_model_files(path, prefer=("best", "latest"))
         model = cls.from_config(config)
         model._load(weights, path)
         return model.eval().requires_grad_(False)
 
     def load_pretrained(self, path: str | os.PathLike[str]) -> None:
-        """Take the weights of a trained model of the same shape; the mode may differ.
-
-        Args:
-            path: A run or step folder.
+        """Take the weights of a run or step folder of the same shape; the mode may differ.
 
         Raises:
             ArtifactError: If the shapes differ.
@@ -273,6 +257,7 @@ class RqVae(nn.Module):
         self._load(weights, path)
 
     def _load(self, weights: Mapping[str, Tensor], path: object) -> None:
+        """Take weights, or say which one does not fit."""
         try:
             self.load_state_dict(weights)
         except RuntimeError as error:
@@ -282,26 +267,12 @@ class RqVae(nn.Module):
             ) from error
 
     def encode(self, x: Tensor) -> Tensor:
-        """Map inputs to latents.
-
-        Args:
-            x: Shape ``(B, X)``.
-
-        Returns:
-            Shape ``(B, D)``, not quantised.
-        """
+        """Map inputs ``(B, X)`` to latents ``(B, D)``, not quantised."""
         z: Tensor = self.encoder(self.features.enter(x))
         return F.normalize(z, dim=-1) if self.codebook_normalize else z
 
     def decode(self, z: Tensor) -> Tensor:
-        """Map latents, quantised or not, to reconstructions.
-
-        Args:
-            z: Shape ``(B, D)``.
-
-        Returns:
-            Shape ``(B, X)``, the categorical tail as logits.
-        """
+        """Map latents ``(B, D)`` to reconstructions ``(B, X)``, the categorical tail as logits."""
         return self.features.leave(self.decoder(z))
 
     def forward(
@@ -405,14 +376,7 @@ class RqVae(nn.Module):
 
     @torch.no_grad()
     def separate(self, x: Tensor) -> Tensor:
-        """Find ids for the items of a catalogue that share theirs.
-
-        Args:
-            x: Inputs of the whole catalogue, shape ``(N, X)``.
-
-        Returns:
-            Shape ``(N, L)``, int64: what to aim for, the last code -1 where an item shall stay.
-        """
+        """Find ids ``(N, L)`` to aim for; the last code is -1 where an item shall stay."""
         return self.residual_quantizer.separate(self._latents(x))
 
     @torch.no_grad()
@@ -426,14 +390,12 @@ class RqVae(nn.Module):
 
     @torch.no_grad()
     def get_semantic_ids(self, x: Any) -> Tensor:
-        """Choose the nearest code of every level.
+        """Choose the nearest code of every level, ``(B, L)``, int64.
+
+        The same in training and evaluation mode, dropout and batch norm apart.
 
         Args:
             x: Inputs of shape ``(B, X)``, or an object that has them as ``x``.
-
-        Returns:
-            Shape ``(B, L)``, int64. The same in training and evaluation mode, dropout and
-            batch norm apart.
         """
         x = getattr(x, "x", x)
         with torch.autocast(device_type=x.device.type, enabled=False):
@@ -441,23 +403,12 @@ class RqVae(nn.Module):
 
     @torch.no_grad()
     def get_codebook(self) -> list[Tensor]:
-        """Read the codes of all levels, as they are used.
-
-        Returns:
-            L tensors of shape ``(K, D)``.
-        """
+        """Copy the codes of all levels as they are used: L tensors ``(K, D)``."""
         return [level.codes().detach().clone() for level in self.residual_quantizer.levels]
 
     @torch.no_grad()
     def get_codebook_entry(self, ids: Tensor) -> Tensor:
-        """Sum the codes of semantic ids.
-
-        Args:
-            ids: Shape ``(B, L)``, integers.
-
-        Returns:
-            Quantised latents, shape ``(B, D)``; :meth:`decode` maps them to inputs.
-        """
+        """Sum the codes of ids ``(B, L)``: latents ``(B, D)``, for :meth:`decode`."""
         return self.residual_quantizer.embed(ids)
 
     @property
@@ -466,15 +417,7 @@ class RqVae(nn.Module):
         return self.parts.quantizer.distance
 
     def reconstruction_losses(self, x: Tensor, x_hat: Tensor) -> Tensor:
-        """Compare reconstructions with their inputs.
-
-        Args:
-            x: Shape ``(B, X)``.
-            x_hat: From :meth:`decode`, shape ``(B, X)``.
-
-        Returns:
-            Loss of each item, shape ``(B,)``, float32.
-        """
+        """Compare reconstructions with inputs, ``(B, X)`` each: losses ``(B,)``, float32."""
         target = self.features.target(x)
         return reconstruction_losses(
             x_hat, target, num_categorical=self.n_cat_features, settings=self.parts.losses
@@ -490,7 +433,7 @@ class RqVae(nn.Module):
         return torch.cat(parts)
 
     def _warm_up_loss(self, x: Tensor, z: Tensor) -> RqVaeOutput:
-        """Loss of the plain autoencoder."""
+        """Loss of the plain autoencoder, ``(B, X)`` and its latents ``(B, D)``."""
         recon = self.reconstruction_losses(x, self.decode(z)).mean()
         zero = torch.zeros_like(recon)
         nothing = torch.zeros(len(x), 1, device=x.device)

@@ -160,14 +160,7 @@ class SasRec(nn.Module):
         return F.cross_entropy(scores, wanted.clamp(max=0), ignore_index=-1)
 
     def scores(self, history: Tensor) -> Tensor:
-        """Score every item as the next one.
-
-        Args:
-            history: Items, oldest first, shape ``(B, S)``, int64; -1 for padding at the end.
-
-        Returns:
-            Shape ``(B, N)``.
-        """
+        """Score every item as the next one, ``(B, N)``, after histories ``(B, S)`` padded by -1."""
         last = (history >= 0).sum(dim=1) - 1  # (B,)
         states = self.encode(history)
         newest = states[torch.arange(len(history), device=history.device), last]  # (B, D)

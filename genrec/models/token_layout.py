@@ -62,14 +62,7 @@ class TokenLayout:
         return self.num_levels + int(self.separator)
 
     def item_tokens(self, codes: Tensor) -> Tensor:
-        """Turn codes into tokens.
-
-        Args:
-            codes: Semantic IDs, shape ``(..., L)``, integer; -1 for padding.
-
-        Returns:
-            Shape ``(..., L)``, int64, :data:`PAD_TOKEN` for padding.
-        """
+        """Turn codes ``(..., L)`` into tokens of the same shape, -1 into :data:`PAD_TOKEN`."""
         offsets = torch.tensor(self.level_offsets, device=codes.device)
         return torch.where(codes >= 0, codes.long() + offsets, PAD_TOKEN)
 
@@ -96,15 +89,7 @@ class TokenLayout:
         return tokens
 
     def history_positions(self, num_items: int, device: torch.device) -> Tensor:
-        """Tell which item each encoder token belongs to.
-
-        Args:
-            num_items: Number of history items ``S``.
-            device: Where the result lives.
-
-        Returns:
-            Shape ``(T,)``, int64; -1 for the user token.
-        """
+        """Tell which item each encoder token belongs to: ``(T,)``, -1 for the user token."""
         items = torch.arange(num_items, device=device).repeat_interleave(self.tokens_per_item)
         if self.num_users:
             items = torch.cat([items.new_full((1,), -1), items])

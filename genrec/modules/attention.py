@@ -78,15 +78,12 @@ class RelativePositionBias(nn.Module):
         return first + torch.where(distance < exact, distance, shared)
 
     def forward(self, num_queries: int, num_keys: int, offset: int = 0) -> Tensor:
-        """Compute the bias.
+        """Compute the bias of ``(1, H, T, S)``.
 
         Args:
             num_queries: Number of queries ``T``.
             num_keys: Number of keys ``S``.
             offset: Position of the first query among the keys.
-
-        Returns:
-            Shape ``(1, H, T, S)``.
         """
         device = self.weight.device
         queries = torch.arange(offset, offset + num_queries, device=device)
@@ -114,44 +111,21 @@ class SelfAttention(nn.Module):
         self.out = nn.Linear(inner_width, width, bias=False)
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
-        """Attend.
+        """Mix the rows of ``(B, T, D)`` by what they hold; ``bias`` hides keys where it is -inf.
 
-        Args:
-            x: Shape ``(B, T, D)``.
-            bias: Added to the scores, broadcastable to ``(B, H, T, T)``; ``-inf`` where a query
-                must not see a key.
-
-        Returns:
-            Shape ``(B, T, D)``.
+        ``bias`` is added to the scores and broadcastable to ``(B, H, T, T)``.
         """
         q, k, v = rearrange(self.qkv(x), "b t (n h e) -> n b h t e", n=3, h=self.num_heads)
         return self.out(attend(q, k, v, bias, self.dropout if self.training else 0.0))
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute queries, and keys with values, apart: what is remembered stays on its own.
-
-        Args:
-            x: Shape ``(..., D)``.
-
-        Returns:
-            Shapes ``(..., H * E)`` and ``(..., 2 * H * E)``.
-        """
+        """Map ``(..., D)`` to queries, ``(..., H * E)``, and to keys with values, twice as wide."""
         inner = self.out.in_features
         weight = self.qkv.weight
         return F.linear(x, weight[:inner]), F.linear(x, weight[inner:])
 
     def step(self, q: Tensor, seen: Sequence[Tensor], bias: Tensor) -> Tensor:
-        """Attend from one new position of every beam to itself and the ones before it.
-
-        Args:
-            q: Queries of the new position, shape ``(B, W, H * E)``.
-            seen: Keys and values of each position, the new one last, ``(B, W, 2 * H * E)``, or
-                ``(B, 1, 2 * H * E)`` where the beams of a user share it.
-            bias: Shape ``(1, H, 1, T)``.
-
-        Returns:
-            Shape ``(B, W, D)``.
-        """
+        """Map a position's queries, ``(B, W, H * E)``, to ``(B, W, D)``; see :func:`attend_step`."""
         return self.out(attend_step(q, seen, bias, self.num_heads))
 
 
@@ -189,24 +163,13 @@ class CrossAttention(nn.Module):
         self.out = nn.Linear(inner_width, width, bias=False)
 
     def keys_values(self, memory: Tensor) -> CrossMemory:
-        """Project the encoder's output for one call.
-
-        Args:
-            memory: Shape ``(B, S, D)``.
-
-        Returns:
-            What :meth:`forward` looks at.
-        """
+        """Project the encoder's output, ``(B, S, D)``, for one call of :meth:`forward`."""
         kv = self.kv(memory)
         keys, values = rearrange(kv, "b s (n h e) -> n b h s e", n=2, h=self.num_heads)
         return CrossMemory(keys, values, absorbed=False)
 
     def absorb(self) -> tuple[Tensor, Tensor]:
-        """Multiply the query matrix into the keys', and the output matrix into the values'.
-
-        Returns:
-            Two matrices, each ``(H * D, D)``.
-        """
+        """Multiply projections into each other, see :func:`absorb`: two ``(H * D, D)``."""
         weights = self.query.weight, self.kv.weight, self.out.weight
         return absorb(*weights, self.num_heads)
 

@@ -47,36 +47,15 @@ class Features:
         self.settings = settings
 
     def target(self, x: Tensor) -> Tensor:
-        """Compute what a reconstruction is compared with.
-
-        Args:
-            x: Shape ``(B, X)``.
-
-        Returns:
-            Shape ``(B, X)``.
-        """
+        """Compute what a reconstruction is compared with, ``(B, X)``."""
         return self._apply(x, unit=self.settings.normalize_input)
 
     def enter(self, x: Tensor) -> Tensor:
-        """Prepare inputs for the encoder.
-
-        Args:
-            x: Shape ``(B, X)``.
-
-        Returns:
-            Shape ``(B, X)``.
-        """
+        """Scale inputs, ``(B, X)``, for the encoder."""
         return self._apply(x, unit=self.settings.normalize_input, scale=self.settings.scale)
 
     def leave(self, y: Tensor) -> Tensor:
-        """Turn the decoder's output into a reconstruction.
-
-        Args:
-            y: Shape ``(B, X)``.
-
-        Returns:
-            Shape ``(B, X)``.
-        """
+        """Undo the scale of the decoder's output, ``(B, X)``: a reconstruction."""
         unit = self.settings.normalize_output
         return self._apply(y, unit=unit, scale=1.0 if unit else 1 / self.settings.scale)
 

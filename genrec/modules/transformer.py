@@ -65,6 +65,7 @@ class FeedForward(nn.Module):
 
 
 def _norm(width: int) -> nn.RMSNorm:
+    """RMS norm over ``(..., D)`` with T5's epsilon."""
     return nn.RMSNorm(width, eps=1e-6)
 
 
@@ -211,11 +212,7 @@ class DecoderCache:
     tables: DecoderTables | None = None
 
     def reorder(self, parents: Tensor) -> None:
-        """Let each beam go on from a beam of the step before.
-
-        Args:
-            parents: Columns of the beams that are continued, shape ``(B, W)``, int64.
-        """
+        """Let each beam go on from a beam of the step before, their columns being ``(B, W)``."""
         batch, before = self.own[0][-1].shape[:2]
         first = torch.arange(batch, device=parents.device).unsqueeze(1) * before
         newest = (first + parents).flatten()
@@ -281,14 +278,7 @@ class Decoder(nn.Module):
         return dropout(self.norm(x), self.dropout, self.training)
 
     def tables(self, embeddings: Sequence[Tensor]) -> DecoderTables:
-        """Compute what depends on the weights alone.
-
-        Args:
-            embeddings: Of all codes of each position, ``(K, D)`` each.
-
-        Returns:
-            For :meth:`start`, as long as no weight changes.
-        """
+        """Compute what depends on the weights alone; each position's codes are ``(K, D)``."""
         layers = self._layers()
         return DecoderTables(
             codes=[layers[0].project(table) for table in embeddings],

@@ -109,26 +109,12 @@ def read_record(run: str | os.PathLike[str]) -> RunRecord:
 
 
 def diagnose_run(run: str | os.PathLike[str]) -> list[Finding]:
-    """Diagnose a run folder.
-
-    Args:
-        run: The folder.
-
-    Returns:
-        The troubles, worst first; empty where nothing is wrong.
-    """
+    """Diagnose a run folder: its troubles, worst first; none where nothing is wrong."""
     return diagnose(read_record(run))
 
 
 def diagnose(record: RunRecord) -> list[Finding]:
-    """Find what is wrong with a run.
-
-    Args:
-        record: What it wrote down.
-
-    Returns:
-        The troubles, worst first; empty where nothing is wrong.
-    """
+    """Find what is wrong with a run, worst first; none where nothing is wrong."""
     checks = (_unstable, _collapsed, _poor_reconstruction, _poor_quantization)
     return [found for check in checks if (found := check(record)) is not None]
 

@@ -161,27 +161,12 @@ def check_codes(ids: npt.NDArray[Any], level_sizes: Sequence[int], *, num_keys: 
 
 
 def pack_keys(strings: Iterable[str]) -> StringArray:
-    """Pack strings, unless they are packed already.
-
-    Args:
-        strings: Item keys.
-
-    Returns:
-        The packed array.
-    """
+    """Pack strings, unless they are packed already."""
     return strings if isinstance(strings, StringArray) else StringArray.from_strings(strings)
 
 
 def join_keys(first: StringArray, second: StringArray) -> StringArray:
-    """Put two packed arrays one after the other, without unpacking them.
-
-    Args:
-        first: Keys.
-        second: More keys.
-
-    Returns:
-        All of them.
-    """
+    """Put two packed arrays one after the other, without unpacking them."""
     head, tail = first.offsets, second.offsets
     data = np.concatenate([first.data[: head[-1]], second.data[: tail[-1]]])
     return StringArray(data, np.concatenate([head, head[-1] + tail[1:]]))

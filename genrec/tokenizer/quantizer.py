@@ -100,7 +100,7 @@ def encode_rows(
     batch_size: int = 4096,
     device: torch.device | str | None = None,
 ) -> Iterator[tuple[int, Tensor]]:
-    """Compute the latents of some items, block by block.
+    """Yield the latents ``(<= batch_size, E)`` of some items, and their position in ``rows``.
 
     Args:
         quantizer: The frozen quantiser.
@@ -108,9 +108,6 @@ def encode_rows(
         rows: Item ids to read, shape ``(R,)``; ascending order reads a file once.
         batch_size: Rows of one block.
         device: Where the quantiser lives.
-
-    Yields:
-        Position of the block in ``rows``, and its latents ``(<= batch_size, E)``.
     """
     yield from _blocks(quantizer.encode, quantizer, embeddings, rows, batch_size, device)
 

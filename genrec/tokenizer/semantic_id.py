@@ -317,14 +317,7 @@ class SemanticIdTokenizer:
         return tokens.flatten(-2).long()  # (..., T)
 
     def verify_semantic_ids(self, prefixes: Tensor) -> Tensor:
-        """Tell which code prefixes some item begins with.
-
-        Args:
-            prefixes: Codes, shape ``(B, l)`` with ``1 <= l <= L``.
-
-        Returns:
-            True where an item has this prefix, shape ``(B,)``, bool.
-        """
+        """Tell which prefixes ``(B, l)``, ``l >= 1``, some item begins with: ``(B,)``, bool."""
         verified: Tensor = self._prefix_index.verify(prefixes)
         return verified
 
@@ -439,11 +432,7 @@ class SemanticIdTokenizer:
         return cls(ids, level_sizes=level_sizes or _sizes_of(ids), item_keys=keys)
 
     def export_npy(self, path: str | os.PathLike[str]) -> None:
-        """Write the bare table of codes, shape ``(N, L)``, int32.
-
-        Args:
-            path: The ``.npy`` file.
-        """
+        """Write the bare table of codes, ``(N, L)``, int32, as ``.npy``."""
         with atomic_file(path) as temporary, temporary.open("wb") as file:
             np.save(file, self.ids)
 

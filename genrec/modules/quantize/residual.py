@@ -168,14 +168,7 @@ class ResidualQuantizer(nn.Module):
 
     @torch.no_grad()
     def assign(self, z: Tensor) -> Tensor:
-        """Choose the nearest code of every level.
-
-        Args:
-            z: Latents, shape ``(B, D)``, float32.
-
-        Returns:
-            Shape ``(B, L)``, int64.
-        """
+        """Choose the nearest code of every level, ``(B, L)``, for latents ``(B, D)``, float32."""
         ids, residual = [], z
         for level in self.levels:
             codes = level.codes()
@@ -186,14 +179,9 @@ class ResidualQuantizer(nn.Module):
 
     @torch.no_grad()
     def separate(self, z: Tensor) -> Tensor:
-        """Find ids for the items that share theirs, see :func:`separate_last_level`.
+        """Find ids ``(N, L)`` for items that share theirs; the last code is -1 where one stays.
 
-        Args:
-            z: Latents of the whole catalogue, shape ``(N, D)``, float32.
-
-        Returns:
-            Shape ``(N, L)``, int64: an item's codes, with the last one replaced by the code to
-            move to, or by -1 where the item shall stay.
+        See :func:`~genrec.modules.quantize.separation.separate_last_level`.
         """
         ids = self.assign(z)
         residual = z - self.embed(ids) + self.levels[-1].codes()[ids[:, -1]]
@@ -202,14 +190,7 @@ class ResidualQuantizer(nn.Module):
 
     @torch.no_grad()
     def embed(self, ids: Tensor) -> Tensor:
-        """Sum the codes of semantic ids.
-
-        Args:
-            ids: Shape ``(B, L)``, integers.
-
-        Returns:
-            Shape ``(B, D)``.
-        """
+        """Sum the codes of ids ``(B, L)``: ``(B, D)``."""
         parts = [level.codes()[ids[:, index]] for index, level in enumerate(self.levels)]
         return torch.stack(parts).sum(dim=0)
 
@@ -231,12 +212,7 @@ class ResidualQuantizer(nn.Module):
 
     @torch.no_grad()
     def note_errors(self, errors: Tensor, residuals: Sequence[Tensor]) -> None:
-        """Remember a batch's residuals, worst item first, as seeds for dead codes.
-
-        Args:
-            errors: Reconstruction error of each item, shape ``(B,)``.
-            residuals: What each level quantised, L tensors of shape ``(B, D)``.
-        """
+        """Keep L residuals ``(B, D)``, the item of largest error first, as seeds of dead codes."""
         if self.training and self.reseeds:
             order = errors.detach().argsort(descending=True)  # (B,)
             self._worst = [residual.detach()[order] for residual in residuals]
@@ -272,6 +248,7 @@ def _valid_aims(aims: Tensor, ids: Sequence[Tensor]) -> Tensor:
 
 
 def _forget_ready(module: nn.Module, incompatible_keys: object) -> None:
+    """Read the buffer anew after loading: the host's copy is of the weights before."""
     module._ready = None  # type: ignore[assignment]
 
 
