@@ -133,14 +133,7 @@ class RunDirectory:
             temporary.write_text(f"step_{step}\n", encoding="utf-8")
 
     def pointed(self, name: str) -> Path | None:
-        """Follow a pointer.
-
-        Args:
-            name: For example ``latest`` or ``best``.
-
-        Returns:
-            The step's folder, or None where there is none.
-        """
+        """Follow a pointer, for example ``latest``, to a step's folder; None without one."""
         pointer = self.path / name
         if not pointer.is_file():
             return None

@@ -107,7 +107,7 @@ class SasRec(nn.Module):
 
     @property
     def num_items(self) -> int:
-        """N."""
+        """Number of items ``N``."""
         return self.items.num_embeddings
 
     def encode(self, history: Tensor) -> Tensor:

@@ -48,12 +48,12 @@ class TokenLayout:
 
     @property
     def user_offset(self) -> int:
-        """First row of the users."""
+        """Row of the first user's embedding; those of codes and separator lie before it."""
         return self.separator_token + 1
 
     @property
     def size(self) -> int:
-        """Number of rows."""
+        """Number of rows of the encoder's embedding table."""
         return self.user_offset + self.num_users
 
     @property
@@ -97,15 +97,7 @@ class TokenLayout:
 
     @staticmethod
     def sizes(num_embeddings: int | Sequence[int], sem_id_dim: int) -> tuple[int, ...]:
-        """Expand one size for all levels.
-
-        Args:
-            num_embeddings: Codes of each level, one number for all or one each.
-            sem_id_dim: Number of levels.
-
-        Returns:
-            One size a level; as many as ``num_embeddings`` has when it is a sequence.
-        """
+        """Expand one size for all levels; a sequence stays as it is."""
         if isinstance(num_embeddings, int):
             return (num_embeddings,) * sem_id_dim
         return tuple(int(size) for size in num_embeddings)

@@ -56,14 +56,7 @@ class RelativePositionBias(nn.Module):
         self.weight = nn.Parameter(torch.zeros(num_buckets, num_heads))
 
     def buckets(self, distance: Tensor) -> Tensor:
-        """Sort distances into buckets.
-
-        Args:
-            distance: Key position minus query position, any shape, int64.
-
-        Returns:
-            Bucket of each, the same shape, int64.
-        """
+        """Sort distances, key less query position, into buckets of the same shape, int64."""
         count = self.num_buckets
         first = torch.zeros_like(distance)
         if self.bidirectional:
@@ -78,13 +71,7 @@ class RelativePositionBias(nn.Module):
         return first + torch.where(distance < exact, distance, shared)
 
     def forward(self, num_queries: int, num_keys: int, offset: int = 0) -> Tensor:
-        """Compute the bias of ``(1, H, T, S)``.
-
-        Args:
-            num_queries: Number of queries ``T``.
-            num_keys: Number of keys ``S``.
-            offset: Position of the first query among the keys.
-        """
+        """Compute the bias ``(1, H, T, S)`` of T queries, the first at ``offset`` of S keys."""
         device = self.weight.device
         queries = torch.arange(offset, offset + num_queries, device=device)
         keys = torch.arange(num_keys, device=device)
@@ -125,7 +112,7 @@ class SelfAttention(nn.Module):
         return F.linear(x, weight[:inner]), F.linear(x, weight[inner:])
 
     def step(self, q: Tensor, seen: Sequence[Tensor], bias: Tensor) -> Tensor:
-        """Map a position's queries, ``(B, W, H * E)``, to ``(B, W, D)``; see :func:`attend_step`."""
+        """Map queries ``(B, W, H * E)`` of a position to ``(B, W, D)``; see :func:`attend_step`."""
         return self.out(attend_step(q, seen, bias, self.num_heads))
 
 
@@ -203,15 +190,12 @@ class CrossAttention(nn.Module):
         return CrossMemory(keys, values, absorbed=False)
 
     def forward(self, x: Tensor, memory: CrossMemory, bias: Tensor | None) -> Tensor:
-        """Attend.
+        """Mix what the encoder said into each row of ``(B, T, D)``.
 
         Args:
-            x: Shape ``(B, T, D)``; all beams or targets of a user lie in one row of ``B``.
+            x: All beams or targets of a user lie in one row of ``B``.
             memory: From :meth:`keys_values` or :meth:`remember`.
             bias: Broadcastable to ``(B, H, T, S)``, or None where all is visible.
-
-        Returns:
-            Shape ``(B, T, D)``.
         """
         if memory.absorbed:
             return absorbed_attention(x, memory.keys, memory.values, bias, self.num_heads)

@@ -109,15 +109,12 @@ class Encoder(nn.Module):
         self.dropout = settings.dropout
 
     def forward(self, x: Tensor, hidden: Tensor | None) -> Tensor:
-        """Encode.
+        """Encode embedded tokens, ``(B, T, D)`` to ``(B, T, D)``.
 
         Args:
-            x: Embedded tokens, shape ``(B, T, D)``.
+            x: The tokens.
             hidden: Which keys a query must not see, broadcastable to ``(B, 1, T, T)``, bool, or
                 None where all is visible.
-
-        Returns:
-            Shape ``(B, T, D)``.
         """
         bias = self.position_bias(x.shape[1], x.shape[1])
         if hidden is not None:
@@ -221,14 +218,7 @@ class DecoderCache:
             self.rows.append(newest)
 
     def past(self, layer: int) -> list[Tensor]:
-        """Look up each beam's own keys and values in one layer.
-
-        Args:
-            layer: Number of the layer.
-
-        Returns:
-            One tensor a position, ``(B, W, 2 * H * E)``; the first ``(B, 1, 2 * H * E)``.
-        """
+        """Give a layer's own ``(B, W, 2 * H * E)`` of each position; beams share the first."""
         if not self.own[layer]:
             return []
         shared, *later = self.own[layer]

@@ -120,14 +120,7 @@ def diagnose(record: RunRecord) -> list[Finding]:
 
 
 def format_findings(findings: Sequence[Finding]) -> str:
-    """Write findings for a person.
-
-    Args:
-        findings: From :func:`diagnose`.
-
-    Returns:
-        Lines of text; ``nothing wrong`` where there are none.
-    """
+    """Write findings for a person; ``nothing wrong`` where there are none."""
     if not findings:
         return "nothing wrong"
     lines = []

@@ -102,13 +102,7 @@ def read_artifact(
 
 
 def read_codes(path: str | os.PathLike[str]) -> npt.NDArray[Any]:
-    """Read a bare array of codes.
-
-    Args:
-        path: A ``.npy`` file.
-
-    Returns:
-        Whatever array it holds.
+    """Read whatever array a ``.npy`` file holds.
 
     Raises:
         MissingPathError: If there is no such file.

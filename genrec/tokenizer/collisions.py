@@ -80,15 +80,7 @@ def unpack_ids(keys: npt.NDArray[np.int64], level_sizes: Sequence[int]) -> npt.N
 
 
 def group_ids(ids: npt.NDArray[np.integer[Any]], level_sizes: Sequence[int]) -> IdGroups:
-    """Sort items into groups that share all their codes.
-
-    Args:
-        ids: Codes, shape ``(N, L)``.
-        level_sizes: Codes of each level.
-
-    Returns:
-        The groups, in ascending order of their codes.
-    """
+    """Sort the items of codes ``(N, L)`` into groups that share all codes, in ascending order."""
     keys = pack_ids(ids, level_sizes)
     order = np.argsort(keys, kind="stable")
     keys = keys[order]

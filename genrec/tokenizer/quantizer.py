@@ -113,15 +113,7 @@ def encode_rows(
 
 
 def read_rows(embeddings: npt.NDArray[Any], rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-    """Copy some rows of an array or a memory map, without keeping the file's pages resident.
-
-    Args:
-        embeddings: Shape ``(N, D)``.
-        rows: Rows to read, shape ``(R,)``.
-
-    Returns:
-        Shape ``(R, D)``, float32.
-    """
+    """Copy rows of ``(N, D)``, a file's pages not kept resident: ``(R, D)``, float32."""
     found = np.empty((len(rows), embeddings.shape[1]), dtype=np.float32)
     for start in range(0, len(rows), _READ_ROWS):
         found[start : start + _READ_ROWS] = embeddings[rows[start : start + _READ_ROWS]]

@@ -160,14 +160,7 @@ class ResidualKMeans(nn.Module):
 
     @torch.no_grad()
     def get_semantic_ids(self, x: Tensor) -> Tensor:
-        """Find the codes of items.
-
-        Args:
-            x: Embeddings, shape ``(B, D)``.
-
-        Returns:
-            Codes, shape ``(B, L)``, int64.
-        """
+        """Choose the nearest code of every level for ``(B, D)``: ``(B, L)``, int64."""
         residual = self.encode(x)
         ids = []
         for codebook in self.get_codebook():

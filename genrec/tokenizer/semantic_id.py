@@ -322,10 +322,7 @@ class SemanticIdTokenizer:
         return verified
 
     def check_items(self, items_fingerprint: str) -> None:
-        """Refuse to go on with a table of other items.
-
-        Args:
-            items_fingerprint: ``PreparedDataset.items_fingerprint`` of the data in use.
+        """Refuse a data set, by its ``items_fingerprint``, whose items are not the table's.
 
         Raises:
             ArtifactError: If the table was built for other items, or in another order.

@@ -73,15 +73,7 @@ class ItemLoader:
         return math.ceil(len(self.items) / (self.batch_size * self.num_processes))
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[ItemRows]:
-        """Yield this process's batches of an epoch.
-
-        Args:
-            epoch: From 0.
-            start: Batches to leave out.
-
-        Yields:
-            Batches of ``B`` items.
-        """
+        """Yield this process's batches of an epoch, from 0, ``start`` of them left out."""
         generator = torch.Generator().manual_seed(mix_seed(self.seed, epoch))
         order = torch.randperm(len(self.items), generator=generator)  # (N,)
         together = self.batch_size * self.num_processes
@@ -129,15 +121,11 @@ def load_items(
 
 
 def feature_scale(items: Tensor, *, num_categorical: int = 0) -> float:
-    """Compute the factor that brings dense features to a root mean square of 1.
+    """Compute the factor, to four digits, that brings dense features to a root mean square of 1.
 
     Args:
-        items: Shape ``(N, X)``, finite.
+        items: Shape ``(N, X)``, finite. Of unit length, they give the square root of X.
         num_categorical: Features at the end that do not count.
-
-    Returns:
-        The factor, rounded to four digits; 1 for features that are all zero. The square root of
-        X for embeddings of unit length.
     """
     dense = items[:, : items.shape[1] - num_categorical]
     total = sum(float(rows.double().square().sum()) for rows in dense.split(65_536))

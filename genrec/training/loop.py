@@ -49,10 +49,10 @@ class Stateful(Protocol):
     """Something of a stage that a resumed run must find as it was."""
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return the state."""
+        """Return what a checkpoint keeps of it."""
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take the state back."""
+        """Go on from what :meth:`state_dict` returned."""
 
 
 @dataclass(frozen=True)

@@ -107,7 +107,7 @@ class QuantizerWork:
         """Write nothing yet: IDs need the trained quantiser."""
 
     def train(self) -> FitResult:
-        """Train."""
+        """Train the quantiser and keep it for :meth:`finish`."""
         self.quantizer, result = self.training.train()
         return result
 

@@ -254,14 +254,7 @@ def _forget_ready(module: nn.Module, incompatible_keys: object) -> None:
 
 @torch.no_grad()
 def distinct_share(ids: Tensor) -> Tensor:
-    """Count distinct semantic ids as a share of all, without waiting for the device.
-
-    Args:
-        ids: Shape ``(B, L)``, integers, B >= 1.
-
-    Returns:
-        Scalar in ``(0, 1]``, float32.
-    """
+    """Count distinct rows of ``(B, L)`` as a share of all, without waiting for the device."""
     keys = torch.zeros(len(ids), dtype=torch.int64, device=ids.device)  # (B,)
     for column in ids.unbind(dim=1):
         keys = keys * _ODD + column  # a hash modulo 2**64: no limit on levels and codes
@@ -270,15 +263,7 @@ def distinct_share(ids: Tensor) -> Tensor:
 
 
 def per_level(name: str, value: Any, num_levels: int) -> list[Any]:
-    """Spread a setting over the levels.
-
-    Args:
-        name: Of the setting, for the error.
-        value: One value for all levels, or a sequence with one a level.
-        num_levels: L.
-
-    Returns:
-        L values.
+    """Spread a setting, one value or a sequence with one a level, over L levels.
 
     Raises:
         ConfigError: If there are more or fewer values than levels.
