@@ -15,11 +15,7 @@ __all__ = ["app_command"]
 
 
 def app_command(app: typer.Typer) -> None:
-    """Add the command to an application.
-
-    Args:
-        app: The application.
-    """
+    """Add the command to an application."""
 
     @app.command("diagnose", help="Name what is wrong with a stage-one run, and what to change.")
     def command(

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from genrec.errors import ArtifactError, run_command
+from genrec.commands import add_command
+from genrec.errors import ArtifactError
 
 if TYPE_CHECKING:
     from genrec.data.prepared import PreparedDataset
     from genrec.rankers import Ranker
     from genrec.trained import Trained
 
-__all__ = ["app_command", "evaluate_runs"]
+__all__ = ["EvaluateArguments", "app_command", "evaluate_runs"]
 
 
 def evaluate_runs(
@@ -50,8 +52,6 @@ def evaluate_runs(
     Raises:
         GenRecError: If a run is not there or damaged, or the runs have different data sets.
     """
-    from dataclasses import replace
-
     from genrec.data.prepared import PreparedDataset
     from genrec.evaluation.compare import compare
     from genrec.evaluation.settings import EvaluationSettings
@@ -130,52 +130,47 @@ def _notes(rankers: dict[str, Any]) -> list[str]:
     ]
 
 
-def app_command(app: typer.Typer) -> None:
-    """Add the command to an application.
+@dataclass(frozen=True, kw_only=True)
+class EvaluateArguments:
+    """What ``genrec evaluate`` is told."""
 
-    Args:
-        app: The application.
-    """
-
-    @app.command(
-        "evaluate",
-        help="Rank the held-out items of a data set; writes metrics.json into each run.",
+    run_dirs: Annotated[
+        list[Path], typer.Argument(help="Runs of any training but stage one, on one data set.")
+    ]
+    split: Annotated[str, typer.Option(help="valid or test.")] = "test"
+    beams: Annotated[int | None, typer.Option(help="Beams. [those of each run]")] = None
+    exclude_history: Annotated[
+        bool | None,
+        typer.Option(
+            "--exclude-history/--keep-history",
+            help="Print only the rows where items of the history are left out, or are not. [both]",
+        ),
+    ] = None
+    k: Annotated[
+        list[int] | None,
+        typer.Option("-k", help="Length of the list; may be repeated. [those of the run]"),
+    ] = None
+    baselines: Annotated[bool, typer.Option(help="Evaluate popularity and co-occurrence too.")] = (
+        True
     )
-    def command(
-        run_dirs: Annotated[
-            list[Path], typer.Argument(help="Runs of any training but stage one, on one data set.")
-        ],
-        split: Annotated[str, typer.Option(help="valid or test.")] = "test",
-        beams: Annotated[int | None, typer.Option(help="Beams. [those of each run]")] = None,
-        exclude_history: Annotated[
-            bool | None,
-            typer.Option(
-                "--exclude-history/--keep-history",
-                help="Print only the rows where items of the history are left out, or are not. "
-                "[both]",
-            ),
-        ] = None,
-        k: Annotated[
-            list[int] | None,
-            typer.Option("-k", help="Length of the list; may be repeated. [those of the run]"),
-        ] = None,
-        baselines: Annotated[
-            bool, typer.Option(help="Evaluate popularity and co-occurrence too.")
-        ] = True,
-        reuse: Annotated[
-            bool, typer.Option("--reuse", help="Print the numbers at hand where they still hold.")
-        ] = False,
-        debug: Annotated[bool, typer.Option(help="Show the traceback of an error.")] = False,
-    ) -> None:
-        run_command(
-            lambda: evaluate_runs(
-                run_dirs,
-                split=split,
-                num_beams=beams,
-                hide_history=exclude_history,
-                ks=k,
-                with_baselines=baselines,
-                reuse=reuse,
-            ),
-            debug=debug,
+    reuse: Annotated[
+        bool, typer.Option("--reuse", help="Print the numbers at hand where they still hold.")
+    ] = False
+
+
+def app_command(app: typer.Typer) -> None:
+    """Add the command to an application."""
+
+    def work(told: EvaluateArguments) -> None:
+        evaluate_runs(
+            told.run_dirs,
+            split=told.split,
+            num_beams=told.beams,
+            hide_history=told.exclude_history,
+            ks=told.k,
+            with_baselines=told.baselines,
+            reuse=told.reuse,
         )
+
+    about = "Rank the held-out items of a data set; writes metrics.json into each run."
+    add_command(app, "evaluate", EvaluateArguments, work, about=about)

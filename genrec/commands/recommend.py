@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from genrec.errors import ArtifactError, DataError, did_you_mean, run_command
+from genrec.commands import add_command
+from genrec.errors import ArtifactError, DataError, did_you_mean
 
 if TYPE_CHECKING:
     from genrec.data.prepared import PreparedDataset
     from genrec.serving.recommender import Recommender
 
-__all__ = ["app_command", "format_answer", "pick_users", "recommend_after", "recommend_for"]
+__all__ = [
+    "RecommendArguments",
+    "app_command",
+    "format_answer",
+    "pick_users",
+    "recommend_after",
+    "recommend_for",
+]
 
 
 def pick_users(data: PreparedDataset, names: Sequence[str], count: int) -> list[int]:
@@ -159,62 +168,55 @@ def format_answer(answer: dict[str, Any], *, shown: int = 5) -> str:
     return "\n".join(lines)
 
 
+@dataclass(frozen=True, kw_only=True)
+class RecommendArguments:
+    """What ``genrec recommend`` is told."""
+
+    run_dir: Annotated[Path, typer.Argument(help="A run of any training but stage one.")]
+    user: Annotated[
+        list[str] | None,
+        typer.Option(help="A user of the data set, or whose history it is; may be repeated."),
+    ] = None
+    history: Annotated[
+        list[str] | None,
+        typer.Option(help="Item keys, oldest first, with commas; may be repeated."),
+    ] = None
+    users: Annotated[int, typer.Option(help="Users to show where none is named.")] = 3
+    k: Annotated[int, typer.Option("-k", help="Items for each user.")] = 5
+    beams: Annotated[int | None, typer.Option(help="Beams. [those of the run]")] = None
+    ids: Annotated[
+        Path | None,
+        typer.Option(help="ID table with new items, from `genrec tokenize --extend`."),
+    ] = None
+    exclude_seen: Annotated[bool, typer.Option(help="Leave out what the history holds.")] = True
+    device: Annotated[str | None, typer.Option(help="e.g. cpu or cuda. [a GPU if any]")] = None
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False
+
+
 def app_command(app: typer.Typer) -> None:
-    """Add the command to an application.
+    """Add the command to an application."""
 
-    Args:
-        app: The application.
-    """
+    def work(told: RecommendArguments) -> None:
+        from genrec.atomic import read_json
+        from genrec.data.prepared import PreparedDataset
+        from genrec.serving.recommender import Recommender
+        from genrec.tokenizer.semantic_id import SemanticIdTokenizer
 
-    @app.command(
-        "recommend", help="Recommend items to users of the data set, or to a history you give."
-    )
-    def command(
-        run_dir: Annotated[Path, typer.Argument(help="A run of any training but stage one.")],
-        user: Annotated[
-            list[str] | None,
-            typer.Option(help="A user of the data set, or whose history it is; may be repeated."),
-        ] = None,
-        history: Annotated[
-            list[str] | None,
-            typer.Option(help="Item keys, oldest first, with commas; may be repeated."),
-        ] = None,
-        users: Annotated[int, typer.Option(help="Users to show where none is named.")] = 3,
-        k: Annotated[int, typer.Option("-k", help="Items for each user.")] = 5,
-        beams: Annotated[int | None, typer.Option(help="Beams. [those of the run]")] = None,
-        ids: Annotated[
-            Path | None,
-            typer.Option(help="ID table with new items, from `genrec tokenize --extend`."),
-        ] = None,
-        exclude_seen: Annotated[
-            bool, typer.Option(help="Leave out what the history holds.")
-        ] = True,
-        device: Annotated[str | None, typer.Option(help="e.g. cpu or cuda. [a GPU if any]")] = None,
-        as_json: Annotated[
-            bool, typer.Option("--json", help="Print one JSON object a line.")
-        ] = False,
-        debug: Annotated[bool, typer.Option(help="Show the traceback of an error.")] = False,
-    ) -> None:
-        def work() -> None:
-            from genrec.atomic import read_json
-            from genrec.data.prepared import PreparedDataset
-            from genrec.serving.recommender import Recommender
-            from genrec.tokenizer.semantic_id import SemanticIdTokenizer
+        table = SemanticIdTokenizer.load(told.ids) if told.ids is not None else None
+        recommender = Recommender.from_pretrained(told.run_dir, tokenizer=table, device=told.device)
+        options = {"k": told.k, "num_beams": told.beams, "exclude_seen": told.exclude_seen}
+        if told.history:
+            lists = [[key.strip() for key in line.split(",")] for line in told.history]
+            answers = recommend_after(recommender, lists, users=told.user or None, **options)
+        else:
+            data = PreparedDataset.load(read_json(told.run_dir / "meta.json")["prepared"])
+            _check_items(recommender, data)
+            chosen = pick_users(data, told.user or (), told.users)
+            answers = recommend_for(recommender, data, chosen, **options)
+        if told.as_json:
+            print("\n".join(json.dumps(answer, ensure_ascii=False) for answer in answers))
+        else:
+            print("\n\n".join(format_answer(answer) for answer in answers))
 
-            table = SemanticIdTokenizer.load(ids) if ids is not None else None
-            recommender = Recommender.from_pretrained(run_dir, tokenizer=table, device=device)
-            options = {"k": k, "num_beams": beams, "exclude_seen": exclude_seen}
-            if history:
-                lists = [[key.strip() for key in line.split(",")] for line in history]
-                answers = recommend_after(recommender, lists, users=user or None, **options)
-            else:
-                data = PreparedDataset.load(read_json(run_dir / "meta.json")["prepared"])
-                _check_items(recommender, data)
-                chosen = pick_users(data, user or (), users)
-                answers = recommend_for(recommender, data, chosen, **options)
-            if as_json:
-                print("\n".join(json.dumps(answer, ensure_ascii=False) for answer in answers))
-            else:
-                print("\n\n".join(format_answer(answer) for answer in answers))
-
-        run_command(work, debug=debug)
+    about = "Recommend items to users of the data set, or to a history you give."
+    add_command(app, "recommend", RecommendArguments, work, about=about)

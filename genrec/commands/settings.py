@@ -33,11 +33,7 @@ def format_settings(rows: list[tuple[str, str, str]], *, width: int) -> str:
 
 
 def app_command(app: typer.Typer) -> None:
-    """Add the command to an application.
-
-    Args:
-        app: The application.
-    """
+    """Add the command to an application."""
 
     @app.command("settings", help="List the settings of a training: name, default, meaning.")
     def command(
