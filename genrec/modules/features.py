@@ -34,6 +34,7 @@ class FeatureSettings(Settings):
     normalize_output: bool = setting("Scale reconstructions to unit length", False)
 
 
+@dataclass(frozen=True)
 class Features:
     """Scales the dense features of a batch; the categorical ones at the end pass unchanged.
 
@@ -42,9 +43,8 @@ class Features:
         settings: What to do.
     """
 
-    def __init__(self, num_categorical: int, settings: FeatureSettings) -> None:
-        self.num_categorical = num_categorical
-        self.settings = settings
+    num_categorical: int
+    settings: FeatureSettings
 
     def target(self, x: Tensor) -> Tensor:
         """Compute what a reconstruction is compared with, ``(B, X)``."""

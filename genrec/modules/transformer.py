@@ -69,6 +69,16 @@ def _norm(width: int) -> nn.RMSNorm:
     return nn.RMSNorm(width, eps=1e-6)
 
 
+def _position_bias(s: StackSettings, *, bidirectional: bool) -> RelativePositionBias:
+    """Make the bias that all layers of a stack share."""
+    return RelativePositionBias(
+        s.num_heads,
+        bidirectional=bidirectional,
+        num_buckets=s.num_buckets,
+        max_distance=s.max_distance,
+    )
+
+
 class EncoderLayer(nn.Module):
     """Self-attention and feed-forward, normalised before, added after."""
 
@@ -98,12 +108,7 @@ class Encoder(nn.Module):
 
     def __init__(self, settings: StackSettings) -> None:
         super().__init__()
-        self.position_bias = RelativePositionBias(
-            settings.num_heads,
-            bidirectional=True,
-            num_buckets=settings.num_buckets,
-            max_distance=settings.max_distance,
-        )
+        self.position_bias = _position_bias(settings, bidirectional=True)
         self.layers = nn.ModuleList(EncoderLayer(settings) for _ in range(settings.num_layers))
         self.norm = _norm(settings.width)
         self.dropout = settings.dropout
@@ -238,12 +243,7 @@ class Decoder(nn.Module):
 
     def __init__(self, settings: StackSettings) -> None:
         super().__init__()
-        self.position_bias = RelativePositionBias(
-            settings.num_heads,
-            bidirectional=False,
-            num_buckets=settings.num_buckets,
-            max_distance=settings.max_distance,
-        )
+        self.position_bias = _position_bias(settings, bidirectional=False)
         self.layers = nn.ModuleList(DecoderLayer(settings) for _ in range(settings.num_layers))
         self.norm = _norm(settings.width)
         self.dropout = settings.dropout

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -62,28 +63,25 @@ class Training(Protocol):
         ...
 
 
+@dataclass
 class QuantizerWork:
     """A tokenizer's training, and the semantic IDs at its end.
 
-    Args:
+    Attributes:
         session: The run.
         data: The catalogue.
         items: What is trained on, shape ``(N, X)``.
         settings: Of stage one.
         training: How the quantiser comes about.
+        quantizer: What came out, once trained.
     """
 
-    def __init__(
-        self,
-        session: Session,
-        data: PreparedDataset,
-        items: Tensor,
-        settings: RqVaeSettings,
-        training: Training,
-    ) -> None:
-        self.session, self.data, self.items = session, data, items
-        self.settings, self.training = settings, training
-        self.quantizer: ItemQuantizer | None = None
+    session: Session
+    data: PreparedDataset
+    items: Tensor
+    settings: RqVaeSettings
+    training: Training
+    quantizer: ItemQuantizer | None = None
 
     @property
     def title(self) -> str:

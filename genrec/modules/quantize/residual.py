@@ -162,8 +162,11 @@ class ResidualQuantizer(nn.Module):
         copied = sum(not output.requires_grad for output in outputs)
         if copied == len(outputs):
             return straight_through(z, total)
-        # A residual is the latent less constants: what straight-through levels owe it goes to z.
+        # A straight-through level's output is a constant here; the gradient it owes goes to z, from
+        # which its residual differs by a constant: 0 in value, once a level in gradient.
         share = straight_through(z, z.new_zeros(())) * copied if copied else 0.0
+        # The value stays the sum to the last bit; only the gradient is divided. Undivided, every
+        # level would hand the encoder the decoder's whole gradient, L times too much.
         return total.detach() + (total - total.detach() + share) / len(outputs)
 
     @torch.no_grad()

@@ -169,6 +169,8 @@ def test_config_builds_a_twin(items: Tensor) -> None:
             quantizer=QuantizerSettings(codebook_update="ema"),
         ),
     )
+    assert {"mlp", "features", "losses", "quantizer"} <= set(model.config)  # as ever, and flat
+    assert "parts" not in model.config
     twin = RqVae.from_config(json.loads(json.dumps(model.config)))
     twin.load_state_dict(model.state_dict())
     assert twin.config == model.config
