@@ -107,7 +107,7 @@ class RqVae(nn.Module):
 
     Args:
         input_dim: X, categorical tail included.
-        embed_dim: D.
+        embed_dim: Latent width D.
         hidden_dims: Widths of the encoder's hidden layers; the decoder mirrors them.
         codebook_size: K, one number or one a level.
         codebook_kmeans_init: Set the codebooks by k-means on latents, see
@@ -117,7 +117,7 @@ class RqVae(nn.Module):
         codebook_sim_vq: Learn one linear map of each fixed codebook instead of its codes.
         codebook_mode: Gradient through the choice of a code, one or one a level.
         codebook_last_layer_mode: Overrides the mode of the last level; None for no override.
-        n_layers: L.
+        n_layers: Number of code levels L.
         n_cat_features: C, multi-hot features at the end of the input, reconstructed as logits.
         commitment_weight: beta, weight of the commitment term, >= 0.
         parts: How encoder, decoder, loss and quantiser work; the defaults when None.
@@ -326,7 +326,7 @@ class RqVae(nn.Module):
             x: Inputs, shape ``(B, X)``.
             x_hat: Reconstructions, shape ``(B, X)``.
             quantized: Latents and codes.
-            commitment_weight: beta.
+            commitment_weight: Weight of the commitment term, >= 0.
 
         Returns:
             Loss and what it is made of.

@@ -25,10 +25,10 @@ class SasRec(nn.Module):
     """A causal Transformer over item ids whose output scores the same item embeddings.
 
     Args:
-        num_items: N.
+        num_items: Number of items N.
         embedding_dim: D, a multiple of ``num_heads``.
         num_heads: Attention heads.
-        n_layers: Blocks.
+        n_layers: Number of blocks.
         ff_dim: Width of the feed-forward layers.
         dropout: On embeddings and inside the blocks, in ``[0, 1)``.
         max_history: Most items of a history.

@@ -40,7 +40,7 @@ class Features:
 
     Args:
         num_categorical: C, >= 0.
-        settings: What to do.
+        settings: The scale, and what is brought to unit length.
     """
 
     num_categorical: int

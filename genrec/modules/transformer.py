@@ -35,8 +35,8 @@ class StackSettings:
         num_heads: Number of heads.
         ff_width: Width of the feed-forward layer.
         dropout: Everywhere that T5 has it.
-        num_buckets: Of the relative position bias.
-        max_distance: Of the relative position bias.
+        num_buckets: Buckets of distance in the relative position bias, even.
+        max_distance: Distances from here on, in tokens, share the last bucket.
     """
 
     num_layers: int
@@ -103,7 +103,7 @@ class Encoder(nn.Module):
     """A stack of encoder layers.
 
     Args:
-        settings: Its shape.
+        settings: Layers, widths and dropout.
     """
 
     def __init__(self, settings: StackSettings) -> None:
@@ -238,7 +238,7 @@ class Decoder(nn.Module):
     """A stack of decoder layers.
 
     Args:
-        settings: Its shape.
+        settings: Layers, widths and dropout.
     """
 
     def __init__(self, settings: StackSettings) -> None:

@@ -167,14 +167,7 @@ def join_keys(first: StringArray, second: StringArray) -> StringArray:
 
 
 def row_keys(count: int) -> StringArray:
-    """Write the numbers ``0 .. count - 1`` as keys, without a Python string for each.
-
-    Args:
-        count: How many.
-
-    Returns:
-        ``count`` keys.
-    """
+    """Write the numbers ``0 .. count - 1`` as keys, without a Python string for each."""
     data, lengths = [np.zeros(0, dtype=np.uint8)], [np.zeros(1, dtype=np.int64)]
     width, start = 1, 0
     while start < count:

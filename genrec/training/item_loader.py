@@ -43,9 +43,9 @@ class ItemLoader:
     Args:
         items: Shape ``(N, X)``, any floating dtype, on the device to train on.
         batch_size: Items of a batch on each process, >= 1.
-        seed: Of the order.
+        seed: With the epoch, it gives the order of the items.
         process_index: Which process this is.
-        num_processes: P.
+        num_processes: How many processes P share a batch of ``P * batch_size`` items.
 
     Raises:
         ConfigError: If the batch size is below 1.

@@ -51,7 +51,7 @@ def attend_step(q: Tensor, seen: Sequence[Tensor], bias: Tensor, num_heads: int)
         seen: Keys and values of each position, the new one last, ``(B, W, 2 * H * E)``, or
             ``(B, 1, 2 * H * E)`` where the beams of a user share it.
         bias: Shape ``(1, H, 1, T)``.
-        num_heads: H.
+        num_heads: Heads H that share the width.
 
     Returns:
         Mixed values, shape ``(B, W, H * E)``.
@@ -77,7 +77,7 @@ def absorb(query: Tensor, kv: Tensor, out: Tensor, num_heads: int) -> tuple[Tens
         query: Weight of the queries, shape ``(H * E, D)``.
         kv: Weight of keys and values, shape ``(2 * H * E, D)``.
         out: Weight of the output, shape ``(D, H * E)``.
-        num_heads: H.
+        num_heads: Heads H that share the width.
 
     Returns:
         Two matrices, each ``(H * D, D)``.
@@ -111,7 +111,7 @@ def absorbed_attention(
         keys: Shape ``(B, H * S, D)``.
         values: The same shape.
         bias: Broadcastable to ``(B, H, T, S)``, or None where all is visible.
-        num_heads: H.
+        num_heads: Heads H that share the width.
 
     Returns:
         Shape ``(B, T, D)``.

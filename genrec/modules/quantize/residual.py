@@ -65,7 +65,7 @@ class ResidualQuantizer(nn.Module):
 
     Args:
         sizes: K of each level.
-        dim: D.
+        dim: Latent width D.
         modes: Gradient through the choice of a code, of each level.
         kmeans_init: Whether :meth:`initialize` has to run before the codes mean anything.
         normalize_first: Scale the first level's codes to unit length. Deeper levels hold

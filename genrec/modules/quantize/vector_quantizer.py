@@ -87,7 +87,7 @@ class VectorQuantizer(nn.Module):
         mode: How a gradient passes the choice, in training.
         normalize: Scale the codes to unit length.
         sim_vq: Keep the codebook fixed and learn one linear map of all its codes.
-        settings: The rest.
+        settings: How codes are measured, moved and re-seeded.
 
     Attributes:
         codebook: Shape ``(K, D)``; a parameter, or a buffer where EMA or ``sim_vq`` keep it.
