@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from genrec.models.rqvae import FeatureSettings, MlpSettings, RqVae, RqVaeParts
-from genrec.training.optimizer import build_optimizer
+from genrec.training.optimizer import OptimizerSettings, build_optimizer
 
 INPUT_DIM, HIDDEN_DIMS, EMBED_DIM = 384, (512, 256, 128), 32
 NUM_CODES, NUM_LEVELS, BATCH_SIZE, NUM_ITEMS = 256, 3, 2048, 12_101
@@ -111,7 +111,7 @@ def main() -> None:
     ).to(device)
     model.initialize_codebooks(items)
     half = args.precision == "bf16"
-    optimizer = build_optimizer("adamw", model.parameters(), learning_rate=1e-3)
+    optimizer = build_optimizer(model.parameters(), OptimizerSettings())
     steps = {
         "steps_per_s": stepper(
             optimizer, model, lambda x: model(x).loss, items, model.update_codebooks, half=half

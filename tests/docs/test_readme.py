@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
+import dataclasses
 import re
 import shlex
 import subprocess
@@ -13,15 +13,14 @@ import pytest
 from typer.testing import CliRunner
 
 from genrec.cli import build_app
-from genrec.training import decoder, rqvae, sasrec
+from genrec.stages import STAGES
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "data/README.md")
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 SETTINGS = {
-    "train_rqvae.py": set(inspect.signature(rqvae.train).parameters),
-    "train_decoder.py": set(inspect.signature(decoder.train).parameters),
-    "train_sasrec.py": set(inspect.signature(sasrec.train).parameters),
+    f"train_{name}.py": {known.name for known in dataclasses.fields(stage.settings)}
+    for name, stage in STAGES.items()
 }
 
 
