@@ -249,15 +249,12 @@ class Decoder(nn.Module):
         self.dropout = settings.dropout
 
     def forward(self, x: Tensor, memory: Tensor, cross_bias: Tensor | None) -> Tensor:
-        """Decode all positions of all targets at once, each position seeing those before it.
+        """Decode ``(B, G, L, D)``: all positions of all targets, each seeing those before it.
 
         Args:
-            x: Embedded codes, shifted right, shape ``(B, G, L, D)``.
+            x: Embedded codes, shifted right.
             memory: Encoder output, shape ``(B, T, D)``.
             cross_bias: Broadcastable to ``(B, 1, G * L, T)``, or None where all is visible.
-
-        Returns:
-            Shape ``(B, G, L, D)``.
         """
         length = x.shape[2]
         later = torch.ones(length, length, dtype=torch.bool, device=x.device).triu(1)

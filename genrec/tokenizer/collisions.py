@@ -47,14 +47,11 @@ class IdGroups:
 def pack_ids(
     ids: npt.NDArray[np.integer[Any]], level_sizes: Sequence[int]
 ) -> npt.NDArray[np.int64]:
-    """Pack each row of codes into one integer that sorts like the row.
+    """Pack each row of codes ``(N, L)`` into one integer that sorts like the row: ``(N,)``, int64.
 
     Args:
-        ids: Codes, shape ``(N, L)``, each in ``[0, level size)``.
+        ids: Codes, each in ``[0, level size)``.
         level_sizes: Codes of each level; their product must be below 2^63.
-
-    Returns:
-        Mixed-radix keys, shape ``(N,)``, int64.
 
     Raises:
         ValueError: If the product of the sizes is too large.

@@ -123,11 +123,7 @@ def read_rows(embeddings: npt.NDArray[Any], rows: npt.NDArray[np.int64]) -> npt.
 
 @contextmanager
 def evaluation_mode(quantizer: ItemQuantizer) -> Iterator[None]:
-    """Switch dropout and batch statistics off for a while, where the quantiser has them.
-
-    Args:
-        quantizer: Any quantiser; one that is no ``torch.nn.Module`` is left alone.
-    """
+    """Switch dropout and batch statistics off for a while, where the quantiser has them."""
     module: object = quantizer
     if not isinstance(module, torch.nn.Module) or not module.training:
         yield

@@ -335,11 +335,7 @@ class SemanticIdTokenizer:
             )
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the table as a folder that stands alone; an older one is replaced.
-
-        Args:
-            path: The folder.
-        """
+        """Write the table as a folder that stands alone; an older one is replaced."""
         meta = {
             "level_sizes": list(self.level_sizes),
             "policy": self.policy,
@@ -392,8 +388,7 @@ class SemanticIdTokenizer:
 
         Args:
             path: The ``.index.json`` file.
-            keyed_by: Name items by their ``"row"`` number, as those projects do, or by their
-                ``"key"``.
+            keyed_by: Name items by ``"row"`` number, as those projects do, or by ``"key"``.
         """
         if keyed_by not in ("row", "key"):
             raise ConfigError(f"keyed_by must be row or key, got {keyed_by!r}; use row")
@@ -441,15 +436,12 @@ class SemanticIdTokenizer:
         item_keys: Iterable[str] | None = None,
         level_sizes: Sequence[int] | None = None,
     ) -> SemanticIdTokenizer:
-        """Take over a bare table of codes.
+        """Take over a bare table of codes, ``(N, L)``, from a ``.npy`` file of whole numbers.
 
         Args:
-            path: A ``.npy`` file of whole numbers, shape ``(N, L)``.
+            path: The file.
             item_keys: The catalogue's own item ids, ``N``; row numbers by default.
             level_sizes: Codes of each level; the largest code plus one by default.
-
-        Returns:
-            The table.
 
         Raises:
             MissingPathError: If there is no such file.

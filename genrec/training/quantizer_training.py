@@ -137,15 +137,7 @@ class QuantizerWork:
 
 
 def build_work(session: Session, data: PreparedDataset, settings: RqVaeSettings) -> QuantizerWork:
-    """Build the training of a tokenizer.
-
-    Args:
-        session: The run.
-        data: The catalogue.
-        settings: Of stage one.
-
-    Returns:
-        The training; nothing of it refuses any more.
+    """Build the training of a tokenizer; nothing of it refuses any more.
 
     Raises:
         ConfigError: If a setting is out of range or does not fit the data.
@@ -214,14 +206,7 @@ def evaluate_rqvae(model: RqVae, items: Tensor, *, batch_size: int = 8192) -> Co
 
 
 def compare_steps(result: FitResult) -> str:
-    """Set the last evaluation beside the best ones, in a small table.
-
-    Args:
-        result: Of the run.
-
-    Returns:
-        Lines of text; empty where nothing was evaluated.
-    """
+    """Set the last evaluation beside the best ones, in a table; empty where there was none."""
     by_step = dict(result.history)
     chosen = {"last": result.history[-1][0]} if result.history and result.history[-1][1] else {}
     chosen |= {name: step for name, (step, _) in result.best.items() if step in by_step}
