@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from genrec.errors import ConfigError, MissingPathError, did_you_mean, run_command
+from genrec.commands import add_command
+from genrec.errors import ConfigError, MissingPathError, did_you_mean
 
-__all__ = ["app_command", "prepare_source"]
+__all__ = ["PrepareArguments", "app_command", "prepare_source"]
 
 _MIB = 1 << 20
 
@@ -28,6 +29,143 @@ _OPTIONS = {
     "ties": "--ties",
     "valid_share": "--valid-share",
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareArguments:
+    """What ``genrec prepare`` is told."""
+
+    source: Annotated[str, typer.Argument(help="Folder of files, or a release: beauty, ml-1m, ...")]
+    out: Annotated[Path, typer.Option(help="Folder to write.")]
+    dataset: Annotated[
+        str | None, typer.Option(help="Kind of source, e.g. amazon or tables. [by its files]")
+    ] = None
+    split: Annotated[str | None, typer.Option(help="Part of a release, e.g. beauty.")] = None
+    encoder: Annotated[
+        str | None,
+        typer.Option(
+            help="tfidf[:width], a sentence-transformers model, or vectors in .npy. [that of "
+            "--like, else tfidf]"
+        ),
+    ] = None
+    like: Annotated[
+        Path | None,
+        typer.Option(
+            help="A prepared data set or stage-one run: embed with its encoder, so that new "
+            "items of its catalogue lie among the old."
+        ),
+    ] = None
+    encoder_processes: Annotated[
+        int, typer.Option(help="Processes of a sentence-transformers model.")
+    ] = 1
+    vector_keys: Annotated[
+        Path | None, typer.Option(help="Item keys of the rows of a .npy, one a line.")
+    ] = None
+    replace_non_finite: Annotated[bool, typer.Option(help="Put 0 for NaN and Inf in a .npy.")] = (
+        False
+    )
+    text_template: Annotated[
+        str | None, typer.Option(help="e.g. 'Title: {title}; Brand: {brand}'.")
+    ] = None
+    items: Annotated[str | None, typer.Option(help="Items table below SOURCE.")] = None
+    interactions: Annotated[str | None, typer.Option(help="Interactions table below SOURCE.")] = (
+        None
+    )
+    user_column: Annotated[str | None, typer.Option()] = None
+    item_column: Annotated[str | None, typer.Option()] = None
+    time_column: Annotated[
+        str | None, typer.Option(help="'' reads none: the order of the file counts.")
+    ] = None
+    rating_column: Annotated[str | None, typer.Option()] = None
+    item_key_column: Annotated[
+        str | None, typer.Option(help="Id of an item in the items table.")
+    ] = None
+    title_column: Annotated[str | None, typer.Option()] = None
+    text_column: Annotated[
+        list[str] | None, typer.Option(help="Text of an item; give it again for more.")
+    ] = None
+    vector_column: Annotated[str | None, typer.Option()] = None
+    time_format: Annotated[
+        str | None, typer.Option(help="Format of text times, e.g. '%d/%m/%Y %H:%M'.")
+    ] = None
+    time_unit: Annotated[str | None, typer.Option(help="s, ms, us or ns. [guessed]")] = None
+    separator: Annotated[str | None, typer.Option(help="Of CSV files. [guessed]")] = None
+    encoding: Annotated[str | None, typer.Option(help="Of CSV files. [utf-8]")] = None
+    min_rating: Annotated[float | None, typer.Option(help="Drop interactions rated lower.")] = None
+    k_core: Annotated[
+        int | None, typer.Option(help="Fewest interactions of a user and of an item.")
+    ] = None
+    min_user: Annotated[int | None, typer.Option(help="Fewest of a user.")] = None
+    min_item: Annotated[int | None, typer.Option(help="Fewest of an item.")] = None
+    repeats: Annotated[
+        str, typer.Option(help="Of a user's interactions with an item: all, first, last.")
+    ] = "all"
+    ties: Annotated[
+        str, typer.Option(help="Order at the same time: by item, or as in the file.")
+    ] = "item"
+    split_rule: Annotated[str, typer.Option(help="leave-one-out or global-time.")] = "leave-one-out"
+    valid_share: Annotated[float, typer.Option(help="For global-time.")] = 0.1
+    test_share: Annotated[float, typer.Option(help="For global-time.")] = 0.1
+    keep_unseen_items: Annotated[
+        bool, typer.Option(help="Keep items that nobody interacted with.")
+    ] = False
+    items_only: Annotated[
+        bool, typer.Option(help="A catalogue without interactions, for stage one alone.")
+    ] = False
+    raw_dir: Annotated[Path, typer.Option(help="Where fetched files are kept.")] = Path("data/raw")
+    force: Annotated[
+        bool, typer.Option(help="Replace a prepared data set, on which runs may rest.")
+    ] = False
+
+    def reader_options(self) -> dict[str, Any]:
+        """Gather what the reader of the source is told; nothing that was not given."""
+        from genrec.data.readers.table_columns import TableColumns
+
+        named = {
+            "user": self.user_column,
+            "item": self.item_column,
+            "time": self.time_column,
+            "rating": self.rating_column,
+            "item_key": self.item_key_column,
+            "title": self.title_column,
+            "text": tuple(self.text_column or ()) or None,
+            "vector": self.vector_column,
+            "time_format": self.time_format,
+            "time_unit": self.time_unit,
+        }
+        columns = {role: name for role, name in named.items() if name is not None}
+        options = {
+            "items": self.items,
+            "interactions": self.interactions,
+            "separator": self.separator,
+            "encoding": self.encoding,
+            "items_only": self.items_only or None,
+            "columns": TableColumns(**columns) if columns else None,  # type: ignore[arg-type]
+        }
+        return {name: value for name, value in options.items() if value is not None}
+
+    def encoder_options(self) -> dict[str, Any]:
+        """Gather what the encoder is told: each kind takes its own."""
+        if self.encoder is not None and self.encoder.endswith(".npy"):
+            return {"keys": self.vector_keys, "replace_non_finite": self.replace_non_finite}
+        return {} if self.encoder_processes == 1 else {"num_processes": self.encoder_processes}
+
+    def prepare_options(self) -> Any:
+        """Gather the :class:`genrec.data.options.PrepareOptions`."""
+        from genrec.data.options import PrepareOptions
+
+        return PrepareOptions(
+            min_user_interactions=self.k_core if self.min_user is None else self.min_user,
+            min_item_interactions=self.k_core if self.min_item is None else self.min_item,
+            min_rating=self.min_rating,
+            repeats=self.repeats,  # type: ignore[arg-type]
+            ties=self.ties,  # type: ignore[arg-type]
+            split_rule=self.split_rule,
+            valid_share=self.valid_share,
+            test_share=self.test_share,
+            text_template=self.text_template,
+            keep_unseen_items=self.keep_unseen_items,
+        )
 
 
 def prepare_source(
@@ -141,165 +279,23 @@ def _check_out(out: Path, *, force: bool) -> None:
 
 
 def app_command(app: typer.Typer) -> None:
-    """Add the command to an application.
+    """Add the command to an application."""
 
-    Args:
-        app: The application.
-    """
+    def work(told: PrepareArguments) -> None:
+        tables = told.interactions is not None or told.items is not None
+        prepare_source(
+            told.source,
+            told.out,
+            dataset=told.dataset or ("tables" if tables else None),
+            split=told.split,
+            encoder_model_name=told.encoder,
+            options=told.prepare_options(),
+            reader_options=told.reader_options(),
+            encoder_options=told.encoder_options(),
+            raw_dir=told.raw_dir,
+            like=told.like,
+            force=told.force,
+        )
 
-    @app.command("prepare", help="Prepare a data set for training; prints its data card.")
-    def command(
-        source: Annotated[
-            str, typer.Argument(help="Folder of files, or a release: beauty, ml-1m, ...")
-        ],
-        out: Annotated[Path, typer.Option(help="Folder to write.")],
-        dataset: Annotated[
-            str | None, typer.Option(help="Kind of source, e.g. amazon or tables. [by its files]")
-        ] = None,
-        split: Annotated[str | None, typer.Option(help="Part of a release, e.g. beauty.")] = None,
-        encoder: Annotated[
-            str | None,
-            typer.Option(
-                help="tfidf[:width], a sentence-transformers model, or vectors in .npy. [that of "
-                "--like, else tfidf]"
-            ),
-        ] = None,
-        like: Annotated[
-            Path | None,
-            typer.Option(
-                help="A prepared data set or stage-one run: embed with its encoder, so that new "
-                "items of its catalogue lie among the old."
-            ),
-        ] = None,
-        encoder_processes: Annotated[
-            int, typer.Option(help="Processes of a sentence-transformers model.")
-        ] = 1,
-        vector_keys: Annotated[
-            Path | None, typer.Option(help="Item keys of the rows of a .npy, one a line.")
-        ] = None,
-        replace_non_finite: Annotated[
-            bool, typer.Option(help="Put 0 for NaN and Inf in a .npy.")
-        ] = False,
-        text_template: Annotated[
-            str | None, typer.Option(help="e.g. 'Title: {title}; Brand: {brand}'.")
-        ] = None,
-        items: Annotated[str | None, typer.Option(help="Items table below SOURCE.")] = None,
-        interactions: Annotated[
-            str | None, typer.Option(help="Interactions table below SOURCE.")
-        ] = None,
-        user_column: Annotated[str | None, typer.Option()] = None,
-        item_column: Annotated[str | None, typer.Option()] = None,
-        time_column: Annotated[
-            str | None, typer.Option(help="'' reads none: the order of the file counts.")
-        ] = None,
-        rating_column: Annotated[str | None, typer.Option()] = None,
-        item_key_column: Annotated[
-            str | None, typer.Option(help="Id of an item in the items table.")
-        ] = None,
-        title_column: Annotated[str | None, typer.Option()] = None,
-        text_column: Annotated[
-            list[str] | None, typer.Option(help="Text of an item; give it again for more.")
-        ] = None,
-        vector_column: Annotated[str | None, typer.Option()] = None,
-        time_format: Annotated[
-            str | None, typer.Option(help="Format of text times, e.g. '%d/%m/%Y %H:%M'.")
-        ] = None,
-        time_unit: Annotated[str | None, typer.Option(help="s, ms, us or ns. [guessed]")] = None,
-        separator: Annotated[str | None, typer.Option(help="Of CSV files. [guessed]")] = None,
-        encoding: Annotated[str | None, typer.Option(help="Of CSV files. [utf-8]")] = None,
-        min_rating: Annotated[
-            float | None, typer.Option(help="Drop interactions rated lower.")
-        ] = None,
-        k_core: Annotated[
-            int | None, typer.Option(help="Fewest interactions of a user and of an item.")
-        ] = None,
-        min_user: Annotated[int | None, typer.Option(help="Fewest of a user.")] = None,
-        min_item: Annotated[int | None, typer.Option(help="Fewest of an item.")] = None,
-        repeats: Annotated[
-            str, typer.Option(help="Of a user's interactions with an item: all, first, last.")
-        ] = "all",
-        ties: Annotated[
-            str, typer.Option(help="Order at the same time: by item, or as in the file.")
-        ] = "item",
-        split_rule: Annotated[
-            str, typer.Option(help="leave-one-out or global-time.")
-        ] = "leave-one-out",
-        valid_share: Annotated[float, typer.Option(help="For global-time.")] = 0.1,
-        test_share: Annotated[float, typer.Option(help="For global-time.")] = 0.1,
-        keep_unseen_items: Annotated[
-            bool, typer.Option(help="Keep items that nobody interacted with.")
-        ] = False,
-        items_only: Annotated[
-            bool, typer.Option(help="A catalogue without interactions, for stage one alone.")
-        ] = False,
-        raw_dir: Annotated[Path, typer.Option(help="Where fetched files are kept.")] = Path(
-            "data/raw"
-        ),
-        force: Annotated[
-            bool, typer.Option(help="Replace a prepared data set, on which runs may rest.")
-        ] = False,
-        debug: Annotated[bool, typer.Option(help="Show the traceback of an error.")] = False,
-    ) -> None:
-        from genrec.data.options import PrepareOptions
-
-        def work() -> None:
-            reader: dict[str, Any] = {
-                "items": items,
-                "interactions": interactions,
-                "separator": separator,
-                "encoding": encoding,
-                "items_only": items_only or None,
-                "columns": _columns(
-                    user=user_column,
-                    item=item_column,
-                    time=time_column,
-                    rating=rating_column,
-                    item_key=item_key_column,
-                    title=title_column,
-                    text=tuple(text_column or ()) or None,
-                    vector=vector_column,
-                    time_format=time_format,
-                    time_unit=time_unit,
-                ),
-            }
-            reader = {name: value for name, value in reader.items() if value is not None}
-            encoder_options: dict[str, Any] = {}
-            if encoder is not None and encoder.endswith(".npy"):
-                encoder_options = {"keys": vector_keys, "replace_non_finite": replace_non_finite}
-            elif encoder_processes != 1:
-                encoder_options = {"num_processes": encoder_processes}
-            tables = interactions is not None or items is not None
-            prepare_source(
-                source,
-                out,
-                dataset=dataset or ("tables" if tables else None),
-                split=split,
-                encoder_model_name=encoder,
-                options=PrepareOptions(
-                    min_user_interactions=min_user if min_user is not None else k_core,
-                    min_item_interactions=min_item if min_item is not None else k_core,
-                    min_rating=min_rating,
-                    repeats=repeats,  # type: ignore[arg-type]
-                    ties=ties,  # type: ignore[arg-type]
-                    split_rule=split_rule,
-                    valid_share=valid_share,
-                    test_share=test_share,
-                    text_template=text_template,
-                    keep_unseen_items=keep_unseen_items,
-                ),
-                reader_options=reader,
-                encoder_options=encoder_options,
-                raw_dir=raw_dir,
-                like=like,
-                force=force,
-            )
-
-        run_command(work, debug=debug, options=_OPTIONS)
-
-
-def _columns(**named: Any) -> Any:
-    """Gather column names; None where none was given."""
-    from genrec.data.readers.table_columns import TableColumns
-
-    given = {role: name for role, name in named.items() if name is not None}
-    return TableColumns(**given) if given else None
+    about = "Prepare a data set for training; prints its data card."
+    add_command(app, "prepare", PrepareArguments, work, about=about, options=_OPTIONS)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from genrec.errors import ConfigError, MissingPathError, run_command
+from genrec.commands import add_command
+from genrec.errors import ConfigError, MissingPathError
 
-__all__ = ["EXTENDED_NAME", "app_command", "format_statistics", "tokenize_run"]
+__all__ = ["EXTENDED_NAME", "TokenizeArguments", "app_command", "format_statistics", "tokenize_run"]
 
 EXTENDED_NAME = "semantic_ids-extended"  # folder inside a run: its table with new items
 
@@ -212,86 +214,82 @@ def _data_path(run: Path) -> Path:
     return Path(prepared)
 
 
+@dataclass(frozen=True, kw_only=True)
+class TokenizeArguments:
+    """What ``genrec tokenize`` is told."""
+
+    run_dir: Annotated[Path, typer.Argument(help="A run of `genrec train rqvae`.")]
+    data: Annotated[Path | None, typer.Option(help="A prepared data set. [that of the run]")] = None
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder to write. [RUN_DIR/semantic_ids; with --extend semantic_ids-extended]"
+        ),
+    ] = None
+    policy: Annotated[
+        str | None,
+        typer.Option(
+            help="Of colliding items: dedup_token, reassign, sinkhorn or none. [as before]"
+        ),
+    ] = None
+    checkpoint: Annotated[
+        str | None, typer.Option(help="e.g. step_1000 or best_collision. [latest]")
+    ] = None
+    extend: Annotated[
+        bool,
+        typer.Option(
+            help="Keep the IDs of the run's table, or of --out where it is one; add those of "
+            "the new items of --data, prepared with --like RUN_DIR."
+        ),
+    ] = False
+    index_json: Annotated[
+        Path | None, typer.Option(help="Write the IDs to this .index.json too.")
+    ] = None
+    npy: Annotated[Path | None, typer.Option(help="Write the codes to this .npy too.")] = None
+    replace_non_finite: Annotated[
+        bool, typer.Option(help="Put 0 for NaN and Inf in the embeddings.")
+    ] = False
+    batch_size: Annotated[int, typer.Option(help="Items encoded at once.")] = 4096
+    device: Annotated[str | None, typer.Option(help="e.g. cpu or cuda. [a GPU if any]")] = None
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False
+
+
 def app_command(app: typer.Typer) -> None:
-    """Add the command to an application.
+    """Add the command to an application."""
 
-    Args:
-        app: The application.
-    """
+    def work(told: TokenizeArguments) -> None:
+        from genrec.runs import find_run
+        from genrec.tokenizer.semantic_id import ARTIFACT_NAME
 
-    @app.command(
-        "tokenize", help="Write the semantic IDs of a catalogue; prints how good they are."
-    )
-    def command(
-        run_dir: Annotated[Path, typer.Argument(help="A run of `genrec train rqvae`.")],
-        data: Annotated[
-            Path | None, typer.Option(help="A prepared data set. [that of the run]")
-        ] = None,
-        out: Annotated[
-            Path | None,
-            typer.Option(
-                help="Folder to write. [RUN_DIR/semantic_ids; with --extend semantic_ids-extended]"
-            ),
-        ] = None,
-        policy: Annotated[
-            str | None,
-            typer.Option(
-                help="Of colliding items: dedup_token, reassign, sinkhorn or none. [as before]"
-            ),
-        ] = None,
-        checkpoint: Annotated[
-            str | None, typer.Option(help="e.g. step_1000 or best_collision. [latest]")
-        ] = None,
-        extend: Annotated[
-            bool,
-            typer.Option(
-                help="Keep the IDs of the run's table, or of --out where it is one; add those of "
-                "the new items of --data, prepared with --like RUN_DIR."
-            ),
-        ] = False,
-        index_json: Annotated[
-            Path | None, typer.Option(help="Write the IDs to this .index.json too.")
-        ] = None,
-        npy: Annotated[Path | None, typer.Option(help="Write the codes to this .npy too.")] = None,
-        replace_non_finite: Annotated[
-            bool, typer.Option(help="Put 0 for NaN and Inf in the embeddings.")
-        ] = False,
-        batch_size: Annotated[int, typer.Option(help="Items encoded at once.")] = 4096,
-        device: Annotated[str | None, typer.Option(help="e.g. cpu or cuda. [a GPU if any]")] = None,
-        as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-        debug: Annotated[bool, typer.Option(help="Show the traceback of an error.")] = False,
-    ) -> None:
-        def work() -> None:
-            from genrec.runs import find_run
-            from genrec.tokenizer.semantic_id import ARTIFACT_NAME
-
-            run = find_run(run_dir)
-            written = out or run / (EXTENDED_NAME if extend else ARTIFACT_NAME)
-            start = time.perf_counter()
-            table = tokenize_run(
-                run,
-                data_path=data,
-                out=written,
-                policy=policy,
-                checkpoint=checkpoint,
-                extend=extend,
-                replace_non_finite=replace_non_finite,
-                batch_size=batch_size,
-                device=device,
+        run = find_run(told.run_dir)
+        written = told.out or run / (EXTENDED_NAME if told.extend else ARTIFACT_NAME)
+        start = time.perf_counter()
+        table = tokenize_run(
+            run,
+            data_path=told.data,
+            out=written,
+            policy=told.policy,
+            checkpoint=told.checkpoint,
+            extend=told.extend,
+            replace_non_finite=told.replace_non_finite,
+            batch_size=told.batch_size,
+            device=told.device,
+        )
+        if told.index_json is not None:
+            table.export_index_json(told.index_json)
+        if told.npy is not None:
+            table.export_npy(told.npy)
+        seconds = time.perf_counter() - start
+        if told.as_json:
+            found = {"policy": table.policy, "fingerprint": table.fingerprint}
+            print(json.dumps(found | table.statistics | {"seconds": round(seconds, 3)}))
+        else:
+            print(format_statistics(table))
+            print(
+                f"wrote {written}: {table.num_levels} levels of {table.level_sizes} codes, "
+                f"in {seconds:.1f} s"
             )
-            if index_json is not None:
-                table.export_index_json(index_json)
-            if npy is not None:
-                table.export_npy(npy)
-            seconds = time.perf_counter() - start
-            if as_json:
-                found = {"policy": table.policy, "fingerprint": table.fingerprint}
-                print(json.dumps(found | table.statistics | {"seconds": round(seconds, 3)}))
-            else:
-                print(format_statistics(table))
-                print(
-                    f"wrote {written}: {table.num_levels} levels of {table.level_sizes} codes, "
-                    f"in {seconds:.1f} s"
-                )
 
-        run_command(work, debug=debug, options={"collision policy": "--policy"})
+    about = "Write the semantic IDs of a catalogue; prints how good they are."
+    options = {"collision policy": "--policy"}
+    add_command(app, "tokenize", TokenizeArguments, work, about=about, options=options)

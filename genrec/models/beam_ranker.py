@@ -127,6 +127,7 @@ class BeamRanker:
 
 
 def _check_beams(num_beams: int) -> int:
+    """Refuse fewer beams than one."""
     if num_beams < 1:
         raise ConfigError(f"num_beams must be >= 1, got {num_beams}; 30 is usual")
     return num_beams

@@ -135,39 +135,18 @@ def _id_statistics(run: Path) -> dict[str, Any]:
 
 
 def diagnose_run(run: str | os.PathLike[str]) -> list[Finding]:
-    """Diagnose a run folder.
-
-    Args:
-        run: The folder.
-
-    Returns:
-        The troubles, worst first; empty where nothing is wrong.
-    """
+    """Diagnose a run folder: its troubles, worst first; none where nothing is wrong."""
     return diagnose(read_record(run))
 
 
 def diagnose(record: RunRecord) -> list[Finding]:
-    """Find what is wrong with a run.
-
-    Args:
-        record: What it wrote down.
-
-    Returns:
-        The troubles, worst first; empty where nothing is wrong.
-    """
+    """Find what is wrong with a run, worst first; none where nothing is wrong."""
     checks = (_unstable, _collapsed, _poor_reconstruction, _poor_quantization, _colliding)
     return [found for check in checks if (found := check(record)) is not None]
 
 
 def format_findings(findings: Sequence[Finding]) -> str:
-    """Write findings for a person.
-
-    Args:
-        findings: From :func:`diagnose`.
-
-    Returns:
-        Lines of text; ``nothing wrong`` where there are none.
-    """
+    """Write findings for a person; ``nothing wrong`` where there are none."""
     if not findings:
         return "nothing wrong"
     lines = []

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -73,30 +74,27 @@ class Training(Protocol):
         ...
 
 
+@dataclass
 class QuantizerWork:
     """A tokenizer's training, and the semantic IDs at its end.
 
-    Args:
+    Attributes:
         session: The run.
         data: The catalogue.
         items: What is trained on, shape ``(N, X)``.
         settings: Of stage one.
         training: How the quantiser comes about.
         space: What turned the data set's vectors into ``items``; None where they are the same.
+        quantizer: What came out, once trained.
     """
 
-    def __init__(
-        self,
-        session: Session,
-        data: PreparedDataset,
-        items: Tensor,
-        settings: RqVaeSettings,
-        training: Training,
-        space: FusedSpace | None = None,
-    ) -> None:
-        self.session, self.data, self.items, self.space = session, data, items, space
-        self.settings, self.training = settings, training
-        self.quantizer: ItemQuantizer | None = None
+    session: Session
+    data: PreparedDataset
+    items: Tensor
+    settings: RqVaeSettings
+    training: Training
+    space: FusedSpace | None = None
+    quantizer: ItemQuantizer | None = None
 
     @property
     def title(self) -> str:
@@ -124,7 +122,7 @@ class QuantizerWork:
             self.space.save(run / SPACE_NAME)
 
     def train(self) -> FitResult:
-        """Train."""
+        """Train the quantiser and keep it for :meth:`finish`."""
         self.quantizer, result = self.training.train()
         return result
 
@@ -173,15 +171,7 @@ class QuantizerWork:
 
 
 def build_work(session: Session, data: PreparedDataset, settings: RqVaeSettings) -> QuantizerWork:
-    """Build the training of a tokenizer.
-
-    Args:
-        session: The run.
-        data: The catalogue.
-        settings: Of stage one.
-
-    Returns:
-        The training; nothing of it refuses any more.
+    """Build the training of a tokenizer; nothing of it refuses any more.
 
     Raises:
         ConfigError: If a setting is out of range or does not fit the data.
@@ -264,14 +254,7 @@ def evaluate_rqvae(model: RqVae, items: Tensor, *, batch_size: int = 8192) -> Co
 
 
 def compare_steps(result: FitResult) -> str:
-    """Set the last evaluation beside the best ones, in a small table.
-
-    Args:
-        result: Of the run.
-
-    Returns:
-        Lines of text; empty where nothing was evaluated.
-    """
+    """Set the last evaluation beside the best ones, in a table; empty where there was none."""
     by_step = dict(result.history)
     chosen = {"last": result.history[-1][0]} if result.history and result.history[-1][1] else {}
     chosen |= {name: step for name, (step, _) in result.best.items() if step in by_step}
