@@ -17,7 +17,7 @@ from genrec.checkpoint import load_model_files
 from genrec.data.catalogue import Catalogue
 from genrec.errors import ArtifactError, ConfigError
 from genrec.models.score_ranker import ScoreRanker
-from genrec.modules.linear_cross_entropy import head_dtype, linear_cross_entropy
+from genrec.modules.kernels.linear_cross_entropy import head_dtype, linear_cross_entropy
 from genrec.modules.start_vectors import start_vectors
 
 __all__ = ["SasRec"]
