@@ -68,7 +68,7 @@ class BeamRanker:
         *,
         num_beams: int,
         max_history: int,
-        name: str = "model",
+        name: str = "generation",
     ) -> None:
         self.name = name
         self.num_beams, self.max_history = _check_beams(num_beams), max_history
