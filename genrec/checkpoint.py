@@ -34,7 +34,14 @@ __all__ = [
 
 #: What a training writes into its run folder besides steps and pointers; nothing else is touched.
 RUN_FILES = ("config.gin", "meta.json", "metrics.jsonl", "metrics.json")
-RUN_FOLDERS = ("catalogue", "semantic_ids", "item_space", "quantizer", "encoder")
+RUN_FOLDERS = (
+    "catalogue",
+    "semantic_ids",
+    "item_space",
+    "quantizer",
+    "encoder",
+    "known_vectors",
+)
 
 _ASIDE = ".replaced"  # where an older run waits until the new one has a checkpoint
 _MODEL = "model.safetensors"
@@ -60,14 +67,7 @@ class RunDirectory:
         return sorted(int(name) for name in found if name.isdigit())
 
     def step_path(self, step: int) -> Path:
-        """Name the folder of a step.
-
-        Args:
-            step: Optimiser steps done.
-
-        Returns:
-            Its path, whether or not it exists.
-        """
+        """Name the folder of a step, whether or not it exists."""
         return self.path / f"step_{step}"
 
     def save(
@@ -135,24 +135,12 @@ class RunDirectory:
         ]
 
     def point(self, name: str, step: int) -> None:
-        """Move a pointer.
-
-        Args:
-            name: For example ``latest`` or ``best``.
-            step: A step that is saved.
-        """
+        """Move a pointer, for example ``latest`` or ``best``, to a step that is saved."""
         with atomic_file(self.path / name) as temporary:
             temporary.write_text(f"step_{step}\n", encoding="utf-8")
 
     def pointed(self, name: str) -> Path | None:
-        """Follow a pointer.
-
-        Args:
-            name: For example ``latest`` or ``best``.
-
-        Returns:
-            The step's folder, or None where there is none.
-        """
+        """Follow a pointer, for example ``latest``, to a step's folder; None without one."""
         pointer = self.path / name
         if not pointer.is_file():
             return None

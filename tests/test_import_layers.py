@@ -21,6 +21,7 @@ LAYERS = {
     "genrec.entry": 0,
     "genrec.errors": 0,
     "genrec.recipes": 0,
+    "genrec.runs": 0,
     "genrec.settings": 0,
     "genrec.threads": 0,
     "genrec.version": 0,

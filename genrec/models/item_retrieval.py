@@ -481,7 +481,7 @@ class ItemTokenRetrievalModel(nn.Module):
             index,
             num_beams=options.get("num_beams", 30),
             max_history=min(self.max_history, options.get("max_history", self.max_history)),
-            name="model" if rescore is None else "re-scored",
+            name="generation" if rescore is None else "re-scored",
         )
 
     def grown(self, old: PrefixIndex, new: PrefixIndex) -> ItemTokenRetrievalModel:

@@ -17,7 +17,7 @@ from genrec.checkpoint import load_model_files
 from genrec.data.catalogue import Catalogue
 from genrec.errors import ArtifactError, ConfigError
 from genrec.models.score_ranker import ScoreRanker
-from genrec.modules.linear_cross_entropy import head_dtype, linear_cross_entropy
+from genrec.modules.kernels.linear_cross_entropy import head_dtype, linear_cross_entropy
 from genrec.modules.start_vectors import start_vectors
 
 __all__ = ["SasRec"]
@@ -29,10 +29,10 @@ class SasRec(nn.Module):
     """A causal Transformer over item ids whose output scores the same item embeddings.
 
     Args:
-        num_items: N.
+        num_items: Number of items N.
         embedding_dim: D, a multiple of ``num_heads``.
         num_heads: Attention heads.
-        n_layers: Blocks.
+        n_layers: Number of blocks.
         ff_dim: Width of the feed-forward layers.
         dropout: On embeddings and inside the blocks, in ``[0, 1)``.
         max_history: Most items of a history.
@@ -120,7 +120,7 @@ class SasRec(nn.Module):
 
     @property
     def num_items(self) -> int:
-        """N."""
+        """Number of items ``N``."""
         return self.items.num_embeddings
 
     def encode(self, history: Tensor) -> Tensor:
@@ -179,14 +179,7 @@ class SasRec(nn.Module):
         return F.cross_entropy(scores, wanted.clamp(max=0), ignore_index=-1)
 
     def scores(self, history: Tensor) -> Tensor:
-        """Score every item as the next one.
-
-        Args:
-            history: Items, oldest first, shape ``(B, S)``, int64; -1 for padding at the end.
-
-        Returns:
-            Shape ``(B, N)``.
-        """
+        """Score every item as the next one, ``(B, N)``, after histories ``(B, S)`` padded by -1."""
         last = (history >= 0).sum(dim=1) - 1  # (B,)
         states = self.encode(history)
         newest = states[torch.arange(len(history), device=history.device), last]  # (B, D)

@@ -19,7 +19,7 @@ from genrec.modules.attention import (
     RelativePositionBias,
     SelfAttention,
 )
-from genrec.modules.dropout import dropout
+from genrec.modules.kernels.dropout import dropout
 
 __all__ = [
     "Decoder",
@@ -42,8 +42,8 @@ class StackSettings:
         num_heads: Number of heads.
         ff_width: Width of the feed-forward layer.
         dropout: Everywhere that T5 has it.
-        num_buckets: Of the relative position bias.
-        max_distance: Of the relative position bias.
+        num_buckets: Buckets of distance in the relative position bias, even.
+        max_distance: Distances from here on, in tokens, share the last bucket.
         drop_output: Whether dropout follows the last layer too, as in T5.
         drop_inside: Whether attention weights and the hidden units of the feed-forward layers
             are dropped too, as in T5.
@@ -99,7 +99,18 @@ class FeedForward(nn.Module):
 
 
 def _norm(width: int) -> nn.RMSNorm:
+    """RMS norm over ``(..., D)`` with T5's epsilon."""
     return nn.RMSNorm(width, eps=1e-6)
+
+
+def _position_bias(s: StackSettings, *, bidirectional: bool) -> RelativePositionBias:
+    """Make the bias that all layers of a stack share."""
+    return RelativePositionBias(
+        s.num_heads,
+        bidirectional=bidirectional,
+        num_buckets=s.num_buckets,
+        max_distance=s.max_distance,
+    )
 
 
 class EncoderLayer(nn.Module):
@@ -126,32 +137,24 @@ class Encoder(nn.Module):
     """A stack of encoder layers.
 
     Args:
-        settings: Its shape.
+        settings: Layers, widths and dropout.
     """
 
     def __init__(self, settings: StackSettings) -> None:
         super().__init__()
-        self.position_bias = RelativePositionBias(
-            settings.num_heads,
-            bidirectional=True,
-            num_buckets=settings.num_buckets,
-            max_distance=settings.max_distance,
-        )
+        self.position_bias = _position_bias(settings, bidirectional=True)
         self.layers = nn.ModuleList(EncoderLayer(settings) for _ in range(settings.num_layers))
         self.norm = _norm(settings.width)
         self.dropout = settings.dropout
         self.drop_output = settings.drop_output
 
     def forward(self, x: Tensor, hidden: Tensor | None) -> Tensor:
-        """Encode.
+        """Encode embedded tokens, ``(B, T, D)`` to ``(B, T, D)``.
 
         Args:
-            x: Embedded tokens, shape ``(B, T, D)``.
+            x: The tokens.
             hidden: Which keys a query must not see, broadcastable to ``(B, 1, T, T)``, bool, or
                 None where all is visible.
-
-        Returns:
-            Shape ``(B, T, D)``.
         """
         bias = self.position_bias(x.shape[1], x.shape[1])
         if hidden is not None:
@@ -268,11 +271,7 @@ class DecoderCache:
     tables: DecoderTables | None = None
 
     def reorder(self, parents: Tensor) -> None:
-        """Let each beam go on from a beam of the step before.
-
-        Args:
-            parents: Columns of the beams that are continued, shape ``(B, W)``, int64.
-        """
+        """Let each beam go on from a beam of the step before, their columns being ``(B, W)``."""
         batch, before = self.own[0][-1].shape[:2]
         first = torch.arange(batch, device=parents.device).unsqueeze(1) * before
         newest = (first + parents).flatten()
@@ -281,14 +280,7 @@ class DecoderCache:
             self.rows.append(newest)
 
     def past(self, layer: int) -> list[Tensor]:
-        """Look up each beam's own keys and values in one layer.
-
-        Args:
-            layer: Number of the layer.
-
-        Returns:
-            One tensor a position, ``(B, W, 2 * H * E)``; the first ``(B, 1, 2 * H * E)``.
-        """
+        """Give a layer's own ``(B, W, 2 * H * E)`` of each position; beams share the first."""
         if not self.own[layer]:
             return []
         shared, *later = self.own[layer]
@@ -303,17 +295,12 @@ class Decoder(nn.Module):
     """A stack of decoder layers.
 
     Args:
-        settings: Its shape.
+        settings: Layers, widths and dropout.
     """
 
     def __init__(self, settings: StackSettings) -> None:
         super().__init__()
-        self.position_bias = RelativePositionBias(
-            settings.num_heads,
-            bidirectional=False,
-            num_buckets=settings.num_buckets,
-            max_distance=settings.max_distance,
-        )
+        self.position_bias = _position_bias(settings, bidirectional=False)
         self.layers = nn.ModuleList(DecoderLayer(settings) for _ in range(settings.num_layers))
         self.norm = _norm(settings.width)
         self.dropout = settings.dropout
@@ -349,14 +336,7 @@ class Decoder(nn.Module):
         return dropout(self.norm(x), self.dropout, self.training and self.drop_output)
 
     def tables(self, embeddings: Sequence[Tensor]) -> DecoderTables:
-        """Compute what depends on the weights alone.
-
-        Args:
-            embeddings: Of all codes of each position, ``(K, D)`` each.
-
-        Returns:
-            For :meth:`start`, as long as no weight changes.
-        """
+        """Compute what depends on the weights alone; each position's codes are ``(K, D)``."""
         layers = self._layers()
         return DecoderTables(
             codes=[layers[0].project(table) for table in embeddings],

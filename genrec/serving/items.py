@@ -20,7 +20,7 @@ from genrec.data.text.item_text import shorten
 from genrec.errors import ConfigError, DataError, MissingPathError
 from genrec.rankers import Ranker
 from genrec.serving.keys import read_keys
-from genrec.trained import ENCODER_NAME, QUANTIZER_NAME, Trained, load_quantizer, with_ids
+from genrec.trained import QUANTIZER_NAME, Trained, load_quantizer, with_ids
 
 __all__ = ["ItemVectors", "NewItems", "item_vectors", "with_items"]
 
@@ -169,8 +169,11 @@ def _embedded(run: Trained, texts: list[str]) -> npt.NDArray[Any]:
         found: npt.NDArray[Any] = kept.encoder.encode(texts)
         return found
     from genrec.data.text.encoders import make_encoder
+    from genrec.data.text.kept_encoder import ENCODER_NAME, load_encoder
 
-    name = str(run.meta.get("encoder") or "")
+    if (run.path / ENCODER_NAME).is_dir():
+        return load_encoder(run.path).encoder.encode(texts)
+    name = str(run.meta.get("encoder") or run.meta.get("encoder_model_name") or "")
     if not name or name.split(":")[0] in ("tfidf", "none") or name.endswith(".npy"):
         raise ConfigError(
             f"texts of new items must be embedded by the run's encoder, got {name or 'an unknown'} "

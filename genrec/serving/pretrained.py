@@ -14,9 +14,10 @@ from typing import Any
 from genrec.atomic import atomic_directory, read_json, write_json_atomic
 from genrec.checkpoint import RunDirectory
 from genrec.data.text.fused_space import SPACE_NAME
+from genrec.data.text.kept_encoder import ENCODER_NAME
 from genrec.errors import ConfigError, MissingPathError
 from genrec.tokenizer.semantic_id import ARTIFACT_NAME
-from genrec.trained import ENCODER_NAME, QUANTIZER_NAME, Trained
+from genrec.trained import QUANTIZER_NAME, Trained
 
 __all__ = ["fetch", "model_card", "push", "save_run"]
 
