@@ -17,6 +17,7 @@ from torch import Tensor
 
 from genrec.data.text.fused_space import SPACE_NAME, FusedSpace
 from genrec.data.text.item_text import shorten
+from genrec.data.text.kept_encoder import ENCODER_NAME
 from genrec.errors import ConfigError, DataError, MissingPathError
 from genrec.rankers import Ranker
 from genrec.serving.keys import read_keys
