@@ -17,8 +17,9 @@ from genrec.checkpoint import load_model_files
 from genrec.data.catalogue import Catalogue
 from genrec.errors import ArtifactError, ConfigError
 from genrec.models.score_ranker import ScoreRanker
+from genrec.modules.causal_encoder import CausalEncoder
 from genrec.modules.kernels.linear_cross_entropy import head_dtype, linear_cross_entropy
-from genrec.modules.start_vectors import start_vectors
+from genrec.modules.start_vectors import QUIET, start_vectors
 
 __all__ = ["SasRec"]
 
@@ -100,20 +101,13 @@ class SasRec(nn.Module):
         self.max_history = max_history
         self.items = nn.Embedding(num_items, embedding_dim)
         self.positions = nn.Embedding(max_history, embedding_dim)
-        self.dropout = nn.Dropout(dropout)
-        # Not nn.TransformerEncoder, which copies one block and its first weights.
-        self.blocks = nn.ModuleList(
-            nn.TransformerEncoderLayer(
-                embedding_dim,
-                num_heads,
-                dim_feedforward=ff_dim,
-                dropout=dropout,
-                batch_first=True,
-                norm_first=True,
-            )
-            for _ in range(n_layers)
+        self.encoder = CausalEncoder(
+            embedding_dim,
+            num_heads=num_heads,
+            num_layers=n_layers,
+            ff_width=ff_dim,
+            dropout=dropout,
         )
-        self.norm = nn.LayerNorm(embedding_dim)
         self.seen_weight = nn.Parameter(torch.zeros(())) if seen_weights else None
         for table in (self.items, self.positions):
             nn.init.normal_(table.weight, std=embedding_dim**-0.5)
@@ -142,11 +136,7 @@ class SasRec(nn.Module):
                 "newest ones"
             )
         x = self.items(history.clamp(min=0)) + self.positions.weight[:length]
-        later = torch.ones(length, length, dtype=torch.bool, device=x.device).triu(1)
-        x = self.dropout(x)
-        for block in self.blocks:  # padding lies at the end, where no real item looks
-            x = block(x, src_mask=later)
-        states: Tensor = self.norm(x)
+        states: Tensor = self.encoder(x)
         return states
 
     def forward(self, history: Tensor, targets: Tensor, num_negatives: int | None = None) -> Tensor:
@@ -212,6 +202,8 @@ class SasRec(nn.Module):
             vectors: Shape ``(N, X)``, floating point, any X.
         """
         self.items.weight.copy_(start_vectors(vectors, self.items.embedding_dim))
+        self.positions.weight.mul_(QUIET)
+        self.encoder.begin_as_identity()
 
     def ranker(self, catalogue: Catalogue, options: Mapping[str, Any]) -> ScoreRanker:
         """Recommend items of a catalogue, whose rows must be the model's.

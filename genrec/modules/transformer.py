@@ -45,8 +45,7 @@ class StackSettings:
         num_buckets: Buckets of distance in the relative position bias, even.
         max_distance: Distances from here on, in tokens, share the last bucket.
         drop_output: Whether dropout follows the last layer too, as in T5.
-        drop_inside: Whether attention weights and the hidden units of the feed-forward layers
-            are dropped too, as in T5.
+        drop_attention: Whether attention weights are dropped too, as in T5.
     """
 
     num_layers: int
@@ -58,12 +57,12 @@ class StackSettings:
     num_buckets: int = 32
     max_distance: int = 128
     drop_output: bool = True
-    drop_inside: bool = True
+    drop_attention: bool = True
 
     @property
-    def inner_dropout(self) -> float:
-        """Dropout of attention weights and hidden units."""
-        return self.dropout if self.drop_inside else 0.0
+    def attention_dropout(self) -> float:
+        """Dropout of attention weights."""
+        return self.dropout if self.drop_attention else 0.0
 
 
 @torch.no_grad()
@@ -119,9 +118,9 @@ class EncoderLayer(nn.Module):
     def __init__(self, s: StackSettings) -> None:
         super().__init__()
         self.attention_norm = _norm(s.width)
-        self.attention = SelfAttention(s.width, s.inner_width, s.num_heads, s.inner_dropout)
+        self.attention = SelfAttention(s.width, s.inner_width, s.num_heads, s.attention_dropout)
         self.ff_norm = _norm(s.width)
-        self.ff = FeedForward(s.width, s.ff_width, s.inner_dropout)
+        self.ff = FeedForward(s.width, s.ff_width, s.dropout)
         self.dropout = s.dropout
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
@@ -171,11 +170,11 @@ class DecoderLayer(nn.Module):
     def __init__(self, s: StackSettings) -> None:
         super().__init__()
         self.attention_norm = _norm(s.width)
-        self.attention = SelfAttention(s.width, s.inner_width, s.num_heads, s.inner_dropout)
+        self.attention = SelfAttention(s.width, s.inner_width, s.num_heads, s.attention_dropout)
         self.cross_norm = _norm(s.width)
-        self.cross = CrossAttention(s.width, s.inner_width, s.num_heads, s.inner_dropout)
+        self.cross = CrossAttention(s.width, s.inner_width, s.num_heads, s.attention_dropout)
         self.ff_norm = _norm(s.width)
-        self.ff = FeedForward(s.width, s.ff_width, s.inner_dropout)
+        self.ff = FeedForward(s.width, s.ff_width, s.dropout)
         self.dropout = s.dropout
 
     def forward(
@@ -417,3 +416,11 @@ class Decoder(nn.Module):
             x = layer.step(x, q, seen, bias, cache.cross[number], cache.cross_bias)
             cache.own[number].append(kv)
         return self.norm(x)
+
+
+@torch.no_grad()
+def begin_as_identity(stack: nn.Module) -> None:
+    """Let each layer of a stack begin as the identity; see :class:`CausalEncoder` for when."""
+    for name, parameter in stack.named_parameters():
+        if name.endswith(("out.weight", "down.weight")):
+            nn.init.zeros_(parameter)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 
 import numpy as np
 import polars as pl
@@ -217,3 +218,29 @@ def test_texts_and_vectors_are_told_apart():
     assert (new.titles, new.texts, new.vectors) == (["x", "Y"], ["red polish", ""], None)
     one = NewItems.read(("x", "X", [1.0, 2.0]))
     assert one.vectors.tolist() == [[1.0, 2.0]]
+
+
+def test_changes_beside_calls_are_seen_by_the_next_call(recommender, vectors):
+    """Four threads recommend while items come and go; nothing is ever half there."""
+    failures = []
+    stop = threading.Event()
+
+    def ask() -> None:
+        while not stop.is_set():
+            found = recommender.recommend([["a1", "a2"], ["c3"], []], k=50, exclude_seen=False)
+            counts = {len(items) for items in found.items}
+            if len(counts) != 1 or any(len(set(items)) < len(items) for items in found.items):
+                failures.append(found)
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for number in range(8):
+        recommender.add_items([(f"n{number}", "", vectors[number])])
+        assert f"n{number}" in recommender.recommend(["a1"], k=50).items
+        recommender.remove_items([f"n{number}"])
+        assert f"n{number}" not in recommender.recommend(["a1"], k=50).items
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert failures == []
