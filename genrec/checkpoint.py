@@ -34,7 +34,15 @@ __all__ = [
 
 #: What a training writes into its run folder besides steps and pointers; nothing else is touched.
 RUN_FILES = ("config.gin", "meta.json", "metrics.jsonl", "metrics.json")
-RUN_FOLDERS = ("catalogue", "semantic_ids", "item_space")
+RUN_FOLDERS = (
+    "catalogue",
+    "semantic_ids",
+    "semantic_ids-extended",
+    "item_space",
+    "quantizer",
+    "encoder",
+    "known_vectors",
+)
 
 _ASIDE = ".replaced"  # where an older run waits until the new one has a checkpoint
 _MODEL = "model.safetensors"

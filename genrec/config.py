@@ -33,6 +33,8 @@ def configure(
     settings: type[S],
     config: str | os.PathLike[str] | None,
     bindings: Sequence[str] = (),
+    *,
+    root: str = ROOT,
 ) -> S:
     """Read a gin file and overrides into settings.
 
@@ -40,6 +42,7 @@ def configure(
         settings: The stage's class, whose fields are the names below ``train``.
         config: The file, or None for overrides alone.
         bindings: Overrides such as ``train.batch_size=128``; they win over the file.
+        root: What the file binds.
 
     Returns:
         The settings.
@@ -54,12 +57,12 @@ def configure(
         name = binding.partition("=")[0].strip()
         if name in names:  # gin would take it for a macro
             raise ConfigError(
-                f"override must name its root, got {binding!r}; write {ROOT}.{binding}"
+                f"override must name its root, got {binding!r}; write {root}.{binding}"
             )
     gin.clear_config()
     # Under one name for all stages: the last one configured is what files speak of.
     gin.enter_interactive_mode()
-    root = gin.external_configurable(settings, name=ROOT, module="genrec")
+    make = gin.external_configurable(settings, name=root, module="genrec")
     gin.exit_interactive_mode()
     files = []
     if config is not None:
@@ -82,15 +85,15 @@ def configure(
             f"{missing.group(1) if missing else error}; for example `import genrec.models.rqvae`"
         ) from error
     except (ValueError, SyntaxError, TypeError, OSError, AttributeError) as error:
-        raise ConfigError(_explain(error, names)) from error
+        raise ConfigError(_explain(error, names, root)) from error
     required = [field.name for field in fields(settings) if field.default is MISSING]
-    absent = [name for name in required if name not in gin.get_bindings(f"genrec.{ROOT}")]
+    absent = [name for name in required if name not in gin.get_bindings(f"genrec.{root}")]
     if absent:
         raise ConfigError(
-            f'settings must be given, got none for {", ".join(absent)}; add --gin "{ROOT}.NAME='
+            f'settings must be given, got none for {", ".join(absent)}; add --gin "{root}.NAME='
             'VALUE"'
         )
-    made: S = root()
+    made: S = make()
     return made
 
 
@@ -105,7 +108,7 @@ def _without_log() -> Iterator[None]:
         logging.disable(before)
 
 
-def _explain(error: Exception, names: Sequence[str]) -> str:
+def _explain(error: Exception, names: Sequence[str], root: str) -> str:
     """Turn a message of gin into what, got, allowed and fix."""
     text = str(error).strip()
     first = text.splitlines()[0] if text else type(error).__name__
@@ -116,8 +119,8 @@ def _explain(error: Exception, names: Sequence[str]) -> str:
         return f"setting must exist, got {where.split('.')[-1]}.{name}; {near}{more}"
     if found := re.search(r"No configurable matching (?:reference )?'?@?([\w./]+)", text):
         name = found.group(1)
-        near = did_you_mean(name, [ROOT, *names])
-        return f"setting must exist, got {name!r}; {near} Write train.NAME=VALUE"
+        near = did_you_mean(name, [root, *names])
+        return f"setting must exist, got {name!r}; {near} Write {root}.NAME=VALUE"
     if found := re.search(r"(\S+) set to `%gin.REQUIRED`", text):
         return f'settings must be given, got none for {found.group(1)}; add --gin "NAME=VALUE"'
     if found := re.search(r"'([\w./]+)/gin\.macro'", text):

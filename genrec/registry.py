@@ -13,6 +13,7 @@ __all__ = ["QUANTIZERS", "RANKERS", "find"]
 #: Name -> module that holds the class of this name, or ``module:Class``.
 RANKERS = {
     "EncoderDecoderRetrievalModel": "genrec.models.retrieval",
+    "ItemTokenRetrievalModel": "genrec.models.item_retrieval",
     "SasRec": "genrec.models.sasrec",
 }
 QUANTIZERS = {

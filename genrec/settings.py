@@ -156,6 +156,8 @@ def _jsonable(value: Any) -> Any:
     """Turn a setting into what JSON can hold."""
     if isinstance(value, enum.Enum):
         return value.name
+    if isinstance(value, Mapping):
+        return {name: _jsonable(v) for name, v in value.items()}
     return [_jsonable(v) for v in value] if isinstance(value, tuple) else value
 
 
@@ -173,7 +175,7 @@ def _check(known: dataclasses.Field[Any], value: Any) -> None:
     }
     rules = known.metadata["rules"]
     for number in value if isinstance(value, tuple) else (value,):
-        if isinstance(number, str | None | enum.Enum):
+        if isinstance(number, str | None | enum.Enum | Mapping):
             continue
         # Phrased so that NaN, which compares to nothing, is refused as well.
         if not all(holds[rule](number, bound) for rule, bound in rules.items()):
@@ -218,6 +220,12 @@ def _fit(value: Any, wanted: Any) -> tuple[bool, Any]:
         kinds = [inner[0]] * len(value) if inner[-1] is Ellipsis else inner
         found = [_fit(entry, kind) for entry, kind in zip(value, kinds, strict=True)]
         return all(fits for fits, _ in found), tuple(entry for _, entry in found)
+    if typing.get_origin(wanted) is dict:
+        if not isinstance(value, Mapping):
+            return False, value
+        pairs = [(name, _fit(entry, typing.get_args(wanted)[1])) for name, entry in value.items()]
+        fits = all(isinstance(name, str) and entry[0] for name, entry in pairs)
+        return fits, {name: entry for name, (_, entry) in pairs}
     if isinstance(wanted, type) and issubclass(wanted, enum.Enum):
         if isinstance(value, str) and value in wanted.__members__:
             return True, wanted[value]
@@ -231,7 +239,13 @@ def _fit(value: Any, wanted: Any) -> tuple[bool, Any]:
     return wanted is type(value) or (isinstance(wanted, type) and isinstance(value, wanted)), value
 
 
-_PHRASES = {int: "a whole number", float: "a number", bool: "True or False", str: "a text"}
+_PHRASES = {
+    Any: "any value",
+    int: "a whole number",
+    float: "a number",
+    bool: "True or False",
+    str: "a text",
+}
 _EXAMPLES = {int: "1", float: "0.1", bool: "True", str: "'text'"}
 
 
@@ -243,6 +257,8 @@ def _phrase(wanted: Any) -> str:
         inner = typing.get_args(wanted)
         many = "a list" if inner[-1] is Ellipsis else f"a list of {len(inner)}"
         return f"{many} of entries that are {_phrase(inner[0])}"
+    if typing.get_origin(wanted) is dict:
+        return f"a dictionary of names, each with {_phrase(typing.get_args(wanted)[1])}"
     if isinstance(wanted, type) and issubclass(wanted, enum.Enum):
         return f"one of {', '.join(wanted.__members__)}"
     return _PHRASES.get(wanted, str(wanted))
@@ -255,6 +271,8 @@ def _example(wanted: Any) -> str | None:
         entry = _example(inner[0])
         count = 2 if inner[-1] is Ellipsis else len(inner)
         return None if entry is None else f"[{', '.join([entry] * count)}]"
+    if typing.get_origin(wanted) is dict:
+        return f"{{'name': {_example(typing.get_args(wanted)[1])}}}"
     if isinstance(wanted, type) and issubclass(wanted, enum.Enum):
         return repr(next(iter(wanted.__members__)))
     return _EXAMPLES.get(wanted)

@@ -20,7 +20,7 @@ from genrec.recipes import find_recipe, recipe_names
 if TYPE_CHECKING:  # the trainings bring PyTorch along, which `genrec train --help` does without
     from genrec.training.settings import TrainingSettings
 
-__all__ = ["STAGES", "Options", "Stage", "Step", "find_stage", "plan", "run_plan"]
+__all__ = ["STAGES", "Options", "Stage", "Step", "choose", "find_stage", "plan", "run_plan"]
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,8 @@ class Options:
         name: Runs lie in ``runs/STAGE/NAME``; None takes the recipe's folder.
         bindings: Overrides, ``train.x=1`` or with the stage's name in place of ``train``.
         resume: Whether to go on: finished stages are kept, an interrupted one is resumed.
+        restart: With ``resume``: a single stage too is kept where it is finished, and begun where
+            there is nothing to resume.
     """
 
     split: str | None = None
@@ -83,6 +85,7 @@ class Options:
     name: str | None = None
     bindings: Sequence[str] = ()
     resume: bool = False
+    restart: bool = False
 
 
 @dataclass(frozen=True)
@@ -137,7 +140,7 @@ def plan(words: Sequence[str], options: Options) -> list[Step]:
     from genrec.config import ROOT, configure
     from genrec.training.session import run_path
 
-    chosen = _choose(words)
+    chosen = choose(words)
     bindings = _share_out(options.bindings, [stage for stage, _ in chosen])
     steps: dict[str, Step] = {}
     for name, recipe in chosen:
@@ -155,7 +158,7 @@ def plan(words: Sequence[str], options: Options) -> list[Step]:
             settings = dataclasses.replace(settings, save_dir_root=str(root))
         anew = before is not None and not before.done
         done = False
-        if options.resume and len(chosen) == 1:
+        if options.resume and len(chosen) == 1 and not options.restart:
             settings = dataclasses.replace(settings, resume=True)
         elif options.resume and not anew:
             done, settings = _go_on(settings)
@@ -185,8 +188,18 @@ def run_plan(steps: Sequence[Step]) -> None:
             STAGES[step.stage].train(step.settings)
 
 
-def _choose(words: Sequence[str]) -> list[tuple[str, Path]]:
-    """Pair stages with recipes."""
+def choose(words: Sequence[str]) -> list[tuple[str, Path]]:
+    """Pair stages with recipes.
+
+    Args:
+        words: Those of ``genrec train``.
+
+    Returns:
+        Name of each stage and its gin file, in order.
+
+    Raises:
+        GenRecError: If a word is neither a stage nor a recipe, or a stage is named twice.
+    """
     chosen: list[tuple[str, Path]] = []
     stage = None
     for word in [*words, None]:

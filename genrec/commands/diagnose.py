@@ -23,7 +23,7 @@ def app_command(app: typer.Typer) -> None:
 
     @app.command("diagnose", help="Name what is wrong with a stage-one run, and what to change.")
     def command(
-        run_dir: Annotated[Path, typer.Argument(help="A run of scripts/train_rqvae.py.")],
+        run_dir: Annotated[Path, typer.Argument(help="A run of `genrec train rqvae`.")],
         as_json: Annotated[bool, typer.Option("--json", help="Print one JSON list.")] = False,
         debug: Annotated[bool, typer.Option(help="Show the traceback of an error.")] = False,
     ) -> None:

@@ -53,10 +53,10 @@ def tokenize_run(
             embeds the run's items otherwise, and with ``extend`` if it holds no new item.
     """
     import numpy as np
-    import torch
 
     from genrec.data.prepared import PreparedDataset
     from genrec.data.text.known_vectors import KnownVectors
+    from genrec.device import pick_device
     from genrec.runs import find_run
     from genrec.tokenizer.policies import POLICIES, check_policy
     from genrec.tokenizer.semantic_id import ARTIFACT_NAME, SemanticIdTokenizer
@@ -64,10 +64,8 @@ def tokenize_run(
 
     if policy is not None:
         check_policy(policy)
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     run = find_run(run)
-    quantizer = load_quantizer(run, device=device, checkpoint=checkpoint)
+    quantizer = load_quantizer(run, device=pick_device(device), checkpoint=checkpoint)
     if out is None:
         out = run / (EXTENDED_NAME if extend else ARTIFACT_NAME)
     if extend:
@@ -225,7 +223,7 @@ def app_command(app: typer.Typer) -> None:
         "tokenize", help="Write the semantic IDs of a catalogue; prints how good they are."
     )
     def command(
-        run_dir: Annotated[Path, typer.Argument(help="A run of scripts/train_rqvae.py.")],
+        run_dir: Annotated[Path, typer.Argument(help="A run of `genrec train rqvae`.")],
         data: Annotated[
             Path | None, typer.Option(help="A prepared data set. [that of the run]")
         ] = None,

@@ -12,12 +12,15 @@ import torch
 from torch import Tensor
 
 from genrec.decoding.legal import LegalSet
-from genrec.decoding.trie import PrefixIndex
+from genrec.decoding.trie import PrefixIndex, TrieStep
 from genrec.errors import ConfigError
 
-__all__ = ["BeamResult", "StepFn", "constrained_beam_search"]
+__all__ = ["BeamResult", "ChildStepFn", "StepFn", "constrained_beam_search"]
 
+#: (level, codes, parents) -> log-probabilities of all codes, (B, W, K)
 StepFn = Callable[[int, Tensor | None, Tensor | None], Tensor]
+#: (level, codes, parents, following) -> log-probabilities of the following children, (B, W, C)
+ChildStepFn = Callable[[int, Tensor | None, Tensor | None, TrieStep], Tensor]
 
 _DEAD = torch.iinfo(torch.int64).min
 
@@ -42,10 +45,27 @@ class BeamResult:
     item_scores: Tensor
     item_beams: Tensor
 
+    def reordered(self, item_scores: Tensor, num_results: int) -> BeamResult:
+        """Rank the items anew.
+
+        Args:
+            item_scores: New scores, shape ``(B, R)``; of equal ones the better item by the old
+                scores stays before the other.
+            num_results: How many to keep.
+
+        Returns:
+            The same beams, their items in the new order.
+        """
+        scores = item_scores.masked_fill(self.items < 0, -torch.inf)
+        scores, order = scores.sort(dim=1, descending=True, stable=True)
+        order, scores = order[:, :num_results], scores[:, :num_results]
+        items, beams = self.items.gather(1, order), self.item_beams.gather(1, order)
+        return BeamResult(self.codes, self.scores, self.leaves, items, scores, beams)
+
 
 @torch.no_grad()
 def constrained_beam_search(
-    step_fn: StepFn,
+    step_fn: StepFn | None,
     index: PrefixIndex,
     *,
     batch_size: int,
@@ -56,6 +76,7 @@ def constrained_beam_search(
     sample: bool = False,
     generator: torch.Generator | None = None,
     renormalize: bool = False,
+    child_fn: ChildStepFn | None = None,
 ) -> BeamResult:
     """Find the existing semantic IDs to which a model gives the highest probability.
 
@@ -70,7 +91,7 @@ def constrained_beam_search(
             result has shape ``(B, 1, K)``. Later ``codes`` are those chosen last, shape
             ``(B, W)``, int64, ``parents`` the columns of the beams that they continue, shape
             ``(B, W)``, int64, and the result has shape ``(B, W, K)``, floating point. Rows of
-            dead beams (parent 0, code 0) may hold anything.
+            dead beams (parent 0, code 0) may hold anything. None with ``child_fn``.
         index: The catalogue.
         batch_size: Number of users ``B``, >= 1.
         num_beams: Most prefixes kept for a user, >= 1. Early levels use fewer where fewer exist.
@@ -81,6 +102,9 @@ def constrained_beam_search(
             the best (stochastic beam search). Scores stay those of the model.
         generator: Of the draws.
         renormalize: Make the probabilities of the legal codes of each prefix sum to one.
+        child_fn: In place of ``step_fn``, for models that score only codes which exist: the
+            same with the continuations of all beams, of which there are C at most for one, as
+            fourth argument and a result of shape ``(B, W, C)``, in their order.
 
     Returns:
         Beams and items, best first.
@@ -108,14 +132,21 @@ def constrained_beam_search(
     codes: Tensor | None = None
     parents: Tensor | None = None
     for level in range(index.num_levels):
-        log_probs = step_fn(level, codes, parents).float() / temperature  # (B, W, K)
-        if temperature != 1.0:
-            log_probs = log_probs.log_softmax(dim=-1)
         following = index.step(states, level)
+        if child_fn is not None:
+            exists = following.legal
+            gained = child_fn(level, codes, parents, following).float() / temperature
+            if temperature != 1.0:
+                gained = gained.masked_fill(~exists, -torch.inf).log_softmax(dim=-1)
+        else:
+            assert step_fn is not None
+            log_probs = step_fn(level, codes, parents).float() / temperature  # (B, W, K)
+            if temperature != 1.0:
+                log_probs = log_probs.log_softmax(dim=-1)
+            gained = log_probs.gather(-1, following.codes)  # (B, W, C)
         allowed = following.legal
         if legal is not None:
             allowed = allowed & legal.allows(following.states, level + 1)
-        gained = log_probs.gather(-1, following.codes)  # (B, W, C)
         if renormalize:
             total = gained.masked_fill(~allowed, -torch.inf).logsumexp(dim=-1, keepdim=True)
             gained = torch.where(allowed, gained - total, gained)

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from genrec.decoding.item_paths import ItemPaths, hash_prefixes
 from genrec.decoding.legal import ItemFilter, ItemSets, LegalSet, SharedAllowList, UserNodes
 from genrec.errors import DataError
 
@@ -92,6 +93,8 @@ class PrefixIndex:
             for width in set(self.max_children)
         }
         self._leaf_of_item: Tensor | None = None
+        self._paths: ItemPaths | None = None
+        self._hashes: list[Tensor] | None = None
 
     @classmethod
     def from_ids(
@@ -179,6 +182,33 @@ class PrefixIndex:
         if self.leaf_offsets is not None:
             tables.append(self.leaf_offsets)
         return sum(table.numel() * table.element_size() for table in tables)
+
+    @property
+    def paths(self) -> ItemPaths:
+        """The way of every item through the tree, made when first asked for."""
+        if self._paths is None:
+            self._paths = ItemPaths.build(self.first_child, self.leaf_items, self.leaf_offsets)
+        return self._paths
+
+    @property
+    def prefix_hashes(self) -> list[Tensor]:
+        """For each level 1..L a number a state, int32, that depends on its codes alone."""
+        if self._hashes is None:
+            self._hashes = hash_prefixes(self.first_child, self.child_codes)
+        return self._hashes
+
+    def codes_of_items(self, item_ids: Tensor) -> Tensor:
+        """Look up semantic IDs.
+
+        Args:
+            item_ids: Any shape, integer, in ``[0, N)``.
+
+        Returns:
+            Shape ``(..., L)``, int64.
+        """
+        states = self.paths.states[item_ids.long()].long()
+        codes = [table[states[..., level]] for level, table in enumerate(self.child_codes)]
+        return torch.stack([code.long() for code in codes], dim=-1)
 
     def to(self, device: torch.device | str) -> PrefixIndex:
         """Copy the index to a device.

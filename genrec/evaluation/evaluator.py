@@ -103,7 +103,7 @@ class Evaluator:
             longest list; users and users a second. The same on every process and for any number
             of processes.
         """
-        return self._run(ranker, (hide_history,))[0]
+        return self._run(ranker, (hide_history,))[0][0]
 
     def run_both(self, ranker: Ranker) -> dict[str, float]:
         """Evaluate a ranker with its history shown and hidden.
@@ -118,15 +118,33 @@ class Evaluator:
             As :meth:`run` with the history shown, and the same with it hidden under keys with
             the prefix ``hidden_``.
         """
+        return self.run_both_with_ranks(ranker)[0]
+
+    def run_both_with_ranks(
+        self, ranker: Ranker
+    ) -> tuple[dict[str, float], dict[str, npt.NDArray[np.int64]]]:
+        """Evaluate as :meth:`run_both`, and say where each example's target stood.
+
+        Args:
+            ranker: See :meth:`run`.
+
+        Returns:
+            The metrics, and by prefix (empty with the history shown, ``hidden_`` with it hidden)
+            the item-level ranks, shape ``(E,)``, from 0; -1 where the target is not among the
+            results. Examples are in the order of the split, with ``limit`` those that were used.
+        """
         if isinstance(ranker, SearchingRanker):
-            shown, hidden = (self.run(ranker, hide_history=hide) for hide in (False, True))
+            shown, hidden = (self._run(ranker, (hide,))[0] for hide in (False, True))
         else:
             shown, hidden = self._run(ranker, (False, True))
         common = ("users", "users_per_s")
-        return shown | {f"hidden_{k}": v for k, v in hidden.items() if k not in common}
+        metrics = shown[0] | {f"hidden_{k}": v for k, v in hidden[0].items() if k not in common}
+        return metrics, {"": shown[1], "hidden_": hidden[1]}
 
-    def _run(self, ranker: Ranker, ways: Sequence[bool]) -> list[dict[str, float]]:
-        """Evaluate with the history hidden or not, one dictionary for each way."""
+    def _run(
+        self, ranker: Ranker, ways: Sequence[bool]
+    ) -> list[tuple[dict[str, float], npt.NDArray[np.int64]]]:
+        """Evaluate with the history hidden or not: metrics and ranks for each way."""
         searches = isinstance(ranker, SearchingRanker)
         groups = self.groups if ranker.groups is None else ranker.groups
         alike = None if groups is None else torch.from_numpy(np.asarray(groups)).to(self.device)
@@ -158,7 +176,10 @@ class Evaluator:
         seconds = time.perf_counter() - began
         used = torch.from_numpy(self.batches.examples)
         speed = {"users": float(len(used)), "users_per_s": len(used) / max(seconds, 1e-9)}
-        return [found.metrics(used, self.ks) | speed for found in founds]
+        return [
+            (found.metrics(used, self.ks) | speed, found.ranks[0].cpu()[used].numpy())
+            for found in founds
+        ]
 
 
 class _Found:

@@ -44,8 +44,11 @@ class ResultRow:
         command: What repeats the run, as typed in a shell.
         commit: Of the checkout; None where there is none.
         threads: CPU threads that the run had.
-        seconds: Wall time of fitting or training, all stages together.
-        parameters: Weights of the model; 0 where nothing is trained.
+        seconds: Wall time by stage, for example ``{"rqvae": 97.0, "decoder": 801.5}``, or
+            ``{"fit": 0.4}`` where nothing is trained step by step.
+        parameters: Weights of the model; 0 where it only counts.
+        settings: Everything that the metrics depend on besides code and data; as JSON values.
+        chosen: What was chosen on validation, for example ``{"ridge": 100.0}``.
         metrics: By split, then by name as in ``metrics.json``: ``recall@10``, with ``hidden_``
             in front where items of the history are left out, and ``sid_`` at SID level.
     """
@@ -57,8 +60,10 @@ class ResultRow:
     command: str
     commit: str | None
     threads: int
-    seconds: float
+    seconds: Mapping[str, float]
     parameters: int
+    settings: Mapping[str, Any]
+    chosen: Mapping[str, Any]
     metrics: Mapping[str, Mapping[str, float]]
 
     @property
@@ -187,7 +192,7 @@ def mean_and_spread(
 
 
 def results_table(rows: Sequence[ResultRow], split: str, *, ks: Sequence[int] = (5, 10)) -> str:
-    """Write the models of a data set as a Markdown table.
+    """Write the models of a data set as two Markdown tables: history not hidden, and hidden.
 
     Args:
         rows: Runs on one data set.
@@ -195,8 +200,9 @@ def results_table(rows: Sequence[ResultRow], split: str, *, ks: Sequence[int] = 
         ks: Lengths of the result list.
 
     Returns:
-        A line for each model, with the history hidden and not, at item level and, where it has
-        one, at SID level; mean and standard deviation over seeds.
+        In each table a line for each model at item level and, where it has one, at SID level:
+        mean and standard deviation over seeds, seconds (mean, all stages together), parameters,
+        and the command of the first of its runs.
 
     Raises:
         DataError: If the rows are of several data sets, which no table may mix.
@@ -206,24 +212,38 @@ def results_table(rows: Sequence[ResultRow], split: str, *, ks: Sequence[int] = 
         raise DataError(
             f"a table must be of one data set, got {', '.join(prints)}; choose the rows of one"
         )
-    names = [f"{name}@{k}" for name in ("recall", "ndcg") for k in ks]
-    titles = [f"{'R' if name == 'recall' else 'N'}@{k}" for name in ("recall", "ndcg") for k in ks]
-    runs: dict[str, list[ResultRow]] = {}
-    for row in rows:
-        runs.setdefault(row.model, []).append(row)
-    lines = [_line("model", "level", "history", *titles, "seeds", "parameters", "minutes")]
-    lines.append(_line(*["---"] * (len(titles) + 6)))
-    for (history, hidden), (level, sid) in itertools.product(_HISTORIES.items(), _LEVELS.items()):
-        found = [mean_and_spread(rows, split, f"{hidden}{sid}{name}") for name in names]
-        for model in (model for model in runs if all(model in column for column in found)):
-            mine = runs[model]
-            cells = [_with_spread(*column[model]) for column in found]
-            minutes = statistics.fmean(row.seconds for row in mine) / 60
-            size = f"{max(row.parameters for row in mine):,}"
-            lines.append(
-                _line(model, level, history, *cells, str(len(mine)), size, f"{minutes:.1f}")
-            )
-    return "\n".join(lines)
+    blocks = []
+    for history, hidden in _HISTORIES.items():
+        levels = [_level_lines(rows, split, ks, level, hidden + p) for level, p in _LEVELS.items()]
+        blocks.append("\n".join([f"History {history}", "", *_head(ks), *itertools.chain(*levels)]))
+    return "\n\n".join(blocks)
+
+
+def _head(ks: Sequence[int]) -> list[str]:
+    """Write the two lines that begin a table of models."""
+    titles = [f"{letter}@{k}" for letter in "RN" for k in ks]
+    titles = ["model", "level", *titles, "seeds", "seconds", "parameters", "command"]
+    return [_line(*titles), _line(*["---"] * len(titles))]
+
+
+def _level_lines(
+    rows: Sequence[ResultRow], split: str, ks: Sequence[int], level: str, prefix: str
+) -> list[str]:
+    """Write a line for each model that has all metrics with this prefix."""
+    names = [f"{prefix}{name}@{k}" for name in ("recall", "ndcg") for k in ks]
+    columns = [mean_and_spread(rows, split, name) for name in names]
+    lines = []
+    for model in dict.fromkeys(row.model for row in rows):
+        if not all(model in column for column in columns):
+            continue
+        mine = [row for row in rows if row.model == model]
+        cells = [_with_spread(*column[model]) for column in columns]
+        seconds = statistics.fmean(sum(row.seconds.values()) for row in mine)
+        shown = f"{seconds:,.0f}" if seconds >= 10 else f"{seconds:.1f}"
+        size = f"{max(row.parameters for row in mine):,}"
+        command = f"`{mine[0].command}`"
+        lines.append(_line(model, level, *cells, str(len(mine)), shown, size, command))
+    return lines
 
 
 def pairs_table(

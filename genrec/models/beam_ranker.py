@@ -16,77 +16,66 @@ from torch import Tensor
 
 from genrec.data.catalogue import Catalogue
 from genrec.data.schemas import Ranking, Rules
-from genrec.data.sequence_dataset import user_buckets
 from genrec.decoding.beam_search import BeamResult
 from genrec.decoding.legal import ItemSets, LegalSet
 from genrec.decoding.trie import PrefixIndex
 from genrec.errors import ArtifactError, ConfigError
-from genrec.models.token_layout import TokenLayout
-from genrec.modules.transformer import DecoderTables
 
-__all__ = ["BeamRanker", "Generator"]
+__all__ = ["BeamRanker", "SearchFn", "index_of"]
 
 # Validation asks for a ranker of the same catalogue again and again; its index stays the same.
 _INDEXES: WeakKeyDictionary[Catalogue, dict[torch.device, PrefixIndex]] = WeakKeyDictionary()
 
 
-class Generator(Protocol):
-    """A model that generates semantic IDs."""
+class SearchFn(Protocol):
+    """A model that generates semantic IDs, with all it needs but the users."""
 
-    layout: TokenLayout
-
-    @property
-    def device(self) -> torch.device: ...  # noqa: D102
-    def decoding_tables(self) -> DecoderTables: ...  # noqa: D102
-    def generate(  # noqa: D102
+    def __call__(
         self,
         history: Tensor,
-        index: PrefixIndex,
         *,
+        users: Tensor | None,
         num_beams: int,
-        num_results: int | None = None,
-        user_ids: Tensor | None = None,
-        padded: bool = True,
-        tables: DecoderTables | None = None,
-        legal: LegalSet | None = None,
-    ) -> BeamResult: ...
+        num_results: int,
+        padded: bool,
+        legal: LegalSet | None,
+    ) -> BeamResult:
+        """Search for the next items of users; arguments as of :meth:`BeamRanker.rank`."""
 
 
 class BeamRanker:
     """Fulfils :class:`~genrec.rankers.SearchingRanker` by the IDs that a model generates.
 
-    Scores are log-probabilities of the items' IDs.
+    Scores are log-probabilities of the items' IDs, or what else the model ranks its beams by.
 
     Args:
-        model: In evaluation mode; its weights must not change while the ranker is in use.
-        catalogue: The items with their codes.
+        search: The model's search, over the whole catalogue.
+        catalogue: The items.
+        index: Prefix index of their codes, on the model's device.
         num_beams: Beams of the search; ``k`` where that is more.
         max_history: Newest history items that the model shall see.
+        name: What tables call it.
 
     Raises:
-        ArtifactError: If the catalogue has no codes, or those of other level sizes.
+        ConfigError: If ``num_beams`` is below 1.
     """
 
-    name = "model"
-
     def __init__(
-        self, model: Generator, catalogue: Catalogue, *, num_beams: int, max_history: int
+        self,
+        search: SearchFn,
+        catalogue: Catalogue,
+        index: PrefixIndex,
+        *,
+        num_beams: int,
+        max_history: int,
+        name: str = "model",
     ) -> None:
-        if catalogue.codes is None or catalogue.level_sizes != model.layout.level_sizes:
-            raise ArtifactError(
-                f"catalogue must have IDs of the model's level sizes {model.layout.level_sizes}, "
-                f"got {catalogue.level_sizes}; use the ID table that the model was trained with"
-            )
+        self.name = name
         self.num_beams, self.max_history = _check_beams(num_beams), max_history
         self.item_keys, self.num_items = catalogue.item_keys, catalogue.num_items
         self.groups: npt.NDArray[np.int64] | None = catalogue.groups
-        self.device = model.device
-        self._model = model
-        self._tables = model.decoding_tables()
-        self._index = _index_of(catalogue, catalogue.codes, catalogue.level_sizes, self.device)
-        codes = torch.from_numpy(np.array(catalogue.codes, dtype=np.int64))
-        # One more row answers for padding, since index -1 means the last.
-        self._codes = torch.cat([codes, codes.new_full((1, codes.shape[1]), -1)]).to(self.device)
+        self.device = index.device
+        self._search, self._index = search, index
         self._masked: tuple[Tensor, LegalSet] | None = None
 
     def with_beams(self, num_beams: int) -> BeamRanker:
@@ -99,25 +88,13 @@ class BeamRanker:
     def rank(
         self, history: Tensor, k: int, *, users: Tensor | None = None, rules: Rules | None = None
     ) -> Ranking:
-        """Recommend by beam search; see :meth:`~genrec.rankers.Ranker.rank`.
-
-        Raises:
-            ConfigError: If the model has user tokens and there are no users.
-        """
-        num_users = self._model.layout.num_users
-        if num_users and users is None:
-            raise ConfigError(
-                f"users must be given to a model with {num_users} user tokens, got none; pass the "
-                "users' own ids"
-            )
-        found = self._model.generate(
-            self._codes[history],
-            self._index,
+        """Recommend by beam search; see :meth:`~genrec.rankers.Ranker.rank`."""
+        found = self._search(
+            history,
+            users=users,
             num_beams=max(k, self.num_beams),
             num_results=k,
-            user_ids=user_buckets(users, num_users) if num_users and users is not None else None,
             padded=bool((history[:, -1] < 0).any()),
-            tables=self._tables,
             legal=None if rules is None else self._legal(rules),
         )
         return Ranking(found.items, found.item_scores)
@@ -155,14 +132,28 @@ def _check_beams(num_beams: int) -> int:
     return num_beams
 
 
-def _index_of(
-    catalogue: Catalogue,
-    codes: npt.NDArray[np.int32],
-    level_sizes: tuple[int, ...],
-    device: torch.device,
+def index_of(
+    catalogue: Catalogue, level_sizes: tuple[int, ...], device: torch.device
 ) -> PrefixIndex:
-    """Return the prefix index of a catalogue, built once on each device."""
+    """Return the prefix index of a catalogue, built once on each device.
+
+    Args:
+        catalogue: The items with their codes.
+        level_sizes: Those of the model.
+        device: Where the model lives.
+
+    Returns:
+        The index.
+
+    Raises:
+        ArtifactError: If the catalogue has no codes, or those of other level sizes.
+    """
+    if catalogue.codes is None or catalogue.level_sizes != level_sizes:
+        raise ArtifactError(
+            f"catalogue must have IDs of the model's level sizes {level_sizes}, got "
+            f"{catalogue.level_sizes}; use the ID table that the model was trained with"
+        )
     known = _INDEXES.setdefault(catalogue, {})
     if device not in known:
-        known[device] = PrefixIndex.from_ids(codes, level_sizes, device=device)
+        known[device] = PrefixIndex.from_ids(catalogue.codes, level_sizes, device=device)
     return known[device]

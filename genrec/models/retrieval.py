@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -18,13 +19,20 @@ from torch.nn import functional as F
 from genrec.checkpoint import load_model_files, write_model_files
 from genrec.data.catalogue import Catalogue
 from genrec.data.schemas import TokenizedBatch
+from genrec.data.sequence_dataset import user_buckets
 from genrec.decoding.beam_search import BeamResult, constrained_beam_search
 from genrec.decoding.legal import LegalSet
 from genrec.decoding.trie import PrefixIndex
 from genrec.errors import ArtifactError, ConfigError
-from genrec.models.beam_ranker import BeamRanker
+from genrec.models.beam_ranker import BeamRanker, index_of
 from genrec.models.token_layout import PAD_TOKEN, TokenLayout
-from genrec.modules.transformer import Decoder, DecoderTables, Encoder, StackSettings
+from genrec.modules.transformer import (
+    Decoder,
+    DecoderTables,
+    Encoder,
+    StackSettings,
+    start_queries_small,
+)
 
 __all__ = ["EncoderDecoderRetrievalModel", "RetrievalOutput"]
 
@@ -151,16 +159,8 @@ class EncoderDecoderRetrievalModel(nn.Module):
             else:
                 nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5)
         width = self.config["embedding_dim"]
-        head_width = self.config["attn_dim"] // self.config["num_heads"]
-        with torch.no_grad():  # scores are not divided by sqrt(E), so queries start smaller
-            for module in self.modules():
-                qkv = getattr(module, "qkv", None)
-                if isinstance(qkv, nn.Linear):
-                    qkv.weight[: self.config["attn_dim"]].mul_(head_width**-0.5)
-                query = getattr(module, "query", None)
-                if isinstance(query, nn.Linear):
-                    query.weight.mul_(head_width**-0.5)
-            self.head.weight.normal_(std=width**-0.5)
+        start_queries_small(self, self.config["attn_dim"], self.config["num_heads"])
+        nn.init.normal_(self.head.weight, std=width**-0.5)
 
     @property
     def device(self) -> torch.device:
@@ -228,7 +228,8 @@ class EncoderDecoderRetrievalModel(nn.Module):
             cross_bias = memory.new_zeros(hidden.shape).masked_fill(hidden, -torch.inf)[None, None]
         tokens = self.layout.item_tokens(batch.targets)  # (B, G, L)
         shifted = F.pad(tokens[..., :-1], (1, 0), value=PAD_TOKEN)
-        states = self.decoder(self.embedding(shifted), memory, cross_bias)  # (B, G, L, D)
+        inputs = self.embedding(shifted)  # (B, G, L, D)
+        states = self.decoder(inputs.flatten(0, 1), memory, cross_bias).view_as(inputs)
         return [F.linear(states[:, :, level], self._head(level)) for level in range(levels)]
 
     def encode(
@@ -358,9 +359,25 @@ class EncoderDecoderRetrievalModel(nn.Module):
         Raises:
             ArtifactError: If the catalogue has no codes, or those of other level sizes.
         """
+        index = index_of(catalogue, self.layout.level_sizes, self.device)
+        codes = torch.from_numpy(np.array(catalogue.codes, dtype=np.int64))
+        # One more row answers for padding, since index -1 means the last.
+        codes = torch.cat([codes, codes.new_full((1, codes.shape[1]), -1)]).to(self.device)
+        tables, num_users = self.decoding_tables(), self.layout.num_users
+
+        def search(history: Tensor, *, users: Tensor | None, **options: Any) -> BeamResult:
+            if num_users and users is None:
+                raise ConfigError(
+                    f"users must be given to a model with {num_users} user tokens, got none; pass "
+                    "the users' own ids"
+                )
+            tokens = user_buckets(users, num_users) if num_users and users is not None else None
+            return self.generate(codes[history], index, user_ids=tokens, tables=tables, **options)
+
         return BeamRanker(
-            self,
+            search,
             catalogue,
+            index,
             num_beams=options.get("num_beams", 30),
             max_history=options.get("max_history", 20),
         )
@@ -399,7 +416,7 @@ class EncoderDecoderRetrievalModel(nn.Module):
         if config.pop("model", None) != cls.__name__:
             raise ArtifactError(
                 f"checkpoint must hold an {cls.__name__}, got another model in {path}; give the "
-                "run folder of scripts/train_decoder.py"
+                "run folder of `genrec train decoder`"
             )
         config["n_layers"] = tuple(config["n_layers"])
         model = cls(**config)

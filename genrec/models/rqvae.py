@@ -219,7 +219,7 @@ class RqVae(nn.Module):
         if options.pop("model", MODEL_NAME) != MODEL_NAME:
             raise ArtifactError(
                 f"checkpoint must hold a model {MODEL_NAME}, got {config['model']!r}; "
-                "give the run of scripts/train_rqvae.py"
+                "give the run of `genrec train rqvae`"
             )
         try:
             options["codebook_mode"] = [

@@ -17,8 +17,12 @@ from genrec.checkpoint import load_model_files
 from genrec.data.catalogue import Catalogue
 from genrec.errors import ArtifactError, ConfigError
 from genrec.models.score_ranker import ScoreRanker
+from genrec.modules.linear_cross_entropy import head_dtype, linear_cross_entropy
+from genrec.modules.start_vectors import start_vectors
 
 __all__ = ["SasRec"]
+
+SEEN_SCALE = 10.0
 
 
 class SasRec(nn.Module):
@@ -32,6 +36,10 @@ class SasRec(nn.Module):
         ff_dim: Width of the feed-forward layers.
         dropout: On embeddings and inside the blocks, in ``[0, 1)``.
         max_history: Most items of a history.
+        seen_weights: Learn a weight for items that the user has: whether users come back to
+            items is then known from the training part.
+        head_dtype: Of the scores of all items in training: ``float32``, ``bfloat16``, or
+            ``auto`` for the second where the processor multiplies it faster.
 
     Attributes:
         config: Arguments of the constructor, JSON.
@@ -61,6 +69,8 @@ class SasRec(nn.Module):
         ff_dim: int = 256,
         dropout: float = 0.5,
         max_history: int = 20,
+        seen_weights: bool = False,
+        head_dtype: str = "float32",
     ) -> None:
         super().__init__()
         if min(num_items, embedding_dim, num_heads, n_layers, ff_dim, max_history) < 1:
@@ -84,6 +94,8 @@ class SasRec(nn.Module):
             "ff_dim": ff_dim,
             "dropout": dropout,
             "max_history": max_history,
+            "seen_weights": seen_weights,
+            "head_dtype": head_dtype,
         }
         self.max_history = max_history
         self.items = nn.Embedding(num_items, embedding_dim)
@@ -102,6 +114,7 @@ class SasRec(nn.Module):
             for _ in range(n_layers)
         )
         self.norm = nn.LayerNorm(embedding_dim)
+        self.seen_weight = nn.Parameter(torch.zeros(())) if seen_weights else None
         for table in (self.items, self.positions):
             nn.init.normal_(table.weight, std=embedding_dim**-0.5)
 
@@ -147,11 +160,17 @@ class SasRec(nn.Module):
         Returns:
             Mean cross-entropy over the targets, scalar.
         """
-        states = self.encode(history).flatten(0, 1)  # (B * S, D)
-        wanted = targets.flatten()
+        states = self.encode(history)
         if num_negatives is None:
-            scores = F.linear(states, self.items.weight)  # (B * S, N)
-            return F.cross_entropy(scores.float(), wanted, ignore_index=-1)
+            rows, last = (targets >= 0).nonzero(as_tuple=True)  # M targets
+            return linear_cross_entropy(
+                states[rows, last],
+                self.items.weight,
+                targets[rows, last],
+                self._seen(history, rows, last),
+                dtype=head_dtype(self.config["head_dtype"], states.device),
+            )
+        states, wanted = states.flatten(0, 1), targets.flatten()
         drawn = torch.randint(self.num_items, (num_negatives,), device=wanted.device)
         own = (states * self.items(wanted.clamp(min=0))).sum(dim=-1, keepdim=True)  # (B * S, 1)
         others = F.linear(states, self.items(drawn))  # (B * S, Q)
@@ -171,7 +190,35 @@ class SasRec(nn.Module):
         last = (history >= 0).sum(dim=1) - 1  # (B,)
         states = self.encode(history)
         newest = states[torch.arange(len(history), device=history.device), last]  # (B, D)
-        return F.linear(newest, self.items.weight)
+        scores = F.linear(newest, self.items.weight)
+        if pairs := self._seen(history, torch.arange(len(history), device=last.device), last):
+            scores = scores.index_put(pairs[:2], pairs[2].to(scores.dtype), accumulate=True)
+        return scores
+
+    def _seen(
+        self, history: Tensor, rows: Tensor, last: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor] | None:
+        """List what is added to the scores of items that a user has: states, items, weight."""
+        if self.seen_weight is None:
+            return None
+        size = history.shape[1]
+        earlier = torch.ones(size, size, dtype=torch.bool, device=history.device).tril(-1)
+        repeated = ((history.unsqueeze(2) == history.unsqueeze(1)) & earlier).any(dim=2)
+        known = ((history >= 0) & ~repeated)[rows]
+        known &= torch.arange(size, device=history.device) <= last.unsqueeze(1)  # (M, S)
+        states, _ = known.nonzero(as_tuple=True)
+        # Ten times its parameter: one number has a long way to go in steps meant for vectors.
+        extra = (SEEN_SCALE * self.seen_weight).expand(len(states))
+        return states, history[rows][known], extra
+
+    @torch.no_grad()
+    def start_from(self, vectors: Tensor) -> None:
+        """Start the items' vectors from others, such as text vectors; before training.
+
+        Args:
+            vectors: Shape ``(N, X)``, floating point, any X.
+        """
+        self.items.weight.copy_(start_vectors(vectors, self.items.embedding_dim))
 
     def ranker(self, catalogue: Catalogue, options: Mapping[str, Any]) -> ScoreRanker:
         """Recommend items of a catalogue, whose rows must be the model's.
@@ -192,7 +239,8 @@ class SasRec(nn.Module):
                 f"{catalogue.num_items}; train it again on this data set"
             )
         length = min(self.max_history, options.get("max_history", self.max_history))
-        return ScoreRanker("SASRec", catalogue, self.scores, length, self.items.weight.device)
+        weight = self.items.weight.detach()
+        return ScoreRanker("SASRec", catalogue, self.scores, length, weight.device, weight)
 
     def saved_config(self) -> dict[str, Any]:
         """Return what a checkpoint stores beside the weights."""
@@ -219,7 +267,7 @@ class SasRec(nn.Module):
         if config.pop("model", None) != cls.__name__:
             raise ArtifactError(
                 f"checkpoint must hold a {cls.__name__}, got another model in {path}; give the run "
-                "folder of scripts/train_sasrec.py"
+                "folder of `genrec train sasrec`"
             )
         model = cls(config.pop("num_items"), **config)
         model.load_state_dict(weights)

@@ -21,7 +21,14 @@ from genrec.modules.attention import (
 )
 from genrec.modules.dropout import dropout
 
-__all__ = ["Decoder", "DecoderCache", "DecoderTables", "Encoder", "StackSettings"]
+__all__ = [
+    "Decoder",
+    "DecoderCache",
+    "DecoderTables",
+    "Encoder",
+    "StackSettings",
+    "start_queries_small",
+]
 
 
 @dataclass(frozen=True)
@@ -37,6 +44,9 @@ class StackSettings:
         dropout: Everywhere that T5 has it.
         num_buckets: Of the relative position bias.
         max_distance: Of the relative position bias.
+        drop_output: Whether dropout follows the last layer too, as in T5.
+        drop_inside: Whether attention weights and the hidden units of the feed-forward layers
+            are dropped too, as in T5.
     """
 
     num_layers: int
@@ -47,6 +57,30 @@ class StackSettings:
     dropout: float
     num_buckets: int = 32
     max_distance: int = 128
+    drop_output: bool = True
+    drop_inside: bool = True
+
+    @property
+    def inner_dropout(self) -> float:
+        """Dropout of attention weights and hidden units."""
+        return self.dropout if self.drop_inside else 0.0
+
+
+@torch.no_grad()
+def start_queries_small(model: nn.Module, inner_width: int, num_heads: int) -> None:
+    """Divide all query matrices by the root of the head's width, as scores are not.
+
+    Args:
+        model: With any number of attention layers of ``inner_width`` and ``num_heads``.
+        inner_width: Width of all attention heads together.
+        num_heads: Number of heads.
+    """
+    scale = (inner_width // num_heads) ** -0.5
+    for module in model.modules():
+        if isinstance(module, SelfAttention):
+            module.qkv.weight[:inner_width].mul_(scale)
+        elif isinstance(module, CrossAttention):
+            module.query.weight.mul_(scale)
 
 
 class FeedForward(nn.Module):
@@ -74,9 +108,9 @@ class EncoderLayer(nn.Module):
     def __init__(self, s: StackSettings) -> None:
         super().__init__()
         self.attention_norm = _norm(s.width)
-        self.attention = SelfAttention(s.width, s.inner_width, s.num_heads, s.dropout)
+        self.attention = SelfAttention(s.width, s.inner_width, s.num_heads, s.inner_dropout)
         self.ff_norm = _norm(s.width)
-        self.ff = FeedForward(s.width, s.ff_width, s.dropout)
+        self.ff = FeedForward(s.width, s.ff_width, s.inner_dropout)
         self.dropout = s.dropout
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
@@ -106,6 +140,7 @@ class Encoder(nn.Module):
         self.layers = nn.ModuleList(EncoderLayer(settings) for _ in range(settings.num_layers))
         self.norm = _norm(settings.width)
         self.dropout = settings.dropout
+        self.drop_output = settings.drop_output
 
     def forward(self, x: Tensor, hidden: Tensor | None) -> Tensor:
         """Encode.
@@ -124,7 +159,7 @@ class Encoder(nn.Module):
         x = dropout(x, self.dropout, self.training)
         for layer in self.layers:
             x = layer(x, bias)
-        return dropout(self.norm(x), self.dropout, self.training)
+        return dropout(self.norm(x), self.dropout, self.training and self.drop_output)
 
 
 class DecoderLayer(nn.Module):
@@ -133,23 +168,45 @@ class DecoderLayer(nn.Module):
     def __init__(self, s: StackSettings) -> None:
         super().__init__()
         self.attention_norm = _norm(s.width)
-        self.attention = SelfAttention(s.width, s.inner_width, s.num_heads, s.dropout)
+        self.attention = SelfAttention(s.width, s.inner_width, s.num_heads, s.inner_dropout)
         self.cross_norm = _norm(s.width)
-        self.cross = CrossAttention(s.width, s.inner_width, s.num_heads, s.dropout)
+        self.cross = CrossAttention(s.width, s.inner_width, s.num_heads, s.inner_dropout)
         self.ff_norm = _norm(s.width)
-        self.ff = FeedForward(s.width, s.ff_width, s.dropout)
+        self.ff = FeedForward(s.width, s.ff_width, s.inner_dropout)
         self.dropout = s.dropout
 
     def forward(
-        self, x: Tensor, bias: Tensor, memory: CrossMemory, cross_bias: Tensor | None
+        self,
+        x: Tensor,
+        bias: Tensor,
+        memory: CrossMemory,
+        cross_bias: Tensor | None,
+        live: Tensor | None = None,
     ) -> Tensor:
-        """Map ``(B, G, L, D)`` to the same: positions attend inside their own target."""
-        batch, groups, length, width = x.shape
-        own = self.attention(self.attention_norm(x).flatten(0, 1), bias)
-        x = x + self._drop(own.view_as(x))
-        rows = self.cross_norm(x).view(batch, groups * length, width)
-        x = x + self._drop(self.cross(rows, memory, cross_bias).view_as(x))
+        """Map ``(M, L, D)`` to the same: positions attend inside their own target.
+
+        ``live`` holds the place of each of the M targets among those of the batch, ``(B * G)``;
+        None where all are there.
+        """
+        own = self.attention(self.attention_norm(x), bias)
+        x = x + self._drop(own)
+        rows = self.cross_norm(x)
+        x = x + self._drop(self._look(rows, memory, cross_bias, live))
         return x + self._drop(self.ff(self.ff_norm(x)))
+
+    def _look(
+        self, rows: Tensor, memory: CrossMemory, cross_bias: Tensor | None, live: Tensor | None
+    ) -> Tensor:
+        """Attend to the encoder, all targets of a user in one row of the batch."""
+        _, length, width = rows.shape
+        batch = len(memory.keys)
+        if live is None:
+            return self.cross(rows.view(batch, -1, width), memory, cross_bias).view_as(rows)
+        assert cross_bias is not None
+        groups = cross_bias.shape[-2] // length
+        wide = rows.new_zeros(batch * groups, length, width).index_copy(0, live, rows)
+        mixed = self.cross(wide.view(batch, -1, width), memory, cross_bias)
+        return mixed.view(-1, length, width).index_select(0, live)
 
     def step(
         self,
@@ -260,25 +317,36 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList(DecoderLayer(settings) for _ in range(settings.num_layers))
         self.norm = _norm(settings.width)
         self.dropout = settings.dropout
+        self.drop_output = settings.drop_output
 
-    def forward(self, x: Tensor, memory: Tensor, cross_bias: Tensor | None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        memory: Tensor,
+        cross_bias: Tensor | None,
+        live: Tensor | None = None,
+    ) -> Tensor:
         """Decode all positions of all targets at once, each position seeing those before it.
 
         Args:
-            x: Embedded codes, shifted right, shape ``(B, G, L, D)``.
+            x: Embedded codes, shifted right, shape ``(M, L, D)``: all ``M = B * G`` targets, or
+                some.
             memory: Encoder output, shape ``(B, T, D)``.
-            cross_bias: Broadcastable to ``(B, 1, G * L, T)``, or None where all is visible.
+            cross_bias: Broadcastable to ``(B, 1, G * L, T)``, or None where all is visible;
+                whole where ``live`` is given.
+            live: Which of the ``B * G`` targets are there, rising, shape ``(M,)``, int64; None
+                for all.
 
         Returns:
-            Shape ``(B, G, L, D)``.
+            Shape ``(M, L, D)``.
         """
-        length = x.shape[2]
+        length = x.shape[1]
         later = torch.ones(length, length, dtype=torch.bool, device=x.device).triu(1)
         bias = self.position_bias(length, length).masked_fill(later, -torch.inf)
         x = dropout(x, self.dropout, self.training)
         for layer in self._layers():
-            x = layer(x, bias, layer.cross.keys_values(memory), cross_bias)
-        return dropout(self.norm(x), self.dropout, self.training)
+            x = layer(x, bias, layer.cross.keys_values(memory), cross_bias, live)
+        return dropout(self.norm(x), self.dropout, self.training and self.drop_output)
 
     def tables(self, embeddings: Sequence[Tensor]) -> DecoderTables:
         """Compute what depends on the weights alone.
@@ -338,13 +406,33 @@ class Decoder(nn.Module):
         Returns:
             Shape ``(B, W, D)``.
         """
+        known = None
+        if cache.tables is not None:  # a code is projected once for all beams
+            q, kv = (F.embedding(rows, part) for part in cache.tables.codes[position])
+            known = (q, kv)
+        return self.advance(F.embedding(rows, table), position, cache, known)
+
+    def advance(
+        self,
+        x: Tensor,
+        position: int,
+        cache: DecoderCache,
+        known: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
+        """Decode one more position of every beam from its input.
+
+        Args:
+            x: Shape ``(B, W, D)``.
+            position: How many positions came before.
+            cache: From :meth:`start`; updated.
+            known: What the first layer's ``project`` would make of ``x``, or None.
+
+        Returns:
+            Shape ``(B, W, D)``.
+        """
         bias = self.position_bias(1, position + 1, offset=position)
-        x = F.embedding(rows, table)
         for number, layer in enumerate(self._layers()):
-            if number == 0 and cache.tables is not None:  # a code is projected once for all beams
-                q, kv = (F.embedding(rows, part) for part in cache.tables.codes[position])
-            else:
-                q, kv = layer.project(x)
+            q, kv = known if known is not None and number == 0 else layer.project(x)
             seen = [*cache.past(number), kv]
             x = layer.step(x, q, seen, bias, cache.cross[number], cache.cross_bias)
             cache.own[number].append(kv)

@@ -97,7 +97,7 @@ def read_record(run: str | os.PathLike[str]) -> RunRecord:
     if not file.is_file():
         raise MissingPathError(
             f"RUN_DIR must be a run folder with metrics.jsonl, got {folder}; give the folder that "
-            "scripts/train_rqvae.py printed"
+            "`genrec train rqvae` printed"
         )
     config = read_json(resolve_step(folder, prefer=("latest",)) / "config.json")
     evaluation: dict[str, float] = {}
@@ -325,6 +325,6 @@ def _codebook_sizes(record: RunRecord) -> list[int]:
     if not isinstance(sizes, list):
         raise ArtifactError(
             f"RUN_DIR must be a stage-one run, got one of {record.config.get('model')!r}; give the "
-            "run of scripts/train_rqvae.py"
+            "run of `genrec train rqvae`"
         )
     return [int(size) for size in sizes]

@@ -22,10 +22,10 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
-from tqdm import tqdm
 
 from genrec.checkpoint import RunDirectory, load_model_files
 from genrec.errors import ArtifactError, ConfigError, TrainingError
+from genrec.training.progress import Progress
 from genrec.training.seeding import mix_seed
 from genrec.training.tracking import Tracker
 
@@ -198,19 +198,15 @@ def fit(
             tracker.truncate(result.step)
     guard = _FiniteGuard(accelerator, optimizer)
     batches = _stream(learner, state)
-    bar = tqdm(
-        total=num_steps,
-        initial=result.step,
-        desc=label,
-        unit="step",
-        disable=not (accelerator.is_main_process and sys.stderr.isatty()),
-        dynamic_ncols=True,
-    )
+    shown = accelerator.is_main_process
+    progress = Progress(label, total=num_steps, done=result.step, shown=shown)
+    if shown:
+        print(_length(rhythm, result.step), flush=True)
     since_log: list[Mapping[str, Tensor]] = []
     clock = logged_at = time.perf_counter()
     logged_step = result.step
     model.train()
-    with bar, _stop_on_signal(accelerator) as stopping:
+    with progress, _stop_on_signal(accelerator) as stopping:
         while result.step < num_steps and not result.stopped_early and not stopping.is_set():
             step = result.step
             torch.manual_seed(mix_seed(rhythm.seed, step, accelerator.process_index))
@@ -231,7 +227,7 @@ def fit(
             optimizer.zero_grad(set_to_none=True)
             schedule.step()
             result.step += 1
-            bar.update()
+            progress.advance()
 
             done = result.step == num_steps
             evaluating = evaluate is not None and (done or _due(result.step, rhythm.eval_every))
@@ -242,7 +238,7 @@ def fit(
                 now = time.perf_counter()
                 rate = (result.step - logged_step) / max(now - logged_at, 1e-9)
                 since_log, logged_at, logged_step = [], now, result.step
-                bar.set_postfix({"loss": f"{means.get('loss', float('nan')):.4f}"})
+                progress.report(result.step, means.get("loss", float("nan")), rate)
                 if tracker is not None:
                     extra = {"lr": float(schedule.get_last_lr()[0]), "steps_per_s": rate}
                     tracker.log(
@@ -267,6 +263,13 @@ def fit(
             result.interrupted = True
             state.save(("latest",))
     return result
+
+
+def _length(rhythm: Rhythm, done: int) -> str:
+    """Say how long a run is, before its first step."""
+    left = f", {rhythm.num_steps - done:,} left" if done else ""
+    every = f"every {rhythm.eval_every:,}" if rhythm.eval_every else "at the end"
+    return f"{rhythm.num_steps:,} steps{left}; evaluation {every}"
 
 
 class _State:

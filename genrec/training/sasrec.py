@@ -14,6 +14,7 @@ from genrec.data.catalogue import Catalogue
 from genrec.data.prepared import PreparedDataset
 from genrec.data.schemas import SequenceBatch
 from genrec.models.sasrec import SasRec
+from genrec.modules.linear_cross_entropy import HEAD_DTYPES
 from genrec.settings import again, setting
 from genrec.training.optimizer import OptimizerSettings
 from genrec.training.sequence_training import SequenceSettings, train_sequence
@@ -31,6 +32,17 @@ class SasRecSettings(SequenceSettings):
     warmup_steps: int = again(OptimizerSettings, "warmup_steps", 200)
     num_negatives: int | None = setting(
         "Items drawn against the targets of a step; None for all items", None, least=1
+    )
+    seen_weights: bool = setting(
+        "Learn a weight for items that the user has, so that it is known from the training part "
+        "whether users come back to items",
+        False,
+    )
+    head_dtype: str = setting(
+        "Precision of the scores of all items in training; auto takes what the processor does fast",
+        "float32",
+        choices=HEAD_DTYPES,
+        when={"num_negatives": (None,)},
     )
     embed_dim: int = setting("Model width", 64, least=1)
     attn_heads: int = setting("Attention heads", 2, least=1)
@@ -61,7 +73,11 @@ class SasRecTask:
             ff_dim=settings.ff_dim,
             dropout=settings.dropout_p,
             max_history=settings.max_seq_len,
+            seen_weights=settings.seen_weights,
+            head_dtype=settings.head_dtype,
         )
+        if (vectors := settings.start_vectors(data)) is not None:
+            self.model.start_from(torch.from_numpy(vectors))
 
     def loss(self, module: nn.Module, batch: SequenceBatch) -> tuple[Tensor, Mapping[str, Tensor]]:
         """Compute the cross-entropy of each target among all items, or among drawn ones."""

@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -20,6 +22,7 @@ from genrec.data.catalogue import Catalogue
 from genrec.data.prepared import PreparedDataset
 from genrec.data.schemas import SequenceBatch
 from genrec.data.sequence_dataset import SeqData
+from genrec.data.text.fused_space import FusedSpace
 from genrec.errors import ConfigError
 from genrec.evaluation.compare import compare
 from genrec.evaluation.evaluator import Evaluator
@@ -71,7 +74,29 @@ class SequenceSettings(OptimizerSettings, TrainingSettings):
     train_data_subsample: bool = setting(
         "One random example of each user an epoch, instead of all", False
     )
+    start_weight: float | None = setting(
+        "Start the items' own vectors from their text vectors and from who takes what with what "
+        "in the training part, the latter with this share; None for at random",
+        None,
+        least=0,
+        most=1,
+    )
     compile_model: bool = setting("Use torch.compile, where its minutes pay off", False)
+
+    def ranking_options(self) -> dict[str, Any]:
+        """Say what ranking the model's items takes besides :meth:`evaluation`."""
+        return {}
+
+    def ranking_choices(self) -> list[dict[str, Any]]:
+        """List such options to choose from on validation at the end; empty for no choice."""
+        return []
+
+    def start_vectors(self, data: PreparedDataset) -> npt.NDArray[np.float32] | None:
+        """Compute what items' own vectors start from, ``(N, X)``; None for at random."""
+        if self.start_weight is None:
+            return None
+        space = FusedSpace.fit(data, weight=self.start_weight)
+        return space.transform(data.item_embeddings, np.arange(data.num_items))
 
     def evaluation(self) -> EvaluationSettings:
         """Say how the run is evaluated."""
@@ -79,7 +104,6 @@ class SequenceSettings(OptimizerSettings, TrainingSettings):
             ks=self.top_k_eval_list,
             exclude_history=self.exclude_history,
             max_history=self.max_seq_len,
-            num_beams=getattr(self, "num_beams", 1),
         )
 
 
@@ -179,7 +203,7 @@ class SequenceWork:
         )
         self.parameters = sum(p.numel() for p in task.model.parameters())
         self.config = task.model.saved_config()  # type: ignore[operator]
-        self.options = asdict(settings.evaluation())
+        self.options = asdict(settings.evaluation()) | settings.ranking_options()
         model = task.model.to(accelerator.device)
         compiled: Any = torch.compile(model, dynamic=True) if settings.compile_model else model
         optimizer = build_optimizer(model.parameters(), settings)
@@ -269,26 +293,42 @@ class SequenceWork:
         session = self.session
         for name, (step, value) in result.best.items():
             session.say(f"{name}: step {step:,} with validation {value:.4f}")
-        gained = self._beside_cooccurrence(result)
-        if not (self.settings.do_eval and self.settings.test_at_end):
-            return gained
-        accelerator, path = session.accelerator, session.run_dir.path
-        best = load_ranker(path, device=accelerator.device)
-        rankers = {best.name: best, **baselines(self.data, device=accelerator.device)}
-        how = self.settings.evaluation()
-        results = compare(rankers, self.data, "test", how, accelerator)
-        tested = {f"test/{name}": value for name, value in results[best.name].items()}
-        session.tracker.log(result.step, tested)
-        session.say(format_table(results, "test", ks=how.ks))
-        if accelerator.is_main_process:
-            write_metrics(path, "test", results, how, best)
-        return gained
+        if not self.settings.do_eval:
+            return {}
+        chosen, values = self._choose_options()
+        gained = self._beside_cooccurrence(result, values)
+        options = self.options | chosen
+        if self.settings.test_at_end:
+            self._test(result.step, options)
+        return {"evaluation": options, **gained}
 
-    def _beside_cooccurrence(self, result: FitResult) -> dict[str, Any]:
+    def _choose_options(self) -> tuple[dict[str, Any], list[float]]:
+        """Try on validation what may be chosen at the end; return the best, and all recalls."""
+        choices = self.settings.ranking_choices()
+        if not choices:
+            return {}, []
+        session, hide = self.session, self.settings.exclude_history
+        evaluator = self.evaluator("valid")
+        measured, recalls = [], []
+        for choice in choices:
+            ranker = self._load(choice)
+            metrics = evaluator.run(ranker, hide_history=hide)
+            name = evaluator.chooser.replace("recall", "ndcg")
+            measured.append(metrics[name])
+            recalls.append(metrics[evaluator.chooser])
+            said = ", ".join(f"{key} {value:g}" for key, value in choice.items())
+            session.say(
+                f"valid with {said}: {evaluator.chooser} {metrics[evaluator.chooser]:.4f}, "
+                f"{name} {metrics[name]:.4f}"
+            )
+        return choices[measured.index(max(measured))], recalls
+
+    def _beside_cooccurrence(self, result: FitResult, others: list[float]) -> dict[str, Any]:
         """Set the best step beside co-occurrence on the validation split; warn where it loses."""
         if self.validator is None or "best" not in result.best:
             return {}
         step, value = result.best["best"]
+        value = max([value, *others])
         evaluator = self.validator.full
         counting = Cooccurrence.fit(self.data, device=self.session.accelerator.device)
         found = evaluator.run(counting, hide_history=self.settings.exclude_history)
@@ -300,6 +340,25 @@ class SequenceWork:
                 + _how_to_improve(step, self.rhythm.num_steps, self.settings)
             )
         return {"validation": {evaluator.chooser: value, counting.name: bar}}
+
+    def _test(self, step: int, options: Mapping[str, Any]) -> None:
+        """Read the test split once, with the options as they are now and with those given."""
+        session, how = self.session, self.settings.evaluation()
+        ways = {ranker.name: ranker for ranker in (self._load({}), self._load(options))}
+        first = next(iter(ways.values()))
+        device = session.accelerator.device
+        rankers = {**ways, **baselines(self.data, device=device)}
+        results = compare(rankers, self.data, "test", how, session.accelerator)
+        tested = {f"test/{key}": value for key, value in results[first.name].items()}
+        session.tracker.log(step, tested)
+        session.say(format_table(results, "test", ks=how.ks))
+        if session.accelerator.is_main_process:
+            write_metrics(session.run_dir.path, "test", results, how, first)
+
+    def _load(self, options: Mapping[str, Any]) -> Ranker:
+        """Open the run's best step."""
+        path, device = self.session.run_dir.path, self.session.accelerator.device
+        return load_ranker(path, device=device, **options)
 
     def _loss_step(
         self, module: nn.Module, batch: SequenceBatch, step: int

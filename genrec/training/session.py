@@ -33,6 +33,7 @@ from genrec.version import __version__
 __all__ = [
     "Session",
     "Work",
+    "current_commit",
     "on_main_first",
     "open_run",
     "resume_point",
@@ -170,6 +171,7 @@ def run_training(
         "dataset_kind": _kind(settings.dataset),
         "dataset_split": settings.dataset_split,
         "prepared": str(data.path.resolve()),
+        "encoder": data.meta["encoder"],
         "data_fingerprint": data.fingerprint,
         "items_fingerprint": data.items_fingerprint,
         "log_fingerprint": data.log_fingerprint,
@@ -323,11 +325,12 @@ def write_meta(session: Session, values: Mapping[str, Any]) -> None:
     known = read_json(path) if path.is_file() else {}
     base = {
         "genrec": __version__,
-        "commit": _commit(),
+        "commit": current_commit(),
         "torch": torch.__version__,
         "python": platform.python_version(),
         "device": str(session.accelerator.device),
         "num_processes": session.accelerator.num_processes,
+        "threads": torch.get_num_threads(),
         "mixed_precision": session.accelerator.mixed_precision,
         "command": " ".join(sys.argv),
     }
@@ -363,7 +366,7 @@ def _kind(dataset: Any) -> str | None:
     return getattr(dataset, "value", dataset)
 
 
-def _commit() -> str | None:
+def current_commit() -> str | None:
     """Return the commit of the checkout that the package runs from, if it is one."""
     folder = Path(__file__).resolve().parent
     try:

@@ -454,8 +454,8 @@ def test_dropout_depends_on_seed_and_step_alone(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"steps": 0}, "must be >= 1, got 0 and 1"),
-        ({"accumulate": 0}, "must be >= 1, got 12 and 0"),
+        ({"steps": 0}, "must be >= 1, got 0, 1 and 1"),
+        ({"accumulate": 0}, "must be >= 1, got 12, 0 and 1"),
         ({"loader": Batches(count=0)}, r"at least one batch an epoch.*lower train\.batch_size"),
     ],
 )

@@ -11,7 +11,10 @@ import torch
 from genrec.data.catalogue import Catalogue
 from genrec.data.schemas import Ranking, Rules
 from genrec.data.sequence_dataset import hash_users
+from genrec.decoding.trie import PrefixIndex
 from genrec.errors import ConfigError
+from genrec.models.item_retrieval import ItemTokenRetrievalModel
+from genrec.models.item_settings import HistorySettings
 from genrec.models.retrieval import EncoderDecoderRetrievalModel
 from genrec.models.sasrec import SasRec
 from genrec.rankers import Cooccurrence, Popularity, Ranker, SearchingRanker
@@ -46,6 +49,20 @@ def generative(data, num_users: int = 0, shared: bool = False) -> Ranker:
     return model.eval().ranker(catalogue, {"num_beams": N, "max_history": S})
 
 
+def item_tokens(data, shared: bool = False, options: dict | None = None, **settings) -> Ranker:
+    """An item-token model over 24 different IDs, or over 12 that two items share each."""
+    sizes = (3, 4, 2)
+    codes = np.stack(np.unravel_index(np.random.default_rng(1).permutation(N), sizes), axis=1)
+    if shared:
+        codes[:, 2] = 0
+    table = SemanticIdTokenizer(codes, level_sizes=sizes, item_keys=data.item_keys, policy="none")
+    torch.manual_seed(0)
+    index = PrefixIndex.from_ids(codes, sizes)
+    model = ItemTokenRetrievalModel.for_index(index, embedding_dim=16, max_history=S, **settings)
+    catalogue = with_ids(Catalogue.from_data(data), table)
+    return model.eval().ranker(catalogue, {"num_beams": N, "max_history": S} | (options or {}))
+
+
 def sasrec(data) -> Ranker:
     torch.manual_seed(0)
     model = SasRec(N, embedding_dim=8, ff_dim=16, max_history=S)
@@ -56,6 +73,12 @@ RANKERS = {
     "generative": generative,
     "generative, shared IDs": lambda data: generative(data, shared=True),
     "generative, user tokens": lambda data: generative(data, num_users=7),
+    "item tokens": item_tokens,
+    "item tokens, shared IDs": lambda data: item_tokens(data, shared=True),
+    "item tokens, re-scored": lambda data: item_tokens(data, options={"rescore": 0.5}),
+    "item tokens, seen weights": lambda data: item_tokens(
+        data, history=HistorySettings(seen_weights=True)
+    ),
     "SASRec": sasrec,
     "popularity": Popularity.fit,
     "co-occurrence": Cooccurrence.fit,

@@ -45,8 +45,8 @@ class _NoEncoder:
 
     def encode(self, texts: Sequence[str], *, item_keys: Sequence[str] | None = None) -> Any:
         raise DataError(
-            f"items must bring their vectors, as those of --like did ({self.name}), got none; add "
-            "--encoder FILE.npy with the vectors of all items"
+            f"items must bring their vectors, as those of the catalogue did ({self.name}), got "
+            "texts; give vectors too (--encoder FILE.npy, with those of all items)"
         )
 
 

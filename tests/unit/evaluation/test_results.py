@@ -33,8 +33,10 @@ def row(model="generative", seed=0, value=0.05, **changes):
         command=f"genrec benchmark x.gin --seed {seed}",
         commit="1234567",
         threads=2,
-        seconds=90.0,
+        seconds={"rqvae": 60.0, "decoder": 30.0},
         parameters=1_500_000,
+        settings={"decoder": {"dropout_p": 0.1}},
+        chosen={},
         metrics={"valid": metrics(value), "test": metrics(value - 0.01)},
     )
     return dataclasses.replace(made, **changes)
@@ -68,7 +70,7 @@ def test_the_key_tells_runs_apart():
     changes = {"model": "x", "seed": 1, "data_fingerprint": "x", "command": "x"}
     keys = {row().key} | {dataclasses.replace(row(), **{k: v}).key for k, v in changes.items()}
     assert len(keys) == 5
-    assert row(commit="other", seconds=1.0, threads=1).key == row().key
+    assert row(commit="other", seconds={}, threads=1).key == row().key
 
 
 def test_several_writers_lose_nothing(results):
@@ -81,7 +83,7 @@ def test_a_failed_append_leaves_the_file_alone(results, monkeypatch):
     results.append(row())
     before = results.path.read_bytes()
     with pytest.raises(ValueError, match="not JSON compliant"):
-        results.append(row(seed=1, seconds=math.nan), {"test": np.zeros(3, int)})
+        results.append(row(seed=1, seconds={"fit": math.nan}), {"test": np.zeros(3, int)})
     assert not results.ranks_folder.exists()
     assert results.path.read_bytes() == before
 
@@ -123,16 +125,22 @@ def test_results_table():
     sid = {f"sid_{name}": 0.5 for name in metrics(0) if not name.startswith("hidden")}
     rows = [row(seed=0, value=0.04), row(seed=1, value=0.06)]
     rows = [dataclasses.replace(r, metrics={"valid": r.metrics["valid"] | sid}) for r in rows]
-    rows.append(row("popularity", value=0.0123, parameters=0, seconds=3.0))
+    rows.append(row("popularity", value=0.0123, parameters=0, seconds={"fit": 3}))
     table = results_table(rows, "valid", ks=(10,))
-    assert table.splitlines() == [
-        "| model | level | history | R@10 | N@10 | seeds | parameters | minutes |",
+    command = "`genrec benchmark x.gin --seed 0`"
+    mine, other = f"2 | 90 | 1,500,000 | {command} |", f"1 | 3.0 | 0 | {command} |"
+    head = [
+        "| model | level | R@10 | N@10 | seeds | seconds | parameters | command |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
-        "| generative | item | not hidden | .0500 ± .0141 | .0500 ± .0141 | 2 | 1,500,000 | 1.5 |",
-        "| popularity | item | not hidden | .0123 | .0123 | 1 | 0 | 0.1 |",
-        "| generative | SID | not hidden | .5000 ± .0000 | .5000 ± .0000 | 2 | 1,500,000 | 1.5 |",
-        "| generative | item | hidden | .0500 ± .0141 | .0500 ± .0141 | 2 | 1,500,000 | 1.5 |",
-        "| popularity | item | hidden | .0123 | .0123 | 1 | 0 | 0.1 |",
+    ]
+    items = [
+        f"| generative | item | .0500 ± .0141 | .0500 ± .0141 | {mine}",
+        f"| popularity | item | .0123 | .0123 | {other}",
+    ]
+    sids = [f"| generative | SID | .5000 ± .0000 | .5000 ± .0000 | {mine}"]
+    assert table.splitlines() == [
+        *("History not hidden", "", *head, *items, *sids, ""),
+        *("History hidden", "", *head, *items),
     ]
 
 

@@ -1,0 +1,97 @@
+"""Where in the tree a user's own items lie.
+
+Shape legend: B = users, S = history items, L = levels, M = rows, each of which belongs to a user
+and knows the first items of the history, C = children of a prefix.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from genrec.decoding.trie import PrefixIndex, TrieStep
+
+__all__ = ["SeenItems"]
+
+
+@dataclass(frozen=True)
+class SeenItems:
+    """The items of the histories, each once.
+
+    Attributes:
+        items: Shape ``(M, S)``, int64.
+        fresh: Which of them the row knows, without repeats, shape ``(M, S)``, bool.
+        states: Their states after each code, shape ``(M, S, L)``, int32.
+    """
+
+    items: Tensor
+    fresh: Tensor
+    states: Tensor
+
+    @classmethod
+    def build(
+        cls, history: Tensor, index: PrefixIndex, rows: Tensor, last: Tensor | None = None
+    ) -> SeenItems:
+        """Look up the histories.
+
+        Args:
+            history: Items, shape ``(B, S)``, int64; -1 for padding.
+            index: The catalogue.
+            rows: User of each row, shape ``(M,)``, int64.
+            last: Position of the newest item that the row knows, shape ``(M,)``, int64; None
+                where it knows all.
+
+        Returns:
+            The items of M rows.
+        """
+        size = history.shape[1]
+        earlier = torch.ones(size, size, dtype=torch.bool, device=history.device).tril(-1)
+        repeated = ((history.unsqueeze(2) == history.unsqueeze(1)) & earlier).any(dim=2)
+        fresh = ((history >= 0) & ~repeated)[rows]
+        if last is not None:
+            fresh = fresh & (torch.arange(size, device=history.device) <= last.unsqueeze(1))
+        items = history.clamp(min=0)
+        return cls(items[rows], fresh, index.paths.states[items][rows])
+
+    def each(self, count: int) -> SeenItems:
+        """Repeat each row, as for the beams of a user."""
+        parts = (self.items, self.fresh, self.states)
+        return SeenItems(*(part.repeat_interleave(count, dim=0) for part in parts))
+
+    def count_below(self, following: TrieStep, level: int) -> Tensor:
+        """Count each row's items below the children of a prefix.
+
+        Args:
+            following: Children of each row's prefix, ``(M, C)``.
+            level: Length of the prefix.
+
+        Returns:
+            Shape ``(M, C)``, int64.
+        """
+        # Children are neighbours, so the distance from the first is the column.
+        columns = self.states[..., level] - following.states[:, :1]
+        return self._count(columns, following.legal)
+
+    def among(self, first: Tensor, inside: Tensor, index: PrefixIndex) -> Tensor:
+        """Tell which items of a window each row has.
+
+        Args:
+            first: Where the window begins in the order of the leaves, shape ``(M,)``.
+            inside: How far it reaches, shape ``(M, C)``, bool.
+            index: The catalogue.
+
+        Returns:
+            Shape ``(M, C)``, bool. Of items that share an ID the first stands for all.
+        """
+        places = index.paths.first_item[-1][self.states[..., -1]]
+        return self._count(places - first.unsqueeze(1), inside) > 0
+
+    def _count(self, columns: Tensor, inside: Tensor) -> Tensor:
+        """Count the items that lie in each column, ``(M, C)``, those before and after left out."""
+        width = inside.shape[1]
+        there = self.fresh & (columns >= 0) & (columns < width)
+        counts = torch.zeros(inside.shape, dtype=torch.long, device=inside.device)
+        counts.scatter_add_(1, columns.clamp(0, width - 1).long(), there.long())
+        return counts.where(inside, 0)

@@ -1,0 +1,128 @@
+"""Cross-entropy over a large table, whose scores never lie in memory all at once.
+
+Shape legend: M = states, N = rows of the table, D = width, P = listed pairs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from genrec.errors import ConfigError, did_you_mean
+
+__all__ = ["HEAD_DTYPES", "fast_bfloat16", "head_dtype", "linear_cross_entropy"]
+
+HEAD_DTYPES = ("float32", "bfloat16", "auto")
+
+#: Bytes of scores that are worked on together: on a CPU as many as its caches hold.
+_CPU_BYTES, _GPU_BYTES = 2**22, 2**28
+
+
+def fast_bfloat16(device: torch.device) -> bool:
+    """Whether a device multiplies matrices of bfloat16 faster than those of float32."""
+    if device.type != "cpu":
+        return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, name, lambda: False)() for name in names)
+
+
+def head_dtype(name: str, device: torch.device) -> torch.dtype:
+    """Choose the dtype of a large softmax: by name, or for ``auto`` what the device does fast."""
+    if name not in HEAD_DTYPES:
+        raise ConfigError(
+            f"head_dtype must be known, got {name!r}; {did_you_mean(name, HEAD_DTYPES)}"
+        )
+    rough = name == "bfloat16" or (name == "auto" and fast_bfloat16(device))
+    return torch.bfloat16 if rough else torch.float32
+
+
+def linear_cross_entropy(
+    x: Tensor,
+    table: Tensor,
+    targets: Tensor,
+    pairs: tuple[Tensor, Tensor, Tensor] | None = None,
+    *,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Score all rows of a table for each state and take the mean cross-entropy of the targets.
+
+    Equals ``F.cross_entropy(x @ table.T + extra, targets)``. Scores are made, turned into
+    gradients and forgotten a few states at a time, which more than halves the time on a CPU and
+    bounds the memory.
+
+    Args:
+        x: States, shape ``(M, D)``, M >= 1.
+        table: Shape ``(N, D)``.
+        targets: Row of the table for each state, shape ``(M,)``, int64.
+        pairs: ``(states, rows, extra)``, each of shape ``(P,)``: ``extra`` is added to the score
+            of that row for that state; ``states`` rise and no pair is listed twice. None for
+            none.
+        dtype: Of the scores and their gradients; sums are kept in float32. In bfloat16 a
+            probability is off by up to 0.4 %, and a processor that knows it takes a quarter of
+            the time.
+
+    Returns:
+        Scalar, float32; its gradient reaches ``x``, ``table`` and ``extra``.
+
+    Source:
+        The fused head of Liger, https://arxiv.org/abs/2410.10989, section 3.2. Differs: scores
+        of some pairs can be changed.
+    """
+    if pairs is None:
+        none = targets.new_zeros(0)
+        pairs = (none, none, x.new_zeros(0))
+    states, rows, extra = pairs
+    loss: Tensor = _LinearCrossEntropy.apply(
+        x.float(), table.float(), targets, states, rows, extra.float(), dtype
+    )
+    return loss
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    """The gradient is made together with the loss, which it is a multiple of."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        table: Tensor,
+        targets: Tensor,
+        states: Tensor,
+        rows: Tensor,
+        extra: Tensor,
+        dtype: torch.dtype,
+    ) -> Tensor:
+        limit = _CPU_BYTES if x.device.type == "cpu" else _GPU_BYTES
+        size = max(1, limit // (len(table) * dtype.itemsize))
+        starts = torch.arange(0, len(x) + size, size, device=x.device)
+        bounds = torch.searchsorted(states, starts).tolist()
+        to_x, to_table = torch.empty_like(x), torch.zeros_like(table)
+        to_extra = torch.empty_like(extra)
+        losses = x.new_empty(len(x))
+        rough_x, rough_table, rough_extra = x.to(dtype), table.to(dtype), extra.to(dtype)
+        with torch.autocast(x.device.type, enabled=False):
+            for number, begin in enumerate(range(0, len(x), size)):
+                part = slice(begin, begin + size)
+                listed = slice(bounds[number], bounds[number + 1])
+                at = (states[listed] - begin, rows[listed])
+                scores = F.linear(rough_x[part], rough_table)  # (m, N)
+                scores.index_put_(at, rough_extra[listed], accumulate=True)
+                probs = torch.softmax(scores, dim=1)
+                own = (torch.arange(len(probs), device=x.device), targets[part])
+                losses[part] = -probs[own].float().log()
+                probs[own] -= 1.0
+                to_extra[listed] = probs[at].float()
+                to_x[part] = probs @ rough_table
+                to_table += probs.t() @ rough_x[part]
+        ctx.save_for_backward(to_x, to_table, to_extra)
+        return losses.mean()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, of_loss: Tensor) -> tuple[Tensor | None, ...]:
+        to_x, to_table, to_extra = ctx.saved_tensors
+        share = of_loss / len(to_x)
+        return to_x * share, to_table * share, None, None, None, to_extra * share, None
