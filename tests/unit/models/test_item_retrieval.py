@@ -46,7 +46,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
     "deep": {"n_layers": (1, 3), "num_heads": 4},
     "seen items": {"history": HistorySettings(seen_weights=True)},
-    "no seen items": {"history": HistorySettings(True, skip_history=True)},
+    "no seen items": {"history": HistorySettings(seen_weights=True, skip_history=True)},
     "level": {"tree": TreeSettings("level", prefix_vectors=False)},
     "vocabulary": {"tree": TreeSettings("vocabulary", prefix_vectors=False)},
 }
