@@ -5,7 +5,6 @@ Shape legend: R = new items, N = items, D = width of text vectors, E = width of 
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
@@ -165,12 +164,8 @@ def item_vectors(run: Trained | None, ranker: Ranker) -> Tensor | None:
 
 def _embedded(run: Trained, texts: list[str]) -> npt.NDArray[Any]:
     """Embed texts as those of the run's data set were; ``(R, D)``."""
-    if (run.path / ENCODER_NAME).is_dir():
-        kept = importlib.import_module("genrec.data.text.kept_encoder").load_encoder(run.path)
-        found: npt.NDArray[Any] = kept.encoder.encode(texts)
-        return found
     from genrec.data.text.encoders import make_encoder
-    from genrec.data.text.kept_encoder import ENCODER_NAME, load_encoder
+    from genrec.data.text.kept_encoder import load_encoder
 
     if (run.path / ENCODER_NAME).is_dir():
         return load_encoder(run.path).encoder.encode(texts)

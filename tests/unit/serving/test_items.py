@@ -9,6 +9,8 @@ import numpy as np
 import polars as pl
 import pytest
 
+from genrec.data.text.kept_encoder import save_encoder
+from genrec.data.text.tfidf import TfidfSvdEncoder
 from genrec.errors import ArtifactError, ConfigError, DataError, MissingPathError
 from genrec.rankers import Popularity
 from genrec.serving.items import NewItems
@@ -45,6 +47,19 @@ def test_new_items_get_ids_of_their_kind_and_no_old_one_moves(recommender):
     titles = dict(zip(after.items, after.titles, strict=True))
     assert (titles["new a"], titles["new c"], titles["b1"]) == ("A new one", "new c", "title b1")
     assert len(recommender.recommend(["new a", "new c"], k=5).items) == 5
+
+
+def test_texts_are_embedded_by_the_encoder_that_the_run_keeps(run, tmp_path):
+    words = TfidfSvdEncoder(dim=6).fit(["red", "green", "blue", "big", "small", "round"])
+    shutil.copytree(run, tmp_path / "run")
+    save_encoder(tmp_path / "run", words, text_template=None)
+    by_text = Recommender.from_pretrained(tmp_path / "run", device="cpu")
+    by_text.add_items([("new", "A new one", "green round")])
+    by_vector = Recommender.from_pretrained(run, device="cpu")
+    by_vector.add_items([("new", "A new one", words.encode(["green round"])[0])])
+    found, expected = (r.recommend(["a1", "c2"], k=40) for r in (by_text, by_vector))
+    assert "new" in found.items
+    assert found.items == expected.items
 
 
 @pytest.mark.parametrize("kind", ["polars", "pandas", "columns", "records", "matrix"])
