@@ -37,6 +37,7 @@ RUN_FILES = ("config.gin", "meta.json", "metrics.jsonl", "metrics.json")
 RUN_FOLDERS = (
     "catalogue",
     "semantic_ids",
+    "semantic_ids-extended",
     "item_space",
     "quantizer",
     "encoder",

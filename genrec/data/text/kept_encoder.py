@@ -45,8 +45,8 @@ class _NoEncoder:
 
     def encode(self, texts: Sequence[str], *, item_keys: Sequence[str] | None = None) -> Any:
         raise DataError(
-            f"items must bring their vectors, as the known ones did ({self.name}), got none; give "
-            "the vectors of all items, with `genrec prepare` as --encoder FILE.npy"
+            f"items must bring their vectors, as those of the catalogue did ({self.name}), got "
+            "texts; give vectors too (--encoder FILE.npy, with those of all items)"
         )
 
 

@@ -9,6 +9,8 @@ import numpy as np
 import polars as pl
 import pytest
 
+from genrec.data.text.kept_encoder import save_encoder
+from genrec.data.text.tfidf import TfidfSvdEncoder
 from genrec.errors import ArtifactError, ConfigError, DataError, MissingPathError
 from genrec.rankers import Popularity
 from genrec.serving.items import NewItems
@@ -229,3 +231,18 @@ def test_changes_beside_calls_are_seen_by_the_next_call(recommender, vectors):
     for thread in threads:
         thread.join()
     assert failures == []
+
+
+def test_texts_are_embedded_by_the_encoder_that_the_run_keeps(run, tmp_path):
+    texts = [f"{colour} {thing}" for colour in ("red", "blue", "green") for thing in ("cup", "pan")]
+    shutil.copytree(run, tmp_path / "run")
+    fitted = TfidfSvdEncoder(6).fit(texts)
+    save_encoder(tmp_path / "run", fitted, text_template=None)
+    by_text, by_vector = (
+        Recommender.from_pretrained(tmp_path / "run", device="cpu") for _ in range(2)
+    )
+    by_text.add_items([("x", "x", "red pan")])
+    by_vector.add_items([("x", "x", fitted.encode(["red pan"])[0])])
+    first, second = (r.recommend(["a1"], k=33, num_beams=40) for r in (by_text, by_vector))
+    assert "x" in first.items
+    assert first.items == second.items

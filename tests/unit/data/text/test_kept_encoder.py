@@ -30,7 +30,7 @@ def test_vectors_of_a_user_cannot_be_made_from_texts(tmp_path):
     np.save(tmp_path / "mine.npy", np.eye(3))
     save_encoder(tmp_path, PrecomputedEncoder(tmp_path / "mine.npy"), text_template=None)
     encoder = load_encoder(tmp_path).encoder
-    with pytest.raises(DataError, match=r"known ones did \(mine.npy\), got none; give"):
+    with pytest.raises(DataError, match=r"those of the catalogue did \(mine.npy\), got texts"):
         encoder.encode(TEXTS)
 
 
