@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from genrec.errors import ConfigError, DataError, GenRecError, did_you_mean, run_command
+from genrec.errors import ConfigError, DataError, did_you_mean, run_command
 
 if TYPE_CHECKING:
     from genrec.data.prepared import PreparedDataset
@@ -154,24 +153,17 @@ def format_answer(answer: dict[str, Any], *, shown: int = 5) -> str:
     return "\n".join(lines)
 
 
-#: What Python calls it, and what the user typed.
-_TYPED = {
-    r"^k must": "-k must",
-    r"^histories must": "--history must",
-    r"^users must": "--user must",
-    r"^num_beams must": "--beams must",
-    r"^(allow|exclude|device) must": r"--\1 must",
-    r"^on_unknown must": "--on-unknown must",
-    r"on_unknown='ignore'": "--on-unknown ignore",
-    r"open the recommender with data=, or give histories": "name it with --data, or use --history",
+#: What the library calls it, and what the user typed.
+_OPTIONS = {
+    "k": "-k",
+    "histories": "--history",
+    "users": "--user",
+    "num_beams": "--beams",
+    "allow": "--allow",
+    "exclude": "--exclude",
+    "device": "--device",
+    "on_unknown": "--on-unknown",
 }
-
-
-def _as_typed(message: str) -> str:
-    """Name options instead of arguments in a message of the library."""
-    for argument, option in _TYPED.items():
-        message = re.sub(argument, option, message)
-    return message
 
 
 def app_command(app: typer.Typer) -> None:
@@ -284,11 +276,4 @@ def app_command(app: typer.Typer) -> None:
             else:
                 print("\n\n".join(format_answer(answer) for answer in answers))
 
-        def named() -> None:
-            try:
-                work()
-            except GenRecError as error:
-                error.args = (_as_typed(str(error)),)
-                raise
-
-        run_command(named, debug=debug)
+        run_command(work, debug=debug, options=_OPTIONS)
