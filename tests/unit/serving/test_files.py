@@ -205,7 +205,7 @@ def test_mistakes_are_named_as_they_were_typed(run, words, message):
     assert answer.stderr.count("\n") == 1
 
 
-def test_a_moved_run_names_the_option_for_its_data(run, tmp_path):
+def test_a_moved_run_names_the_option_for_its_data(run, data, tmp_path):
     meta = json.loads((run / "meta.json").read_text()) | {"prepared": "gone"}
     moved = tmp_path / "moved"
     os.makedirs(moved)
@@ -217,4 +217,7 @@ def test_a_moved_run_names_the_option_for_its_data(run, tmp_path):
     assert answer.exit_code == 2
     assert "got none at gone; open the recommender with data (--data)" in answer.stderr
     answer = call("evaluate", moved)
+    assert answer.exit_code == 2
     assert "must still be at its place, got none at gone; name it with --data" in answer.stderr
+    answer = call("evaluate", moved, "--data", data.path, "--no-baselines", "-k", 5)
+    assert (answer.exit_code, answer.stdout.count("model, item level")) == (0, 2)
