@@ -5,6 +5,7 @@ Shape legend: R = new items, N = items, D = width of text vectors, E = width of 
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
@@ -163,10 +164,14 @@ def item_vectors(run: Trained | None, ranker: Ranker) -> Tensor | None:
 
 def _embedded(run: Trained, texts: list[str]) -> npt.NDArray[Any]:
     """Embed texts as those of the run's data set were; ``(R, D)``."""
+    if (run.path / ENCODER_NAME).is_dir():
+        kept = importlib.import_module("genrec.data.text.kept_encoder").load_encoder(run.path)
+        found: npt.NDArray[Any] = kept.encoder.encode(texts)
+        return found
     from genrec.data.text.encoders import make_encoder
 
-    name = str(run.meta.get("encoder") or run.meta.get("encoder_model_name") or "")
-    if (run.path / ENCODER_NAME).is_dir() or not name or name.split(":")[0] in ("tfidf", "none"):
+    name = str(run.meta.get("encoder") or "")
+    if not name or name.split(":")[0] in ("tfidf", "none") or name.endswith(".npy"):
         raise ConfigError(
             f"texts of new items must be embedded by the run's encoder, got {name or 'an unknown'} "
             "one, which is not kept with the run; give vectors"
