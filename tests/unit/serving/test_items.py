@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 
 import numpy as np
 import polars as pl
@@ -210,3 +211,29 @@ def test_texts_and_vectors_are_told_apart():
     assert (new.titles, new.texts, new.vectors) == (["x", "Y"], ["red polish", ""], None)
     one = NewItems.read(("x", "X", [1.0, 2.0]))
     assert one.vectors.tolist() == [[1.0, 2.0]]
+
+
+def test_changes_beside_calls_are_seen_by_the_next_call(recommender):
+    """Nothing is ever half there while items come and go."""
+    failures, stop = [], threading.Event()
+
+    def ask() -> None:
+        while not stop.is_set():
+            found = recommender.recommend([["a1", "a2"], ["c3"]], k=40, exclude_seen=False)
+            if len(found.items[0]) != len({*found.items[0]}) or len({*map(len, found.items)}) > 1:
+                failures.append(found.items)
+
+    threads = [threading.Thread(target=ask) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        for number, vector in enumerate(new_vectors()):
+            recommender.add_items([(f"n{number}", "", vector)])
+            assert f"n{number}" in recommender.recommend(["a1"], k=40).items
+            recommender.remove_items([f"n{number}"])
+            assert f"n{number}" not in recommender.recommend(["a1"], k=40).items
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert failures == []
