@@ -171,9 +171,7 @@ _OPTIONS = {
     "allow": "--allow",
     "exclude": "--exclude",
     "device": "--device",
-    "on_unknown='ignore'": "--on-unknown ignore",
     "on_unknown": "--on-unknown",
-    "open the recommender with data=, or give histories": "name it with --data, or use --history",
 }
 
 
