@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from genrec.atomic import atomic_directory, read_json, write_json_atomic
 from genrec.data.prepared import PreparedDataset, StringArray
+from genrec.digests import sealed, verify
 from genrec.errors import ArtifactError
 
 __all__ = ["CATALOGUE_NAME", "Catalogue"]
@@ -68,8 +69,8 @@ class Catalogue:
         with atomic_directory(Path(run_folder) / CATALOGUE_NAME) as folder:
             self.item_keys.save(folder, "item_keys")
             self.item_titles.save(folder, "item_titles")
-            head = {"format": _FORMAT, "version": _FORMAT_VERSION}
-            write_json_atomic(folder / "meta.json", head | {"num_items": self.num_items})
+            meta = {"format": _FORMAT, "version": _FORMAT_VERSION, "num_items": self.num_items}
+            write_json_atomic(folder / "meta.json", sealed(folder, meta))
 
     @classmethod
     def load(cls, run_folder: str | os.PathLike[str]) -> Catalogue | None:
@@ -89,16 +90,19 @@ class Catalogue:
             return None
         try:
             meta = read_json(folder / "meta.json")
+            found, count = (meta["format"], meta["version"]), meta["num_items"]
+            if found == (_FORMAT, _FORMAT_VERSION):
+                verify(folder, meta, what="catalogue", fix="train the run again")
             keys, titles = (StringArray.load(folder, f"item_{what}") for what in ("keys", "titles"))
-        except (EOFError, OSError, ValueError) as error:
+        except ArtifactError:
+            raise
+        except (KeyError, OSError, TypeError, ValueError) as error:
             raise ArtifactError(
                 f"catalogue must be complete, got {folder} with {error}; train the run again"
             ) from error
-        found = (meta.get("format"), meta.get("version"), len(keys), len(titles))
-        count = meta.get("num_items")
-        if found != (_FORMAT, _FORMAT_VERSION, count, count):
+        if (*found, len(keys), len(titles)) != (_FORMAT, _FORMAT_VERSION, count, count):
             raise ArtifactError(
                 f"catalogue must have format {_FORMAT} version {_FORMAT_VERSION} and {count} keys "
-                f"and titles, got {found} in {folder}; train the run again"
+                f"and titles, got {(*found, len(keys), len(titles))} in {folder}; train the run again"
             )
         return cls(keys, titles)

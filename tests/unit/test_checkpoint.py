@@ -139,5 +139,5 @@ def test_a_damaged_file_is_an_error_in_words(tmp_path, file):
     write_model_files(tmp_path / "model", weights=weights(0.0), config=CONFIG)
     path = tmp_path / "model" / file
     path.write_bytes(path.read_bytes()[:11])
-    with pytest.raises(ArtifactError, match=r"must be readable, got .*model"):
+    with pytest.raises(ArtifactError, match=rf"as it was written, got .*model with another {file}"):
         load_model_files(tmp_path / "model")
