@@ -65,11 +65,8 @@ def verify(
     if _FILES not in meta and _SEAL not in meta:
         return
     described = {name: value for name, value in meta.items() if name != _SEAL}
-    damaged = (
-        "description"
-        if meta.get(_SEAL) != _seal(described)
-        else _changed(folder, meta[_FILES], names)
-    )
+    unsealed = meta.get(_SEAL) != _seal(described)
+    damaged = "description" if unsealed else _changed(folder, meta[_FILES], names)
     if damaged is not None:
         raise ArtifactError(
             f"{what} must be as it was written, got {folder} with another {damaged}; {fix}"

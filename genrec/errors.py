@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import signal
 import sys
+import unicodedata
 from collections.abc import Callable, Iterable
 
 __all__ = [
@@ -11,11 +13,17 @@ __all__ = [
     "ConfigError",
     "DataError",
     "GenRecError",
+    "Interrupted",
     "MissingPathError",
     "TrainingError",
     "did_you_mean",
+    "printable",
     "run_command",
 ]
+
+
+#: Unicode categories that are no letters on the screen: control, format, lone surrogate.
+_UNSEEN = ("Cc", "Cf", "Cs")
 
 
 class GenRecError(Exception):
@@ -40,6 +48,26 @@ class MissingPathError(GenRecError, FileNotFoundError):
 
 class TrainingError(GenRecError, RuntimeError):
     """Training cannot go on, for example because the loss is not finite."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """A training was stopped from outside, after it had saved.
+
+    Args:
+        number: The signal that stopped it.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"signal {number}")
+        self.number = number
+
+
+def printable(text: str) -> str:
+    """Escape control characters, which could steer the terminal that a text is shown on."""
+    return "".join(
+        ascii(letter)[1:-1] if unicodedata.category(letter) in _UNSEEN else letter
+        for letter in text
+    )
 
 
 def did_you_mean(name: str, choices: Iterable[str], *, limit: int = 3) -> str:
@@ -71,7 +99,8 @@ def run_command(command: Callable[[], object], *, debug: bool = False) -> None:
         debug: Let the traceback through.
 
     Raises:
-        SystemExit: Status 2 for a user's error, 130 for Ctrl-C.
+        SystemExit: Status 2 for a user's error, 130 for Ctrl-C, 143 where SIGTERM ended a
+            training.
     """
     try:
         command()
@@ -80,10 +109,10 @@ def run_command(command: Callable[[], object], *, debug: bool = False) -> None:
             raise
         # gin appends where the failing configurable was called; that is no help to a user.
         message = str(error).split("\n  In call to configurable")[0]
-        print(f"error: {' '.join(message.split())}", file=sys.stderr)
+        print(f"error: {printable(' '.join(message.split()))}", file=sys.stderr)
         raise SystemExit(2) from None
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         if debug:
             raise
         print("interrupted; what was saved is complete", file=sys.stderr)
-        raise SystemExit(130) from None
+        raise SystemExit(128 + getattr(error, "number", signal.SIGINT)) from None

@@ -100,9 +100,10 @@ class Catalogue:
             raise ArtifactError(
                 f"catalogue must be complete, got {folder} with {error}; train the run again"
             ) from error
-        if (*found, len(keys), len(titles)) != (_FORMAT, _FORMAT_VERSION, count, count):
+        found = (*found, len(keys), len(titles))
+        if found != (_FORMAT, _FORMAT_VERSION, count, count):
             raise ArtifactError(
                 f"catalogue must have format {_FORMAT} version {_FORMAT_VERSION} and {count} keys "
-                f"and titles, got {(*found, len(keys), len(titles))} in {folder}; train the run again"
+                f"and titles, got {found} in {folder}; train the run again"
             )
         return cls(keys, titles)

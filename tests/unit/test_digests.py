@@ -58,6 +58,14 @@ def open_step(path: Path) -> Any:
     return load_model_files(path), RunDirectory(path.parent).load_trainer(path)
 
 
+def what_it_reads(opener: Callable[[Path], Any], folder: Path) -> Any:
+    """Open an artefact; None where it is refused."""
+    try:
+        return read_everything(opener(folder))
+    except GenRecError:
+        return None
+
+
 OPEN: dict[str, Callable[[Path], Any]] = {
     "prepared": open_prepared,
     "ids": open_ids,
@@ -110,11 +118,9 @@ def test_no_flipped_bit_changes_a_result_in_silence(artefacts, tmp_path, kind):
             bent = bytearray(whole)
             bent[place // 8] ^= 1 << place % 8
             file.write_bytes(bent)
-            try:
-                assert read_everything(OPEN[kind](folder)) == before, (file.name, place)
-            except GenRecError as error:
-                assert "\n" not in str(error)
-                refused += 1
+            found = what_it_reads(OPEN[kind], folder)
+            refused += found is None
+            assert found in (None, before), (file.name, place)
         file.write_bytes(whole)
     assert refused >= 0.9 * 16 * len(files)
     assert read_everything(OPEN[kind](folder)) == before
@@ -150,7 +156,7 @@ def test_checking_can_be_skipped(artefacts, tmp_path, monkeypatch):
     folder = shutil.copytree(artefacts / "prepared", tmp_path / "prepared")
     file = folder / "item_embeddings.npy"
     file.write_bytes(file.read_bytes()[:-1] + b"\x7f")
-    with pytest.raises(ArtifactError, match="with another item_embeddings.npy; prepare it again"):
+    with pytest.raises(ArtifactError, match=r"another item_embeddings\.npy; prepare it again"):
         PreparedDataset.load(folder)
     monkeypatch.setenv("GENREC_SKIP_DIGESTS", "1")
     assert PreparedDataset.load(folder).num_items == 6
