@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import json
+import re
 import signal
 import sys
-import unicodedata
 from collections.abc import Callable, Iterable
 
 __all__ = [
@@ -22,8 +23,8 @@ __all__ = [
 ]
 
 
-#: Unicode categories that are no letters on the screen: control, format, lone surrogate.
-_UNSEEN = ("Cc", "Cf", "Cs")
+#: What steers a terminal: controls, halves of a letter, and what turns the direction of writing.
+_STEERING = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u202a-\\u202e\\u2066-\\u2069\\ud800-\\udfff]")
 
 
 class GenRecError(Exception):
@@ -63,11 +64,8 @@ class Interrupted(KeyboardInterrupt):
 
 
 def printable(text: str) -> str:
-    """Escape control characters, which could steer the terminal that a text is shown on."""
-    return "".join(
-        ascii(letter)[1:-1] if unicodedata.category(letter) in _UNSEEN else letter
-        for letter in text
-    )
+    """Escape what could steer the terminal that a text is shown on; JSON stays valid JSON."""
+    return _STEERING.sub(lambda found: json.dumps(found.group())[1:-1], text)
 
 
 def did_you_mean(name: str, choices: Iterable[str], *, limit: int = 3) -> str:

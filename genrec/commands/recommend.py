@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from genrec.errors import ArtifactError, DataError, did_you_mean, run_command
+from genrec.errors import ArtifactError, DataError, did_you_mean, printable, run_command
 
 if TYPE_CHECKING:
     from genrec.data.prepared import PreparedDataset
@@ -156,7 +156,7 @@ def format_answer(answer: dict[str, Any], *, shown: int = 5) -> str:
         lines.append(f"{mark}{place:>2} {item['title']}  [{item['key']}]")
     if taken is not None:
         lines.append(f"took next (held out): {taken['title']}  [{taken['key']}]")
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))
 
 
 def app_command(app: typer.Typer) -> None:
@@ -213,7 +213,8 @@ def app_command(app: typer.Typer) -> None:
                 chosen = pick_users(data, user or (), users)
                 answers = recommend_for(recommender, data, chosen, **options)
             if as_json:
-                print("\n".join(json.dumps(answer, ensure_ascii=False) for answer in answers))
+                lines = (json.dumps(answer, ensure_ascii=False) for answer in answers)
+                print("\n".join(map(printable, lines)))
             else:
                 print("\n\n".join(format_answer(answer) for answer in answers))
 

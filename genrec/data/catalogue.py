@@ -90,8 +90,8 @@ class Catalogue:
             return None
         try:
             meta = read_json(folder / "meta.json")
-            found, count = (meta["format"], meta["version"]), meta["num_items"]
-            if found == (_FORMAT, _FORMAT_VERSION):
+            version, count = (meta["format"], meta["version"]), meta["num_items"]
+            if version == (_FORMAT, _FORMAT_VERSION):
                 verify(folder, meta, what="catalogue", fix="train the run again")
             keys, titles = (StringArray.load(folder, f"item_{what}") for what in ("keys", "titles"))
         except ArtifactError:
@@ -100,7 +100,7 @@ class Catalogue:
             raise ArtifactError(
                 f"catalogue must be complete, got {folder} with {error}; train the run again"
             ) from error
-        found = (*found, len(keys), len(titles))
+        found = (*version, len(keys), len(titles))
         if found != (_FORMAT, _FORMAT_VERSION, count, count):
             raise ArtifactError(
                 f"catalogue must have format {_FORMAT} version {_FORMAT_VERSION} and {count} keys "

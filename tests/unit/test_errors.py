@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 
 import pytest
@@ -68,14 +69,15 @@ def test_a_training_that_was_ended_has_the_status_of_its_signal(capsys):
 
 
 def test_control_characters_never_reach_the_terminal(capsys):
-    assert (
-        printable("caf\u00e9 \u4e2d\U0001f600 'a\"b' \\n")
-        == "caf\u00e9 \u4e2d\U0001f600 'a\"b' \\n"
-    )
-    assert printable("a\x1b[2Jb\x9b\x07\r\u202e\ud800") == (r"a\x1b[2Jb\x9b\x07\r\u202e\ud800")
+    readable = "caf\u00e9 \u4e2d\U0001f468\u200d\U0001f467 'a\"b' \\n"
+    assert printable(readable) == readable
+    hostile = "a\x1b[2Jb\x9b\x07\r\x7f\u202e\ud800"
+    shown = printable(hostile)
+    assert shown == r"a\u001b[2Jb\u009b\u0007\r\u007f\u202e\ud800"
+    assert json.loads(printable(json.dumps(hostile, ensure_ascii=False))) == hostile
     with pytest.raises(SystemExit):
         run_command(raising(DataError("no item \x1b]0;title\x07")))
-    assert capsys.readouterr().err == "error: no item \\x1b]0;title\\x07\n"
+    assert capsys.readouterr().err == "error: no item \\u001b]0;title\\u0007\n"
 
 
 def test_defects_are_not_dressed_up():
