@@ -39,7 +39,7 @@ __all__ = [
 
 #: What a training writes into its run folder besides steps and pointers; nothing else is touched.
 RUN_FILES = ("config.gin", "meta.json", "metrics.jsonl", "metrics.json")
-RUN_FOLDERS = ("catalogue", "semantic_ids", "item_space")
+RUN_FOLDERS = ("catalogue", "semantic_ids", "item_space", "quantizer", "encoder")
 
 _ASIDE = ".replaced"  # where an older run waits until the new one has a checkpoint
 _MODEL = "model.safetensors"

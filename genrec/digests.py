@@ -5,8 +5,8 @@ every other file, and ``seal``, a digest of itself. Artefacts written before thi
 open unchecked. ``GENREC_SKIP_DIGESTS=1`` opens all of them unchecked, for sets so large that
 reading them once takes too long.
 
-The digest is XXH3 over the XXH3 of blocks: 29 GB/s on one core where zlib's CRC-32 has 1.4, BLAKE2b
-0.3 and SHA-256 0.4. It finds every accident and is no protection against a forger.
+The digest is XXH3, 64 bits: 29 GB/s on one core where zlib's CRC-32 has 1.4, BLAKE2b 0.3 and
+SHA-256 0.4. It finds every accident and is no protection against a forger.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from genrec.errors import ArtifactError
 __all__ = ["sealed", "verify"]
 
 _FILES, _SEAL = "files", "seal"
-_BLOCK_BYTES = 1 << 22
+_CHUNK_BYTES = 1 << 18  # stays in a core's cache
+_LARGE_BYTES = 1 << 26
 _THREADS = 4
 
 
@@ -88,36 +89,26 @@ def _changed(
 
 
 def _describe(paths: Sequence[Path]) -> list[dict[str, Any]]:
-    """Give size in bytes and digest of each file, blocks in parallel."""
+    """Give size in bytes and digest of each file, several files at a time where they are large."""
     sizes = [path.stat().st_size for path in paths]
-    blocks = [(p, at) for p, size in zip(paths, sizes, strict=True) for at in _starts(size)]
-    with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
-        sums = iter(list(pool.map(_block, blocks)))
-    return [
-        {"bytes": size, "xxh3": _digest(b"".join(next(sums) for _ in _starts(size)))}
-        for size in sizes
-    ]
+    if sum(sizes) < _LARGE_BYTES:  # threads would cost more than they save
+        digests = list(map(_digest_file, paths))
+    else:
+        with ThreadPoolExecutor(_THREADS) as pool:
+            digests = list(pool.map(_digest_file, paths))
+    return [{"bytes": size, "xxh3": digest} for size, digest in zip(sizes, digests, strict=True)]
 
 
-def _starts(size: int) -> range:
-    """Give where the blocks of a file begin, in bytes."""
-    return range(0, size, _BLOCK_BYTES)
-
-
-def _block(place: tuple[Path, int]) -> bytes:
-    """Compute the digest of one block, 8 bytes."""
-    path, start = place
+def _digest_file(path: Path) -> str:
+    """Compute the digest of a file, 16 hexadecimal digits; the same as ``xxhsum -H3``."""
+    digest, buffer = xxhash.xxh3_64(), memoryview(bytearray(_CHUNK_BYTES))
     with path.open("rb", buffering=0) as file:
-        file.seek(start)
-        return xxhash.xxh3_64_digest(file.read(_BLOCK_BYTES))
+        while count := file.readinto(buffer):
+            digest.update(buffer[:count])
+    return digest.hexdigest()
 
 
 def _seal(meta: Mapping[str, Any]) -> str:
     """Compute the digest of a description as it comes back from its file."""
     plain = json.loads(json.dumps(meta))
-    return _digest(json.dumps(plain, sort_keys=True).encode())
-
-
-def _digest(content: bytes) -> str:
-    """Compute a digest, 16 hexadecimal digits."""
-    return xxhash.xxh3_64_hexdigest(content)
+    return xxhash.xxh3_64_hexdigest(json.dumps(plain, sort_keys=True).encode())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,25 +13,33 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from genrec.atomic import read_json
+from genrec.atomic import atomic_directory, read_json
 from genrec.checkpoint import RunDirectory, resolve_step
 from genrec.data.catalogue import Catalogue
-from genrec.data.prepared import PreparedDataset, StringArray, is_prepared
+from genrec.data.prepared import PreparedDataset, is_prepared
 from genrec.data.text.fused_space import SPACE_NAME, FusedSpace
 from genrec.errors import ArtifactError, MissingPathError
 from genrec.rankers import Ranker
 from genrec.registry import QUANTIZERS, RANKERS, find
+from genrec.tokenizer.policies import quantizer_digest
 from genrec.tokenizer.quantizer import ItemQuantizer
 from genrec.tokenizer.semantic_id import ARTIFACT_NAME, SemanticIdTokenizer
 
 __all__ = [
+    "ENCODER_NAME",
+    "QUANTIZER_NAME",
     "Trained",
+    "keep_quantizer",
     "load_quantizer",
     "load_ranker",
     "load_trained",
     "quantizer_inputs",
     "with_ids",
 ]
+
+
+QUANTIZER_NAME = "quantizer"  # folder inside a run: the quantiser that made its IDs
+ENCODER_NAME = "encoder"  # the fitted text encoder of its vectors
 
 
 @dataclass(frozen=True)
@@ -42,12 +51,18 @@ class Trained:
         catalogue: The items that it recommends.
         options: The run's evaluation settings with the caller's overrides.
         meta: The run's ``meta.json``.
+        path: The run's folder.
+        model: The best step's model itself, which makes rankers of other catalogues.
+        table: The items' IDs, or None for a model that knows none.
     """
 
     ranker: Ranker
     catalogue: Catalogue
     options: Mapping[str, Any]
     meta: Mapping[str, Any]
+    path: Path
+    model: Any
+    table: SemanticIdTokenizer | None = None
 
 
 def load_ranker(
@@ -76,6 +91,7 @@ def load_trained(
     *,
     device: torch.device | str = "cpu",
     table: SemanticIdTokenizer | None = None,
+    titles_from: PreparedDataset | None = None,
     **overrides: Any,
 ) -> Trained:
     """Open the best model of a run with its catalogue and settings.
@@ -85,6 +101,7 @@ def load_trained(
         device: Where the model shall live.
         table: The run's ID table with new items added, which then are recommended too; None
             takes the run's own.
+        titles_from: A data set with the titles of the new items; None shows their keys.
         **overrides: Evaluation settings that differ from those of the run; None keeps the run's.
 
     Returns:
@@ -110,11 +127,12 @@ def load_trained(
         own.check_items(catalogue.items_fingerprint)
         catalogue = with_ids(catalogue, own)
     if table is not None:
-        catalogue = _extended(catalogue, own, table)
+        catalogue = _extended(catalogue, own, table, titles_from)
     options = dict(meta.get("evaluation", {}))
     options |= {name: value for name, value in overrides.items() if value is not None}
     model = kind.load_pretrained(run, device=device)
-    return Trained(model.ranker(catalogue, options), catalogue, options, meta)
+    ranker = model.ranker(catalogue, options)
+    return Trained(ranker, catalogue, options, meta, run, model, table or own)
 
 
 def load_quantizer(
@@ -185,6 +203,42 @@ def quantizer_inputs(run: str | os.PathLike[str], data: PreparedDataset) -> npt.
     return space.transform(data.item_embeddings, rows)
 
 
+def keep_quantizer(
+    stage_one: str | os.PathLike[str], table: SemanticIdTokenizer, run: str | os.PathLike[str]
+) -> None:
+    """Copy what made an ID table into another run, which then can give IDs to new items alone.
+
+    Args:
+        stage_one: The run that made the table; where it is none, or holds another quantiser,
+            nothing is copied.
+        table: The table.
+        run: The run that shall have the quantiser as ``quantizer/``, and the item space and the
+            text encoder where there are any.
+    """
+    source = Path(stage_one)
+    step = _maker(source, table)
+    if step is None:
+        return
+    with atomic_directory(Path(run) / QUANTIZER_NAME) as folder:
+        for name in ("config.json", "model.safetensors"):
+            shutil.copyfile(step / name, folder / name)
+    for name in (SPACE_NAME, ENCODER_NAME):
+        if (source / name).is_dir():
+            with atomic_directory(Path(run) / name) as folder:
+                shutil.copytree(source / name, folder, dirs_exist_ok=True)
+
+
+def _maker(stage_one: Path, table: SemanticIdTokenizer) -> Path | None:
+    """Find the step, the newest first, whose codebooks made a table."""
+    if table.quantizer_digest is None or not (stage_one / "meta.json").is_file():
+        return None
+    run = RunDirectory(stage_one)
+    for step in map(run.step_path, reversed(run.steps())):
+        if quantizer_digest(load_quantizer(step)) == table.quantizer_digest:
+            return step
+    return None
+
+
 def with_ids(catalogue: Catalogue, table: SemanticIdTokenizer) -> Catalogue:
     """Return the catalogue with the codes of an ID table, whose rows must be the same items."""
     return replace(
@@ -212,7 +266,10 @@ def _catalogue(run: Path, meta: Mapping[str, Any], table: SemanticIdTokenizer | 
 
 
 def _extended(
-    catalogue: Catalogue, trained: SemanticIdTokenizer | None, table: SemanticIdTokenizer
+    catalogue: Catalogue,
+    trained: SemanticIdTokenizer | None,
+    table: SemanticIdTokenizer,
+    titles_from: PreparedDataset | None,
 ) -> Catalogue:
     """Go over to a table with new items; refuse one in which the known items have other IDs."""
     if trained is None:
@@ -233,5 +290,8 @@ def _extended(
             f"another one of {table.num_items}; extend the run's table with `genrec tokenize "
             "--extend`"
         )
-    titles = StringArray.from_strings([*catalogue.item_titles, *table.item_keys[count:]])
-    return with_ids(Catalogue(table.item_keys, titles), table)
+    added = table.item_keys[count:]
+    known = {}
+    if titles_from is not None:
+        known = dict(zip(titles_from.item_keys, titles_from.item_titles, strict=True))
+    return with_ids(catalogue.extended(added, [known.get(key, key) for key in added]), table)

@@ -23,11 +23,11 @@ def open_data() -> tuple[PreparedDataset, str]:
     return load_or_prepare("sample", REPOSITORY / "data" / "sample"), "sample"
 
 
-def build_ids(data: PreparedDataset) -> SemanticIdTokenizer:
-    """Three levels of 256 codes and a dedup digit, by residual k-means."""
+def build_ids(data: PreparedDataset, policy: str = "dedup_token") -> SemanticIdTokenizer:
+    """Three levels of 256 codes and what the policy adds, by residual k-means."""
     embeddings = np.asarray(data.item_embeddings, dtype=np.float32)
     quantizer = ResidualKMeans.fit(embeddings, codebook_sizes=(256,) * 3, num_iters=10)
-    return SemanticIdTokenizer.build(quantizer, embeddings, item_keys=data.item_keys)
+    return SemanticIdTokenizer.build(quantizer, embeddings, item_keys=data.item_keys, policy=policy)
 
 
 def versions(*packages: str) -> dict[str, str]:

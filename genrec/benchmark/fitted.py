@@ -58,7 +58,7 @@ def check_grid(kind: str, grid: Mapping[str, Sequence[float]]) -> None:
     Raises:
         ConfigError: If it does not fit.
     """
-    known = _settings(kind)
+    known = [name for name in _settings(kind) if name not in ("max_history", "max_bytes")]
     for name, values in grid.items():
         if name not in known:
             near = did_you_mean(name, known) if known else "leave it out: there are none"

@@ -15,12 +15,13 @@ from genrec.atomic import read_json
 from genrec.benchmark.fitted import FITTED, check_grid
 from genrec.benchmark.settings import BenchmarkSettings
 from genrec.data.prepared import is_prepared
+from genrec.data.processed import RecDataset
 from genrec.errors import ConfigError, did_you_mean
 from genrec.settings import Settings
 from genrec.stages import STAGES, Options, Step, choose, plan
 from genrec.training.settings import DataSettings, RunSettings, TrainingSettings
 
-__all__ = ["Job", "own_settings", "plan_jobs"]
+__all__ = ["Job", "own_settings", "plan_jobs", "shell_line"]
 
 #: Where a run lies, how it is watched, and its data, which a fingerprint stands for.
 _OUTSIDE = {
@@ -63,13 +64,12 @@ class Job:
 
 
 def plan_jobs(
-    settings: BenchmarkSettings, folder: str, command: Sequence[str], only: Sequence[str] = ()
+    settings: BenchmarkSettings, command: Sequence[str], only: Sequence[str] = ()
 ) -> list[Job]:
     """Turn settings into jobs, all checked; nothing is written.
 
     Args:
         settings: Of the benchmark.
-        folder: The source of the data, or a prepared data set.
         command: Words that start the benchmark on these data.
         only: Models to run; all when empty.
 
@@ -102,8 +102,17 @@ def plan_jobs(
         if what in FITTED:
             jobs.append(_fitted(settings, model, place, [*command, "--model", model]))
         else:
-            jobs += [_trained(settings, model, seed, place, folder) for seed in settings.seeds]
+            jobs += [_trained(settings, model, seed, place) for seed in settings.seeds]
     return jobs
+
+
+def shell_line(words: Sequence[str]) -> str:
+    """Join the words of a command, quoted for a shell where they must be."""
+    # shlex writes "x='y'", which is what overrides look like, with six quotes.
+    return " ".join(
+        f'"{word}"' if "'" in word and not set(word) & set('"$`\\!') else shlex.quote(word)
+        for word in words
+    )
 
 
 def own_settings(settings: TrainingSettings | Mapping[str, Any]) -> dict[str, Any]:
@@ -126,10 +135,10 @@ def _fitted(settings: BenchmarkSettings, model: str, place: Path, command: Seque
     how: dict[str, Any] = {"kind": kind, "max_history": settings.max_history}
     if grid:
         how |= {"grid": grid, "choose_by": settings.choose_by}
-    return Job(model, 0, place, shlex.join(command), {model: {}}, _plain(how), fitted=kind)
+    return Job(model, 0, place, shell_line(command), {model: {}}, _plain(how), fitted=kind)
 
 
-def _trained(settings: BenchmarkSettings, model: str, seed: int, place: Path, folder: str) -> Job:
+def _trained(settings: BenchmarkSettings, model: str, seed: int, place: Path) -> Job:
     """Plan a model that is trained by recipes."""
     if model in (settings.grid or {}):
         raise ConfigError(
@@ -157,13 +166,16 @@ def _trained(settings: BenchmarkSettings, model: str, seed: int, place: Path, fo
     told = Options(bindings=[*given, *quiet], resume=True, restart=True)
     for step in plan(words, told):
         alone = STAGES[step.stage].follows not in [stage for stage, _ in chosen]
-        for name, value in _wanted(settings, seed, folder, alone=alone).items():
-            if getattr(step.settings, name) != value:
-                given.append(f"{step.stage}.{name}={value!r}")
+        wanted = _wanted(settings, seed, alone=alone)
+        given += [
+            f"{step.stage}.{name}={value!r}"
+            for name, value in wanted.items()
+            if _text(getattr(step.settings, name)) != value
+        ]
     command = ["genrec", "train", *words]
     for binding in given:
         command += ["--gin", binding]
-    job = Job(model, seed, place, shlex.join(command), {}, {}, None, words, [*given, *quiet])
+    job = Job(model, seed, place, shell_line(command), {}, {}, None, words, [*given, *quiet])
     steps = job.steps()
     labels = (settings.rankings or {}).get(model, {})
     rows = {f"{model}, {label}": how for label, how in labels.items()} or {model: {}}
@@ -176,18 +188,23 @@ def _trained(settings: BenchmarkSettings, model: str, seed: int, place: Path, fo
     return dataclasses.replace(job, rows=rows, settings=_plain({"stages": stages}))
 
 
-def _wanted(settings: BenchmarkSettings, seed: int, folder: str, *, alone: bool) -> dict[str, Any]:
+def _wanted(settings: BenchmarkSettings, seed: int, *, alone: bool) -> dict[str, Any]:
     """Name the settings of a stage that the benchmark decides; ``alone``: it brings its data."""
-    prepared = is_prepared(folder)
+    folder = settings.dataset_folder
+    prepared = folder is not None and is_prepared(folder)
     wanted: dict[str, Any] = {"seed": seed}
     wanted["dataset_split"] = None if prepared else settings.dataset_split
     if alone:
         wanted["dataset_folder"] = folder
         if not prepared:
-            kind = settings.dataset
-            wanted["dataset"] = getattr(kind, "value", kind)
+            wanted["dataset"] = _text(settings.dataset)
             wanted["encoder_model_name"] = settings.encoder
     return wanted
+
+
+def _text(value: Any) -> Any:
+    """Name a kind of data set as a gin file does; leave other values as they are."""
+    return value.value if isinstance(value, RecDataset) else value
 
 
 def _check_rows(model: str, rows: Mapping[str, Mapping[str, Any]], step: Step) -> None:

@@ -41,7 +41,7 @@ def format_report(
         f"# {data.meta['name']}, {split} split",
         f"`{command}`; {len(users):,} targets of {len(np.unique(users)):,} users among all "
         f"{data.num_items:,} items, data {data.fingerprint}, commit {', '.join(commits)}, "
-        f"{' or '.join(map(str, threads))} threads. Mean ± standard deviation over seeds; "
+        f"CPU threads {' or '.join(map(str, threads))}. Mean ± standard deviation over seeds; "
         "seconds of all stages together.",
         results_table(rows, split),
     ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,7 @@ import torch
 
 from genrec.atomic import atomic_file
 from genrec.benchmark.fitted import fit_best
-from genrec.benchmark.jobs import Job, plan_jobs
+from genrec.benchmark.jobs import Job, plan_jobs, shell_line
 from genrec.benchmark.report import format_report
 from genrec.benchmark.settings import BenchmarkSettings
 from genrec.benchmark.trainings import obtain
@@ -63,10 +62,8 @@ def run_benchmark(
             f"benchmark must run in one process, got {accelerator.num_processes}; start it with "
             "`genrec benchmark`, without a launcher"
         )
-    # Only the sample can do without a folder; all others refuse a mistake before they prepare.
-    folder = settings.dataset_folder or str(_open_data(settings).path)
-    jobs = plan_jobs(settings, folder, command)
-    wanted = {job.model for job in plan_jobs(settings, folder, command, only)}
+    jobs = plan_jobs(settings, command)
+    wanted = {job.model for job in plan_jobs(settings, command, only)}
     data = _open_data(settings)
     for split in settings.splits:
         if len(SeqData(data, split, max_history=settings.max_history)) == 0:
@@ -88,7 +85,7 @@ def run_benchmark(
                 print(f"{row.model}, seed {row.seed}: validation NDCG@10 {found:.4f}", flush=True)
     by_key = {row.key: row for row in results.rows()}
     rows = [by_key[blank.key] for group in blanks for blank in group if blank.key in by_key]
-    report = format_report(results, rows, data, settings.splits[-1], shlex.join(command))
+    report = format_report(results, rows, data, settings.splits[-1], shell_line(command))
     target = results.path.with_suffix(".md")
     with atomic_file(target) as temporary:
         temporary.write_text(report, encoding="utf-8")
@@ -111,6 +108,7 @@ def _open_data(settings: BenchmarkSettings) -> PreparedDataset:
         folder,
         split=settings.dataset_split,
         encoder_model_name=settings.encoder,
+        force=settings.force_dataset_process,
         processed_dir=settings.processed_dir,
     )
 

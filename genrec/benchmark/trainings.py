@@ -62,9 +62,12 @@ def obtain(job: Job, fingerprint: str, use: Sequence[Path] = ()) -> Training:
                 print(f"{job.model}, seed {job.seed}: found {run}", flush=True)
                 return found
     clock = job.folder / "seconds.json"
+    seconds: dict[str, float] = {}
+    meta: Mapping[str, Any] = {}
     for step in steps:
+        place = step.run.relative_to(job.folder).as_posix()  # each split of a release has its own
         if not step.done:
-            with _timed(clock, step.stage):
+            with _timed(clock, place):
                 run_plan([step])
         meta = read_json(step.run / "meta.json")
         if meta["data_fingerprint"] != fingerprint:
@@ -73,23 +76,20 @@ def obtain(job: Job, fingerprint: str, use: Sequence[Path] = ()) -> Training:
                 f"{fingerprint}, got {meta['data_fingerprint']} in {step.run}; name data set and "
                 "encoder in the benchmark alone, then delete the run"
             )
-    measured = read_json(clock) if clock.is_file() else {}
-    seconds = {
-        step.stage: measured.get(step.stage) or read_json(step.run / "meta.json")["train_seconds"]
-        for step in steps
-    }
+        measured = read_json(clock) if clock.is_file() else {}
+        seconds[step.stage] = measured.get(place, meta["train_seconds"])
     return Training(steps[-1].run, seconds, meta)
 
 
 @contextmanager
-def _timed(file: Path, stage: str) -> Iterator[None]:
-    """Add the wall time of what is inside to a file, also when it is interrupted."""
+def _timed(file: Path, name: str) -> Iterator[None]:
+    """Add the wall time of what is inside to that of a name in a file, also when it is cut off."""
     began = time.perf_counter()
     try:
         yield
     finally:
         known = read_json(file) if file.is_file() else {}
-        known[stage] = round(known.get(stage, 0.0) + time.perf_counter() - began, 2)
+        known[name] = round(known.get(name, 0.0) + time.perf_counter() - began, 2)
         file.parent.mkdir(parents=True, exist_ok=True)
         write_json_atomic(file, known)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from genrec.errors import ArtifactError, run_command
+from genrec.errors import ArtifactError, MissingPathError, run_command
 
 if TYPE_CHECKING:
     from genrec.data.prepared import PreparedDataset
@@ -52,7 +52,6 @@ def evaluate_runs(
     """
     from dataclasses import replace
 
-    from genrec.data.prepared import PreparedDataset
     from genrec.evaluation.compare import compare
     from genrec.evaluation.settings import EvaluationSettings
     from genrec.evaluation.tables import format_table, known_results, write_metrics
@@ -64,7 +63,7 @@ def evaluate_runs(
     device = accelerator.device
     runs = [load_trained(path, device=device, num_beams=num_beams) for path in paths]
     _check_same_data(paths, runs)
-    data = data if data is not None else PreparedDataset.load(runs[0].meta["prepared"])
+    data = data if data is not None else _open_data(paths[0], runs[0])
     settings = [EvaluationSettings.from_options(run.options) for run in runs]
     shown = tuple(ks or settings[0].ks)
     lengths = tuple(sorted({*shown, *(k for own in settings for k in own.ks)}))
@@ -96,6 +95,19 @@ def evaluate_runs(
                 )
     accelerator.wait_for_everyone()
     return results
+
+
+def _open_data(path: Path, run: Trained) -> PreparedDataset:
+    """Open the data set that a run was trained on."""
+    from genrec.data.prepared import PreparedDataset, is_prepared
+
+    prepared = run.meta.get("prepared")
+    if prepared is None or not is_prepared(prepared):
+        raise MissingPathError(
+            f"data set of {path} must still be at its place, got none at {prepared}; name it with "
+            "--data"
+        )
+    return PreparedDataset.load(prepared)
 
 
 def _check_same_data(paths: Sequence[Path], runs: Sequence[Trained]) -> None:
@@ -173,9 +185,13 @@ def app_command(app: typer.Typer) -> None:
         reuse: Annotated[
             bool, typer.Option("--reuse", help="Print the numbers at hand where they still hold.")
         ] = False,
+        data: Annotated[
+            Path | None, typer.Option(help="Prepared data set. [that of the first run]")
+        ] = None,
         debug: Annotated[bool, typer.Option(help="Show the traceback of an error.")] = False,
     ) -> None:
         def work() -> None:
+            from genrec.data.prepared import PreparedDataset
             from genrec.entry import settle_process
 
             settle_process()
@@ -187,6 +203,7 @@ def app_command(app: typer.Typer) -> None:
                 ks=k,
                 with_baselines=baselines,
                 reuse=reuse,
+                data=None if data is None else PreparedDataset.load(data),
             )
 
         run_command(work, debug=debug)

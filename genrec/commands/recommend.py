@@ -1,15 +1,23 @@
-"""``genrec recommend``: what a run recommends, with titles."""
+"""``genrec recommend``: what a run recommends, with titles, or into a file."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from genrec.errors import ArtifactError, DataError, did_you_mean, printable, run_command
+from genrec.errors import (
+    ConfigError,
+    DataError,
+    GenRecError,
+    did_you_mean,
+    printable,
+    run_command,
+)
 
 if TYPE_CHECKING:
     from genrec.data.prepared import PreparedDataset
@@ -60,10 +68,10 @@ def pick_users(data: PreparedDataset, names: Sequence[str], count: int) -> list[
 def recommend_for(
     recommender: Recommender, data: PreparedDataset, users: Sequence[int], **options: Any
 ) -> list[dict[str, Any]]:
-    """Recommend to users of a data set as a test does: from all but their last item.
+    """Recommend to users of a data set what may follow their training and validation part.
 
     Args:
-        recommender: Of a run on that data set.
+        recommender: Of a run on this data set.
         data: The data set.
         users: Rows of the data set.
         **options: Of :meth:`~genrec.serving.recommender.Recommender.recommend`.
@@ -80,7 +88,8 @@ def recommend_for(
     names = [data.user_keys[user] for user in users]
     answers = recommend_after(recommender, histories, users=names, **options)
     for answer, rows in zip(answers, taken, strict=True):
-        answer["next"] = next(iter(_items(recommender, rows)), None)
+        for row in rows:
+            answer["next"] = {"key": data.item_keys[row], "title": data.item_titles[row]}
     return answers
 
 
@@ -100,38 +109,30 @@ def recommend_after(
         **options: Of :meth:`~genrec.serving.recommender.Recommender.recommend`.
 
     Returns:
-        For each history a JSON object: ``user``, ``history``, ``recommended`` and ``next``, which
-        is None; items as ``key``, ``title`` and, where recommended, ``score``.
+        For each history a JSON object: ``user``, ``history``, ``recommended``, ``popular``, which
+        tells that nothing of the history was known, and ``next``, which is None; items as
+        ``key``, ``title`` and, where recommended, ``score``.
     """
-    ids, scores = recommender.recommend(histories, users=users, **options)
-    answers = []
+    found = recommender.recommend(histories, users=users, **options)
+    answers: list[dict[str, Any]] = []
     for place, history in enumerate(histories):
-        recommended = _items(recommender, ids[place])
-        for item, score in zip(recommended, scores[place], strict=False):  # padded at the end
-            item["score"] = round(float(score), 4)
+        results = zip(found.items[place], found.titles[place], found.scores[place], strict=True)
+        rows = recommender.rows(history, on_unknown="ignore")
+        keys = [recommender.item_keys[row] for row in rows]
+        had = zip(keys, recommender.titles(rows), strict=True)
         answers.append(
             {
                 "user": users[place] if users is not None else None,
-                "history": _items(recommender, recommender.rows(history)),
-                "recommended": recommended,
+                "history": [{"key": key, "title": title} for key, title in had],
+                "recommended": [
+                    {"key": key, "title": title, "score": round(float(score), 4)}
+                    for key, title, score in results
+                ],
+                "popular": bool(found.popular[place]),
                 "next": None,
             }
         )
     return answers
-
-
-def _check_items(recommender: Recommender, data: PreparedDataset) -> None:
-    """Refuse users of a data set with other items; the recommender may know more behind them."""
-    if recommender.item_keys[: data.num_items] != list(data.item_keys):
-        raise ArtifactError(
-            f"data set must have the items that the run was trained on, got {data.num_items} "
-            f"others in {data.path}; name item keys with --history"
-        )
-
-
-def _items(recommender: Recommender, rows: Any) -> list[dict[str, Any]]:
-    names = zip(recommender.keys(rows), recommender.titles(rows), strict=True)
-    return [{"key": key, "title": title} for key, title in names]
 
 
 def format_answer(answer: dict[str, Any], *, shown: int = 5) -> str:
@@ -149,7 +150,8 @@ def format_answer(answer: dict[str, Any], *, shown: int = 5) -> str:
     hidden = f", the last {shown} of {len(history)}" if len(history) > shown else ""
     lines = [f"{who} had{hidden}:"]
     lines += [f"   {item['title']}  [{item['key']}]" for item in history[-shown:]]
-    lines.append("recommended:")
+    why = "popular, as nothing of the history is known" if answer["popular"] else "recommended"
+    lines.append(f"{why}:")
     taken = answer["next"]
     for place, item in enumerate(answer["recommended"], start=1):
         mark = "*" if taken is not None and item["key"] == taken["key"] else " "
@@ -157,6 +159,26 @@ def format_answer(answer: dict[str, Any], *, shown: int = 5) -> str:
     if taken is not None:
         lines.append(f"took next (held out): {taken['title']}  [{taken['key']}]")
     return "\n".join(map(printable, lines))
+
+
+#: What Python calls it, and what the user typed.
+_TYPED = {
+    r"^k must": "-k must",
+    r"^histories must": "--history must",
+    r"^users must": "--user must",
+    r"^num_beams must": "--beams must",
+    r"^(allow|exclude|device) must": r"--\1 must",
+    r"^on_unknown must": "--on-unknown must",
+    r"on_unknown='ignore'": "--on-unknown ignore",
+    r"open the recommender with data=, or give histories": "name it with --data, or use --history",
+}
+
+
+def _as_typed(message: str) -> str:
+    """Name options instead of arguments in a message of the library."""
+    for argument, option in _TYPED.items():
+        message = re.sub(argument, option, message)
+    return message
 
 
 def app_command(app: typer.Typer) -> None:
@@ -167,7 +189,9 @@ def app_command(app: typer.Typer) -> None:
     """
 
     @app.command(
-        "recommend", help="Recommend items to users of the data set, or to a history you give."
+        "recommend",
+        help="Recommend items to users of the data set, or to a history you give; with --out to "
+        "all users of the data set or of a file, into a file.",
     )
     def command(
         run_dir: Annotated[Path, typer.Argument(help="A run of any training but stage one.")],
@@ -186,9 +210,43 @@ def app_command(app: typer.Typer) -> None:
             Path | None,
             typer.Option(help="ID table with new items, from `genrec tokenize --extend`."),
         ] = None,
+        data: Annotated[
+            Path | None,
+            typer.Option(
+                help="Prepared data set, for its users and the titles of new items. [the run's]"
+            ),
+        ] = None,
+        input: Annotated[
+            Path | None,
+            typer.Option(
+                help="Histories as .parquet, .csv or .jsonl: user_id and item_id, one row an "
+                "interaction, oldest first; or user_id and history, one row a user."
+            ),
+        ] = None,
+        out: Annotated[
+            Path | None,
+            typer.Option(
+                help="File to write, .parquet, .csv or .jsonl: user_id, item_id, score, rank, "
+                "popular. Goes on where an earlier call was stopped."
+            ),
+        ] = None,
+        allow: Annotated[
+            Path | None,
+            typer.Option(
+                help="The only items: one key a line, or a table with item_id and, for each user "
+                "his own, user_id."
+            ),
+        ] = None,
+        exclude: Annotated[
+            Path | None, typer.Option(help="Items to leave out; as --allow.")
+        ] = None,
         exclude_seen: Annotated[
             bool, typer.Option(help="Leave out what the history holds.")
         ] = True,
+        on_unknown: Annotated[
+            str,
+            typer.Option(help="Items and users that are not known: raise, warn or ignore."),
+        ] = "raise",
         device: Annotated[str | None, typer.Option(help="e.g. cpu or cuda. [a GPU if any]")] = None,
         as_json: Annotated[
             bool, typer.Option("--json", help="Print one JSON object a line.")
@@ -196,26 +254,49 @@ def app_command(app: typer.Typer) -> None:
         debug: Annotated[bool, typer.Option(help="Show the traceback of an error.")] = False,
     ) -> None:
         def work() -> None:
-            from genrec.atomic import read_json
-            from genrec.data.prepared import PreparedDataset
+            from genrec.serving.files import recommend_to_file
             from genrec.serving.recommender import Recommender
             from genrec.tokenizer.semantic_id import SemanticIdTokenizer
 
+            if out is None and any(path is not None for path in (input, allow, exclude)):
+                raise ConfigError(
+                    "--input, --allow and --exclude must have --out, got none; name the file to "
+                    "write"
+                )
+            if out is not None and (history or user):
+                raise ConfigError(
+                    "--out must have --input or all users, got --history or --user; leave them out"
+                )
             table = SemanticIdTokenizer.load(ids) if ids is not None else None
-            recommender = Recommender.from_pretrained(run_dir, tokenizer=table, device=device)
-            options = {"k": k, "num_beams": beams, "exclude_seen": exclude_seen}
+            recommender = Recommender.from_pretrained(
+                run_dir, tokenizer=table, data=data, device=device
+            )
+            options: dict[str, Any] = {"k": k, "num_beams": beams, "exclude_seen": exclude_seen}
+            options["on_unknown"] = on_unknown
+            if out is not None:
+                count = recommend_to_file(
+                    recommender, out, histories=input, allow=allow, exclude=exclude, **options
+                )
+                print(f"wrote {out}: {count:,} users")
+                return
             if history:
                 lists = [[key.strip() for key in line.split(",")] for line in history]
                 answers = recommend_after(recommender, lists, users=user or None, **options)
             else:
-                data = PreparedDataset.load(read_json(run_dir / "meta.json")["prepared"])
-                _check_items(recommender, data)
-                chosen = pick_users(data, user or (), users)
-                answers = recommend_for(recommender, data, chosen, **options)
+                known = recommender.data
+                chosen = pick_users(known, user or (), users)
+                answers = recommend_for(recommender, known, chosen, **options)
             if as_json:
                 lines = (json.dumps(answer, ensure_ascii=False) for answer in answers)
                 print("\n".join(map(printable, lines)))
             else:
                 print("\n\n".join(format_answer(answer) for answer in answers))
 
-        run_command(work, debug=debug)
+        def named() -> None:
+            try:
+                work()
+            except GenRecError as error:
+                error.args = (_as_typed(str(error)),)
+                raise
+
+        run_command(named, debug=debug)

@@ -41,17 +41,19 @@ def app_command(app: typer.Typer) -> None:
 
     @app.command("settings", help="List the settings of a training: name, default, meaning.")
     def command(
-        stage: Annotated[str, typer.Argument(help="rqvae, decoder or sasrec.")],
+        stage: Annotated[str, typer.Argument(help="rqvae, decoder, sasrec or benchmark.")],
         grep: Annotated[
             str | None, typer.Option(help="Only those with this word in name or meaning.")
         ] = None,
         debug: Annotated[bool, typer.Option(help="Show the traceback of an error.")] = False,
     ) -> None:
         def work() -> None:
+            from genrec.benchmark.settings import BenchmarkSettings
             from genrec.settings import describe
             from genrec.stages import find_stage
 
-            rows = describe(find_stage(stage).settings)
+            wanted = BenchmarkSettings if stage == "benchmark" else find_stage(stage).settings
+            rows = describe(wanted)
             word = (grep or "").lower()
             found = [row for row in rows if word in row[0].lower() or word in row[2].lower()]
             if not found:

@@ -6,9 +6,11 @@ Shape legend: N = items, L = levels of a semantic ID.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +26,8 @@ CATALOGUE_NAME = "catalogue"  # folder inside a run
 
 _FORMAT = "genrec-catalogue"
 _FORMAT_VERSION = 1
+#: Beside keys and titles, where they are known; catalogues of older runs have none of them.
+_ARRAYS = {"counts": np.int64, "removed": np.bool_}
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +41,9 @@ class Catalogue:
         level_sizes: Codes of each level, ``L`` numbers, with ``codes``.
         groups: Equal where the codes before repair are equal, shape ``(N,)``, int64, with
             ``codes``; SID-level metrics count an item of the target's group as a hit.
+        counts: How often each item was taken, shape ``(N,)``, int64; None where unknown.
+        removed: Which items shall not be recommended any more, shape ``(N,)``, bool; None for
+            none. They keep their rows, so that histories may hold them.
     """
 
     item_keys: StringArray
@@ -44,11 +51,24 @@ class Catalogue:
     codes: npt.NDArray[np.int32] | None = None
     level_sizes: tuple[int, ...] | None = None
     groups: npt.NDArray[np.int64] | None = None
+    counts: npt.NDArray[np.int64] | None = None
+    removed: npt.NDArray[np.bool_] | None = None
 
     @classmethod
     def from_data(cls, data: PreparedDataset) -> Catalogue:
-        """Take the items of a data set, without codes."""
-        return cls(data.item_keys, data.item_titles)
+        """Take the items of a data set and count all its interactions; without codes."""
+        counts = np.bincount(data.sequence_items, minlength=data.num_items)
+        return cls(data.item_keys, data.item_titles, counts=counts.astype(np.int64))
+
+    def extended(self, keys: Sequence[str], titles: Sequence[str]) -> Catalogue:
+        """Add items behind the known ones; without codes, which another table must bring."""
+        new = len(keys)
+        return Catalogue(
+            StringArray.from_strings([*self.item_keys, *keys]),
+            StringArray.from_strings([*self.item_titles, *titles]),
+            counts=None if self.counts is None else np.pad(self.counts, (0, new)),
+            removed=None if self.removed is None else np.pad(self.removed, (0, new)),
+        )
 
     @property
     def num_items(self) -> int:
@@ -61,7 +81,7 @@ class Catalogue:
         return self.item_keys.digest()
 
     def save(self, run_folder: str | os.PathLike[str]) -> None:
-        """Write keys and titles as ``catalogue/``; codes have an artefact of their own.
+        """Write keys, titles, counts and removals as ``catalogue/``; codes have their own place.
 
         Args:
             run_folder: The run's folder; an older catalogue in it is replaced when all is written.
@@ -69,6 +89,9 @@ class Catalogue:
         with atomic_directory(Path(run_folder) / CATALOGUE_NAME) as folder:
             self.item_keys.save(folder, "item_keys")
             self.item_titles.save(folder, "item_titles")
+            for name in _ARRAYS:
+                if (array := getattr(self, name)) is not None:
+                    np.save(folder / f"{name}.npy", array)
             meta = {"format": _FORMAT, "version": _FORMAT_VERSION, "num_items": self.num_items}
             write_json_atomic(folder / "meta.json", sealed(folder, meta))
 
@@ -94,9 +117,13 @@ class Catalogue:
             if version == (_FORMAT, _FORMAT_VERSION):
                 verify(folder, meta, what="catalogue", fix="train the run again")
             keys, titles = (StringArray.load(folder, f"item_{what}") for what in ("keys", "titles"))
+            files = {name: folder / f"{name}.npy" for name in _ARRAYS}
+            arrays: dict[str, Any] = {
+                name: np.load(file, mmap_mode="r") for name, file in files.items() if file.is_file()
+            }
         except ArtifactError:
             raise
-        except (KeyError, OSError, TypeError, ValueError) as error:
+        except (EOFError, KeyError, OSError, TypeError, ValueError) as error:
             raise ArtifactError(
                 f"catalogue must be complete, got {folder} with {error}; train the run again"
             ) from error
@@ -106,4 +133,10 @@ class Catalogue:
                 f"catalogue must have format {_FORMAT} version {_FORMAT_VERSION} and {count} keys "
                 f"and titles, got {found} in {folder}; train the run again"
             )
-        return cls(keys, titles)
+        for name, array in arrays.items():
+            if array.shape != (count,) or array.dtype != _ARRAYS[name]:
+                raise ArtifactError(
+                    f"{name} of a catalogue must be {count} values of {_ARRAYS[name].__name__}, "
+                    f"got {array.dtype} of shape {array.shape} in {folder}; train the run again"
+                )
+        return cls(keys, titles, **arrays)

@@ -21,10 +21,14 @@ class ItemPaths:
     Attributes:
         states: State after each code of an item, shape ``(N, L)``, int32.
         num_below: For each level 1..L how many items each of its states has below it, int32.
+        first_item: For each level 1..L where these begin in the order of the leaves, int32.
+        most_below: For each level 1..L the largest of ``num_below``.
     """
 
     states: Tensor
     num_below: list[Tensor]
+    first_item: list[Tensor]
+    most_below: list[int]
 
     @classmethod
     def build(
@@ -45,17 +49,19 @@ class ItemPaths:
         starts = leaf_offsets  # where each state's items begin in leaf_items
         if starts is None:
             starts = torch.arange(num_items + 1, dtype=torch.int32, device=leaf_items.device)
-        columns, num_below = [], []
+        columns, num_below, first_item = [], [], []
         for table in (*reversed(first_child[1:]), None):
             counts = starts.diff()
             num_below.append(counts)
+            first_item.append(starts[:-1])
             numbers = torch.arange(len(counts), dtype=torch.int32, device=counts.device)
             columns.append(torch.repeat_interleave(numbers, counts))
             if table is not None:
                 starts = starts[table.long()]
         states = torch.empty(num_items, len(columns), dtype=torch.int32, device=leaf_items.device)
         states[leaf_items.long()] = torch.stack(columns[::-1], dim=1)
-        return cls(states, num_below[::-1])
+        most_below = [int(counts.max()) for counts in num_below]
+        return cls(states, num_below[::-1], first_item[::-1], most_below[::-1])
 
 
 def hash_prefixes(first_child: Sequence[Tensor], child_codes: Sequence[Tensor]) -> list[Tensor]:

@@ -54,12 +54,11 @@ class BeamRanker:
         index: Prefix index of their codes, on the model's device.
         num_beams: Beams of the search; ``k`` where that is more.
         max_history: Newest history items that the model shall see.
+        name: What tables call it.
 
     Raises:
         ConfigError: If ``num_beams`` is below 1.
     """
-
-    name = "model"
 
     def __init__(
         self,
@@ -69,7 +68,9 @@ class BeamRanker:
         *,
         num_beams: int,
         max_history: int,
+        name: str = "model",
     ) -> None:
+        self.name = name
         self.num_beams, self.max_history = _check_beams(num_beams), max_history
         self.item_keys, self.num_items = catalogue.item_keys, catalogue.num_items
         self.groups: npt.NDArray[np.int64] | None = catalogue.groups

@@ -61,23 +61,26 @@ class CodeTree(nn.Module):
         scale = 0.2 if settings.prefix_vectors else 1.0
         nn.init.normal_(self.codes, std=scale * width**-0.5)
         self.projections = nn.ModuleList(nn.Linear(width, width) for _ in level_sizes)
-        for projection in self.projections:
+        # Levels that score items change the encoder's state, the others take the decoder's.
+        self.items_from = levels if settings.items_from is None else settings.items_from
+        for level, projection in enumerate(self.projections):
             assert isinstance(projection, nn.Linear)
-            nn.init.eye_(projection.weight)
+            (nn.init.zeros_ if level >= self.items_from else nn.init.eye_)(projection.weight)
         self.prefixes = nn.ModuleList()
         if settings.prefix_vectors:
-            for level in range(levels if own_leaves else levels - 1):
+            for level in range(min(self.items_from, levels if own_leaves else levels - 1)):
                 count = num_states[level] * settings.vectors(level)
                 self.prefixes.append(HashedEmbedding(count, width, settings.prefix_rows))
         self.seen_weights: nn.Parameter | None = None
         if history.seen_weights:
             start = torch.full((levels,), 1.0 / SEEN_SCALE)
-            start[-1] = 0.0
+            start[-1] = history.seen_start / SEEN_SCALE
             self.seen_weights = nn.Parameter(start)
 
     def log_probs(
         self,
         x: Tensor,
+        states: Tensor,
         level: int,
         following: TrieStep,
         index: PrefixIndex,
@@ -90,6 +93,7 @@ class CodeTree(nn.Module):
 
         Args:
             x: Decoder's states, shape ``(M, D)``.
+            states: Encoder's states, shape ``(M, D)``.
             level: Length of the prefixes.
             following: Their children, ``(M, C)``.
             index: The catalogue.
@@ -105,11 +109,15 @@ class CodeTree(nn.Module):
         if self.settings.normalize_over != "prefix":
             scores = self._all_codes(x, level).gather(1, following.codes)
             return scores.masked_fill(~following.legal, -torch.inf)
-        scores = F.linear(x, self._code_vectors(level)).float()  # (M, K)
-        scores = scores.gather(1, following.codes)
-        own = self._prefix_scores(x, level, following, index, items)
-        if own is not None:
-            scores = scores + own
+        if level >= self.items_from:
+            assert items is not None
+            scores = self._item_scores(states + x, level, following, index, items, seen)
+        else:
+            scores = F.linear(x, self._code_vectors(level)).float()  # (M, K)
+            scores = scores.gather(1, following.codes)
+            own = self._prefix_scores(x, level, following, index, items)
+            if own is not None:
+                scores = scores + own
         legal = following.legal
         if seen is not None:
             scores, legal = self._seen(scores, legal, level, following, index, seen, wanted)
@@ -132,7 +140,7 @@ class CodeTree(nn.Module):
         """Let the items that the user has count for their prefixes, or leave them out."""
         counts = seen.count_below(following, level)
         below = index.paths.num_below[level][following.states]
-        if self.seen_weights is not None:
+        if self.seen_weights is not None and level < self.items_from:
             share = counts / below
             if level < len(self.level_sizes) - 1:  # what is left of the prefix, in nats
                 share = (1.0 - share + _LEAST_LEFT).log()
@@ -151,6 +159,37 @@ class CodeTree(nn.Module):
         begin = sum(self.level_sizes[:level])
         everything = F.linear(x, self.codes).float().log_softmax(dim=1)
         return everything[:, begin : begin + self.level_sizes[level]]
+
+    def _item_scores(
+        self,
+        x: Tensor,
+        level: int,
+        following: TrieStep,
+        index: PrefixIndex,
+        items: HashedEmbedding,
+        seen: SeenItems | None,
+    ) -> Tensor:
+        """Score the children by all items below them, ``(M, C)``."""
+        legal, paths = following.legal, index.paths
+        below = paths.num_below[level][following.states].where(legal, 0)
+        first = paths.first_item[level][following.states[:, 0]]  # children lie side by side
+        # An only child is certain, whatever its score.
+        count = below.sum(dim=1).where(legal.sum(dim=1) > 1, 0)
+        ranks = torch.arange(paths.most_below[level - 1], device=x.device, dtype=torch.int32)
+        inside = ranks < count.unsqueeze(1)  # (M, I)
+        places = (first.unsqueeze(1) + ranks).clamp_(max=index.num_items - 1)
+        ids = index.leaf_items[places]
+        scores = window_dot(x, items.weight, items.rows(ids), inside).float()
+        if self.seen_weights is not None and seen is not None:
+            had = seen.among(first, inside, index)
+            scores = scores + SEEN_SCALE * self.seen_weights[-1] * had
+        scores = scores.masked_fill(~inside, -torch.inf)
+        # The sum of exponentials of each child; one far below the best of its row counts as such.
+        largest = scores.detach().amax(dim=1, keepdim=True).clamp(min=-1e30)
+        columns = (paths.states[ids, level] - following.states[:, :1]).where(inside, 0)
+        sums = torch.zeros(legal.shape, device=x.device)
+        sums = sums.scatter_add(1, columns.long(), (scores - largest).exp())
+        return sums.clamp(min=1e-37).log() + largest
 
     def _prefix_scores(
         self,

@@ -16,7 +16,7 @@ from genrec.decoding.trie import PrefixIndex
 from genrec.models.item_settings import ItemHeadSettings
 from genrec.models.item_tokens import ItemTokens
 from genrec.models.seen_items import SeenItems
-from genrec.modules.linear_cross_entropy import fast_bfloat16, linear_cross_entropy
+from genrec.modules.linear_cross_entropy import head_dtype, linear_cross_entropy
 
 __all__ = ["item_loss", "item_scores"]
 
@@ -49,10 +49,7 @@ def item_loss(
     """
     if settings.num_negatives is None:
         pairs = _pairs(seen, wanted, seen_weight, skip_history) if seen is not None else None
-        rough = settings.item_head_dtype == "bfloat16" or (
-            settings.item_head_dtype == "auto" and fast_bfloat16(states.device)
-        )
-        dtype = torch.bfloat16 if rough else torch.float32
+        dtype = head_dtype(settings.item_head_dtype, states.device)
         return linear_cross_entropy(states, tokens.table(index), wanted, pairs, dtype=dtype)
     drawn = torch.randint(index.num_items, (settings.num_negatives,), device=states.device)
     drawn = drawn.unique()

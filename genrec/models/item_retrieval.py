@@ -32,7 +32,7 @@ from genrec.models.item_settings import (
     ItemHeadSettings,
     ItemVectorSettings,
     TreeSettings,
-    check_history,
+    check_groups,
     check_sizes,
 )
 from genrec.models.item_targets import Targets, children, mean_loss, padding_bias
@@ -125,7 +125,7 @@ class ItemTokenRetrievalModel(nn.Module):
         items, tree = items or ItemVectorSettings(), tree or TreeSettings()
         head, history = head or ItemHeadSettings(), history or HistorySettings()
         check_sizes(num_items, embedding_dim, num_heads, (*n_layers, *ff_dim, max_history), dropout)
-        check_history(history, tree)
+        check_groups(items, tree, history)
         self.num_items, self.max_history = num_items, max_history
         self.level_sizes, self.num_states = tuple(level_sizes), tuple(num_states)
         self.head, self.history = head, history
@@ -173,7 +173,8 @@ class ItemTokenRetrievalModel(nn.Module):
             own_leaves=not items.item_vectors,
         )
         has_weight = history.seen_weights and head.item_head_weight > 0
-        self.seen_weight = nn.Parameter(torch.zeros(())) if has_weight else None
+        start = torch.tensor(history.seen_start / SEEN_SCALE)
+        self.seen_weight = nn.Parameter(start) if has_weight else None
 
     def _init_stacks(self, width: int, num_heads: int) -> None:
         """Keep the variance of activations at one."""
@@ -263,6 +264,7 @@ class ItemTokenRetrievalModel(nn.Module):
             column = paths[:, level] - following.states[:, 0]
             log_probs = self.tree.log_probs(
                 decoded[:, level],
+                states,
                 level,
                 following,
                 index,
@@ -418,6 +420,7 @@ class ItemTokenRetrievalModel(nn.Module):
             )
             log_probs = self.tree.log_probs(
                 decoded.flatten(0, 1),
+                states.repeat_interleave(width, dim=0),
                 level,
                 flat,
                 index,
@@ -452,7 +455,7 @@ class ItemTokenRetrievalModel(nn.Module):
             catalogue: The items with their codes: those that the model was trained on, and maybe
                 more after them, which are known by their codes alone.
             options: ``num_beams`` and ``max_history`` as in training; ``rescore``, see
-                :meth:`generate`.
+                :meth:`generate`, 0 for generation alone.
 
         Returns:
             The ranker.
@@ -467,7 +470,7 @@ class ItemTokenRetrievalModel(nn.Module):
             old = PrefixIndex.from_ids(trained, self.level_sizes, device=self.device)
             model = self.grown(old, index)
         model._check_index(index)
-        table, rescore = model.item_table(index), options.get("rescore")
+        table, rescore = model.item_table(index), options.get("rescore") or None
 
         def search(history: Tensor, *, users: Tensor | None, **options: Any) -> BeamResult:
             return model.generate(history, index, table=table, rescore=rescore, **options)
@@ -478,6 +481,7 @@ class ItemTokenRetrievalModel(nn.Module):
             index,
             num_beams=options.get("num_beams", 30),
             max_history=min(self.max_history, options.get("max_history", self.max_history)),
+            name="model" if rescore is None else "re-scored",
         )
 
     def grown(self, old: PrefixIndex, new: PrefixIndex) -> ItemTokenRetrievalModel:

@@ -239,7 +239,8 @@ class SasRec(nn.Module):
                 f"{catalogue.num_items}; train it again on this data set"
             )
         length = min(self.max_history, options.get("max_history", self.max_history))
-        return ScoreRanker("SASRec", catalogue, self.scores, length, self.items.weight.device)
+        weight = self.items.weight.detach()
+        return ScoreRanker("SASRec", catalogue, self.scores, length, weight.device, weight)
 
     def saved_config(self) -> dict[str, Any]:
         """Return what a checkpoint stores beside the weights."""

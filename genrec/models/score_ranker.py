@@ -31,6 +31,7 @@ class ScoreRanker:
         scores: From histories, shape ``(B, S)``, to the scores of all items, shape ``(B, N)``.
         max_history: Most history items that the model takes.
         device: Where the model lives.
+        vectors: Of all items, shape ``(N, D)``, where the model has them.
     """
 
     name: str
@@ -38,6 +39,7 @@ class ScoreRanker:
     scores: Callable[[Tensor], Tensor]
     max_history: int
     device: torch.device
+    vectors: Tensor | None = None
 
     @property
     def item_keys(self) -> StringArray:

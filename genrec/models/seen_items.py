@@ -72,8 +72,26 @@ class SeenItems:
         """
         # Children are neighbours, so the distance from the first is the column.
         columns = self.states[..., level] - following.states[:, :1]
-        width = following.codes.shape[1]
-        inside = self.fresh & (columns >= 0) & (columns < width)
-        counts = torch.zeros_like(following.codes)
-        columns = columns.clamp(0, width - 1).long()
-        return counts.scatter_add_(1, columns, inside.long()).where(following.legal, 0)
+        return self._count(columns, following.legal)
+
+    def among(self, first: Tensor, inside: Tensor, index: PrefixIndex) -> Tensor:
+        """Tell which items of a window each row has.
+
+        Args:
+            first: Where the window begins in the order of the leaves, shape ``(M,)``.
+            inside: How far it reaches, shape ``(M, C)``, bool.
+            index: The catalogue.
+
+        Returns:
+            Shape ``(M, C)``, bool. Of items that share an ID the first stands for all.
+        """
+        places = index.paths.first_item[-1][self.states[..., -1]]
+        return self._count(places - first.unsqueeze(1), inside) > 0
+
+    def _count(self, columns: Tensor, inside: Tensor) -> Tensor:
+        """Count the items that lie in each column, ``(M, C)``, those before and after left out."""
+        width = inside.shape[1]
+        there = self.fresh & (columns >= 0) & (columns < width)
+        counts = torch.zeros(inside.shape, dtype=torch.long, device=inside.device)
+        counts.scatter_add_(1, columns.clamp(0, width - 1).long(), there.long())
+        return counts.where(inside, 0)

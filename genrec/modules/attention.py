@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -122,7 +121,7 @@ class SelfAttention(nn.Module):
         Returns:
             Shape ``(B, T, D)``.
         """
-        q, k, v = rearrange(self.qkv(x), "b t (n h e) -> n b h t e", n=3, h=self.num_heads)
+        q, k, v = _by_head(self.qkv(x), 3, self.num_heads)
         return self.out(_attend(q, k, v, bias, self.dropout if self.training else 0.0))
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -206,8 +205,7 @@ class CrossAttention(nn.Module):
         Returns:
             What :meth:`forward` looks at.
         """
-        kv = self.kv(memory)
-        keys, values = rearrange(kv, "b s (n h e) -> n b h s e", n=2, h=self.num_heads)
+        keys, values = _by_head(self.kv(memory), 2, self.num_heads)
         return CrossMemory(keys, values, absorbed=False)
 
     def absorb(self) -> tuple[Tensor, Tensor]:
@@ -216,9 +214,10 @@ class CrossAttention(nn.Module):
         Returns:
             Two matrices, each ``(H * D, D)``.
         """
-        query = rearrange(self.query.weight, "(h e) d -> h d e", h=self.num_heads)
-        out = rearrange(self.out.weight, "d (h e) -> h d e", h=self.num_heads)
-        key, value = rearrange(self.kv.weight, "(n h e) d -> n h e d", n=2, h=self.num_heads)
+        heads = self.num_heads
+        query = self.query.weight.unflatten(0, (heads, -1)).transpose(1, 2)  # (H, D, E)
+        out = self.out.weight.unflatten(1, (heads, -1)).transpose(0, 1)  # (H, D, E)
+        key, value = self.kv.weight.unflatten(0, (2, heads, -1))  # (H, E, D) each
         return (query @ key).flatten(0, 1), (out @ value).flatten(0, 1)
 
     def remember(
@@ -247,7 +246,9 @@ class CrossAttention(nn.Module):
         # Writing the larger keys takes its time, too.
         if absorbed is not None and 1.2 * other < plain:
             keys, values = (
-                rearrange(F.linear(memory, weight), "b s (h d) -> b (h s) d", h=self.num_heads)
+                _by_head(F.linear(memory, weight), 1, self.num_heads)[0].flatten(
+                    1, 2
+                )  # (B, H * S, D)
                 for weight in absorbed
             )
             return CrossMemory(keys, values, absorbed=True)
@@ -274,9 +275,14 @@ class CrossAttention(nn.Module):
             if bias is not None:
                 by_head = by_head + bias.transpose(1, 2)
             return by_head.softmax(dim=-1).flatten(-2) @ memory.values
-        q = rearrange(self.query(x), "b t (h e) -> b h t e", h=self.num_heads)
+        (q,) = _by_head(self.query(x), 1, self.num_heads)
         dropout_p = self.dropout if self.training else 0.0
         return self.out(_attend(q, memory.keys, memory.values, bias, dropout_p))
+
+
+def _by_head(x: Tensor, parts: int, num_heads: int) -> Tensor:
+    """Split ``(B, T, parts * H * E)`` into parts and heads, ``(parts, B, H, T, E)``."""
+    return x.unflatten(-1, (parts, num_heads, -1)).permute(2, 0, 3, 1, 4)
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, p: float) -> Tensor:
@@ -294,4 +300,4 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, p: float) -> T
         mixed = dropout(scores.softmax(dim=-1), p, p > 0.0) @ v
     else:
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=p, scale=1.0)
-    return rearrange(mixed, "b h t e -> b t (h e)")
+    return mixed.transpose(1, 2).flatten(2)

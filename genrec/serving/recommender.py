@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,55 +16,68 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from genrec.data.prepared import StringArray
-from genrec.data.schemas import Rules
+from genrec.data.catalogue import Catalogue
+from genrec.data.prepared import PreparedDataset, StringArray
+from genrec.data.schemas import Ranking
 from genrec.data.sequence_dataset import hash_users
 from genrec.device import pick_device
 from genrec.errors import ConfigError, DataError
 from genrec.rankers import Ranker, SearchingRanker
+from genrec.serving.items import NewItems, with_items
+from genrec.serving.keys import Key, KeyLists, Lists, read_keys, read_lists, whole_number
+from genrec.serving.pretrained import fetch, push, save_run
+from genrec.serving.recommendations import Recommendations
+from genrec.serving.shelf import Limits, Shelf, Unknown, Users, check_count
+from genrec.threads import side_by_side
 from genrec.tokenizer.semantic_id import SemanticIdTokenizer
 from genrec.trained import load_trained
 
 __all__ = ["Recommender"]
 
-Key = str | int
 Keys = Iterable[Key]
 Rows = npt.NDArray[np.int64]
-
-_ONE_KEY = (str, int, np.integer)
 
 
 class Recommender:
     """Finds the next items of users, given what they had before.
 
-    Items go in by the catalogue's own ids (ASIN, movie id, ...) and come out as rows of the
-    catalogue, which :meth:`keys` and :meth:`titles` turn into words. One user gives vectors,
-    several give matrices with the same numbers. A run's folder is all that it needs, whatever
-    model the run trained.
+    Items go in and come out by the catalogue's own ids (ASIN, movie id, ...). A run's folder is
+    all that it needs, whatever model the run trained. All methods may be called from several
+    threads; a change of the items is seen by the calls that begin after it.
 
     Args:
         ranker: Whatever recommends.
         item_titles: What to show a person, ``N``; the keys when None.
+        counts: How often each item was taken, shape ``(N,)``: what users without history get.
+        data: The data set whose users may be named; None for none.
 
     Attributes:
-        ranker: See above.
-        item_keys: The catalogue's own item ids, ``N``.
-        num_items: Number of items ``N``.
+        ranker: Whatever recommends now.
+        item_keys: The catalogue's own item ids, ``N``, items added since included.
+        num_items: Number of items ``N``, without the removed ones.
 
     Example:
         >>> from genrec.rankers import Popularity
         >>> counts = np.array([5, 9])
         >>> recommender = Recommender(Popularity(StringArray.from_strings(["a", "b"]), counts))
-        >>> ids, scores = recommender.recommend(["a"], k=3)
-        >>> recommender.keys(ids), ids.tolist(), scores.tolist()
-        (['b'], [1, -1, -1], [9.0, -inf, -inf])
+        >>> items, scores = recommender.recommend(["a"], k=3)
+        >>> items, scores.tolist()
+        (['b'], [9.0])
     """
 
-    def __init__(self, ranker: Ranker, *, item_titles: Sequence[str] | None = None) -> None:
-        self.ranker = ranker
-        self.item_keys, self.num_items = ranker.item_keys, ranker.num_items
-        self._titles: Sequence[str] = self.item_keys if item_titles is None else item_titles
-        self._row_of = {key: row for row, key in enumerate(self.item_keys)}
+    def __init__(
+        self,
+        ranker: Ranker,
+        *,
+        item_titles: Sequence[str] | None = None,
+        counts: npt.NDArray[np.integer[Any]] | None = None,
+        data: PreparedDataset | None = None,
+    ) -> None:
+        keys = ranker.item_keys
+        titles = keys if item_titles is None else StringArray.from_strings(item_titles)
+        known = None if counts is None else np.asarray(counts, dtype=np.int64)
+        self._shelf = Shelf.of(ranker, Catalogue(keys, titles, counts=known))
+        self._users = Users(data)
 
     @classmethod
     def from_pretrained(
@@ -71,104 +85,327 @@ class Recommender:
         path: str | os.PathLike[str],
         *,
         tokenizer: SemanticIdTokenizer | None = None,
+        data: PreparedDataset | str | os.PathLike[str] | None = None,
         device: torch.device | str | None = None,
+        revision: str | None = None,
+        token: str | None = None,
     ) -> Recommender:
-        """Open a run of any training that recommends.
+        """Open a run of any training that recommends, a saved recommender, or one of the hub.
 
         Args:
-            path: The run's folder. Its best step is used.
+            path: A folder, of which the best step is used; or a name like ``owner/name`` on the
+                Hugging Face hub.
             tokenizer: The run's ID table with new items added, which then are recommended too;
                 None takes the run's own.
+            data: A prepared data set: its users may be named, and new items of ``tokenizer``
+                get its titles. When None, that of the run where it is still at its place.
             device: Where to compute; a GPU where there is one when None.
+            revision: Branch, tag or commit on the hub.
+            token: Of the hub, for private places; None takes the one of ``hf auth login``.
 
         Returns:
-            The recommender. It knows titles where the run holds its catalogue, or its data set
-            is still at its place.
+            The recommender.
 
         Raises:
-            MissingPathError: If the run is not there.
+            MissingPathError: If the run, or the data set that was named, is not there.
             ArtifactError: If a file of it is damaged, or ``tokenizer`` does not go on from its
                 table.
+            ConfigError: If there is no such device.
         """
-        run = load_trained(path, device=pick_device(device), table=tokenizer)
-        return cls(run.ranker, item_titles=run.catalogue.item_titles)
+        folder = fetch(path, revision=revision, token=token)
+        if data is not None and not isinstance(data, PreparedDataset):
+            data = PreparedDataset.load(data)
+        run = load_trained(folder, device=pick_device(device), table=tokenizer, titles_from=data)
+        recommender = cls.__new__(cls)
+        recommender._shelf = Shelf.of(run.ranker, run.catalogue, run)
+        recommender._users = Users(data, run.meta.get("prepared"))
+        return recommender
+
+    @property
+    def ranker(self) -> Ranker:
+        """Whatever recommends now; another one once items were added."""
+        return self._shelf.ranker
+
+    @property
+    def item_keys(self) -> StringArray:
+        """The catalogue's own item ids, ``N``; removed items keep their place."""
+        return self._shelf.catalogue.item_keys
+
+    @property
+    def num_items(self) -> int:
+        """Number of items that may be recommended."""
+        return int(self._shelf.available.sum())
+
+    @property
+    def path(self) -> Path | None:
+        """The run's folder; None for a recommender that came from no run."""
+        run = self._shelf.run
+        return None if run is None else run.path
+
+    @property
+    def data(self) -> PreparedDataset:
+        """The data set whose users may be named.
+
+        Raises:
+            MissingPathError: If there is none.
+            ArtifactError: If it has other items.
+        """
+        return self._users.open(self._shelf)
+
+    def __repr__(self) -> str:
+        shelf = self._shelf
+        place = f", {self.path}" if self.path is not None else ""
+        return (
+            f"Recommender({self.num_items:,} items, {shelf.ranker.name} on {shelf.ranker.device}"
+            f"{place})"
+        )
 
     def recommend(
         self,
-        histories: Keys | Sequence[Keys],
+        histories: Keys | Iterable[Keys] | None = None,
         k: int = 10,
         *,
-        users: Key | Sequence[Key] | None = None,
+        users: Key | Keys | None = None,
         exclude_seen: bool = True,
-        exclude: Keys | Sequence[Keys] | None = None,
-        allow: Keys | Sequence[Keys] | None = None,
+        exclude: Keys | Iterable[Keys] | None = None,
+        allow: Keys | Iterable[Keys] | None = None,
+        on_unknown: str = "raise",
         num_beams: int | None = None,
-        unknown: str = "error",
-        batch_size: int = 128,
-    ) -> tuple[Rows, npt.NDArray[np.float32]]:
+        batch_size: int | None = None,
+    ) -> Recommendations:
         """Find the items that users will most likely want next.
+
+        Lists, tuples, numpy arrays and columns of pandas or polars are taken alike. A user
+        without any known item gets what is popular, and is marked so in the result's
+        ``popular``; where the run does not know what is popular, nothing.
 
         Args:
             histories: Item keys of one user, oldest first; or one such list for each of several
-                users. Numbers stand for their decimal text. Only the newest items count, as
-                many as in training.
-            k: Items for each user, >= 1.
+                users. None takes those of ``users`` from the data set, whole. Only the newest
+                items count, as many as in training.
+            k: Items for each user, >= 1. Where the lists leave fewer, a user gets fewer.
             users: The users' own ids, one or as many as histories; needed by models with user
-                tokens and without effect on others.
+                tokens.
             exclude_seen: Leave out the items of the history, all of them.
             exclude: Item keys to leave out, for everybody or a list for each user.
             allow: The only item keys to choose from, likewise. What is excluded stays out.
-            num_beams: Beams of the search, at least ``k``; those of the run when None. More beams
-                come closer to the exact ranking and cost more. Only for models that search.
-            unknown: What to do with keys that the catalogue lacks: ``error``, or ``skip`` them.
-            batch_size: Users searched at once.
+            on_unknown: What to do with items and users that are not known: ``raise``, ``warn``
+                and go on without them, or ``ignore`` them.
+            num_beams: Beams of the search, >= 1; those of the run when None. More beams come
+                closer to the exact ranking and cost more. Only for models that search.
+            batch_size: Users searched at once; 32 on a CPU, 256 on a GPU when None.
 
         Returns:
-            ``(ids, scores)``, both ``(K,)`` for one user and ``(B, K)`` for several, best first:
-            rows of the catalogue, int64, and the model's scores, float32: log-probabilities of
-            the items' IDs where it generates them. Where there are fewer results the rest is -1
-            and ``-inf``. A user whose history is empty gets none: the model continues histories,
-            and who has none is better served by what is popular, or new.
+            Items, scores, titles and rows; scores are log-probabilities of the items' IDs where
+            the model generates them.
 
         Raises:
-            DataError: If a key is unknown, or lists for each user are not as many as histories.
+            DataError: If keys are unknown or are no keys, or lists for each user are not as many
+                as histories.
             ConfigError: If a number is out of range, beams are set for a model without them, or a
                 model with user tokens gets no users.
         """
-        if k < 1:
-            raise ConfigError(f"k must be >= 1, got {k}; 10 is usual")
-        if unknown not in ("error", "skip"):
-            raise ConfigError(f"unknown must be error or skip, got {unknown!r}; use skip")
-        ranker = self._searching(num_beams)
-        many, lists = _as_lists(histories)
-        rows = self._rows(lists, "histories", unknown)
-        hashes = self._hashes(users, len(rows))
-        limits = self._limits(allow, exclude, unknown, len(rows), many)
+        shelf = self._shelf
+        unknown = Unknown(on_unknown)
+        k = min(whole_number(k, "k", usual=10), shelf.catalogue.num_items)
+        ranker = _searching(shelf.ranker, num_beams)
+        if batch_size is None:
+            batch_size = 32 if ranker.device.type == "cpu" else 256
+        batch_size = whole_number(batch_size, "batch_size", usual=32)
+        names = None if users is None else read_keys(users, "users")
+        whole_numbers = False
+        if histories is None:
+            if names is None:
+                raise DataError("histories or users must be given, got neither; give item keys")
+            rows = self._users.histories(names[0], shelf, unknown)
+            many = names[1]
+            whole_numbers = not any(isinstance(name, str) for name in names[0])
+        else:
+            given = read_lists(histories, "histories", ordered=True)
+            rows, many = shelf.look_up(given, "histories", unknown), given.many
+            whole_numbers = given.whole_numbers
+        count = len(rows.lengths)
+        if names is not None:
+            check_count("users", len(names[0]), count)
+        limits = Limits.read(allow, exclude, shelf, unknown, count, many)
         seen = rows if exclude_seen else None
-        ids = np.full((len(rows), k), -1, dtype=np.int64)
-        scores = np.full((len(rows), k), -np.inf, dtype=np.float32)
-        longest = ranker.max_history
-        lengths = np.array([min(len(row), longest) for row in rows])
-        order = np.argsort(lengths, kind="stable")  # like lengths together: little padding
-        order = order[lengths[order] > 0]
-        for begin in range(0, len(order), batch_size):
-            part = order[begin : begin + batch_size]
-            found = ranker.rank(
-                _padded([rows[user][-longest:] for user in part]).to(ranker.device),
-                k,
-                users=None if hashes is None else hashes[part].to(ranker.device),
-                rules=limits.of(part, seen),
-            )
-            ids[part] = found.items.cpu().numpy()
-            scores[part] = found.scores.cpu().numpy()
-        return (ids, scores) if many else (ids[0], scores[0])
+        found = _rank_all(ranker, shelf.popular, rows, k, limits, seen, names, batch_size)
+        return shelf.answer(
+            found,
+            owners=list(range(count)) if names is None else names[0],
+            popular=rows.lengths == 0,
+            many=many,
+            whole_numbers=whole_numbers,
+        )
 
-    def rows(self, keys: Keys, *, unknown: str = "error") -> Rows:
+    def similar_items(
+        self,
+        items: Key | Keys,
+        k: int = 10,
+        *,
+        exclude: Keys | None = None,
+        allow: Keys | None = None,
+        on_unknown: str = "raise",
+    ) -> Recommendations:
+        """Find the items nearest to others: by the codes that their IDs share from the first on,
+        then by the distance of their vectors.
+
+        Args:
+            items: One item key, or several.
+            k: Items for each, >= 1; never the item itself.
+            exclude: Item keys to leave out.
+            allow: The only item keys to choose from.
+            on_unknown: As in :meth:`recommend`.
+
+        Returns:
+            Scores are the number of shared codes plus ``1 / (1 + distance)``. An item that is
+            not known has no results.
+
+        Raises:
+            DataError: If a key is unknown.
+            ConfigError: If the model knows neither IDs nor vectors of items.
+        """  # noqa: D205
+        shelf = self._shelf
+        unknown = Unknown(on_unknown)
+        k = min(whole_number(k, "k", usual=10), shelf.catalogue.num_items)
+        keys, many = read_keys(items, "items")
+        whole_numbers = bool(keys) and not any(isinstance(key, str) for key in keys)
+        flat = KeyLists(keys, np.arange(len(keys) + 1), True, whole_numbers)
+        rows = shelf.look_up(flat, "items", unknown)
+        limits = Limits.read(allow, exclude, shelf, unknown, 1, many=False)
+        found = shelf.nearest(rows, k, limits.mask)
+        popular = np.zeros(len(keys), dtype=bool)
+        return shelf.answer(
+            found,
+            owners=keys,
+            popular=popular,
+            many=many,
+            whole_numbers=whole_numbers,
+            owner_name="target_item_id",
+        )
+
+    def add_items(self, items: Any, *, vectors: npt.NDArray[Any] | None = None) -> None:
+        """Add items, which are recommended from the next call on; no model is trained.
+
+        They get IDs from the run's quantiser; no old ID moves. An item that was removed comes
+        back as it was.
+
+        Args:
+            items: A table of polars or pandas, or columns by name: ``item_id``, ``title`` where
+                there is one, and ``text`` or ``vector``. Or rows ``(item_id, title, text)`` or
+                ``(item_id, title, vector)``. Texts must be made as those of the data set were,
+                and vectors by its encoder.
+            vectors: Instead of a column of them, shape ``(R, D)``.
+
+        Raises:
+            DataError: If something is missing, or a key is known already.
+            ConfigError: If the model knows no IDs, or its text encoder is not at hand.
+            ArtifactError: If the vectors are of another width, or no ID is left.
+            MissingPathError: If the run holds no quantiser.
+        """
+        shelf = self._shelf
+        new = NewItems.read(items, vectors)
+        rows = np.array([shelf.row_of.get(key, -1) for key in new.keys], dtype=np.int64)
+        here = (rows >= 0) & shelf.available[np.maximum(rows, 0)]
+        if here.any():
+            raise DataError(
+                f"new items must have new keys, got {int(here.sum())} that are known, the first "
+                f"{new.keys[int(here.argmax())]!r}; leave them out"
+            )
+        back, fresh = rows[rows >= 0], np.flatnonzero(rows < 0)
+        run = shelf.run
+        if len(fresh):
+            if run is None:
+                raise ConfigError(
+                    f"new items need a model of semantic IDs in a run's folder, got "
+                    f"{shelf.ranker.name}; open one with Recommender.from_pretrained"
+                )
+            run = with_items(run, new.take(fresh))
+        catalogue = shelf.catalogue if run is None else run.catalogue
+        removed = np.zeros(catalogue.num_items, dtype=bool)
+        removed[: len(shelf.available)] = ~shelf.available
+        removed[back] = False
+        self._shelf = shelf.with_removed(removed, run)
+
+    def remove_items(self, items: Key | Keys, *, on_unknown: str = "raise") -> None:
+        """Never recommend some items again; histories may still hold them.
+
+        Args:
+            items: Item keys.
+            on_unknown: As in :meth:`recommend`.
+
+        Raises:
+            DataError: If a key is unknown.
+        """
+        shelf = self._shelf
+        keys = list(items) if isinstance(items, (set, frozenset)) else read_keys(items, "items")[0]
+        lists = read_lists(keys, "items")
+        removed = ~shelf.available
+        removed[shelf.look_up(lists, "items", Unknown(on_unknown)).rows] = True
+        self._shelf = shelf.with_removed(removed, shelf.run)
+
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+        """Write one folder that holds all: weights, IDs, items, titles, what was added, removed.
+
+        It has safetensors, arrays and JSON only, and opens with :meth:`from_pretrained` where
+        nothing but torch, numpy and safetensors is installed. The histories of users stay out.
+
+        Args:
+            path: The folder to make.
+            overwrite: Whether to replace an older one.
+
+        Returns:
+            The folder.
+
+        Raises:
+            ConfigError: If the folder is not empty, or the recommender came from no run.
+        """
+        run = self._shelf.run
+        if run is None:
+            raise ConfigError(
+                f"only a recommender of a run can be saved, got {self._shelf.ranker.name}; open "
+                "one with Recommender.from_pretrained"
+            )
+        return save_run(replace(run, catalogue=self._shelf.catalogue), path, overwrite=overwrite)
+
+    def save_pretrained(self, path: str | os.PathLike[str]) -> Path:
+        """Write what :meth:`save` writes, over an older one, as users of Hugging Face expect."""
+        return self.save(path, overwrite=True)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool = False,
+        token: str | None = None,
+        revision: str | None = None,
+        commit_message: str = "Add recommender",
+    ) -> str:
+        """Put what :meth:`save` writes on the Hugging Face hub, with a card of the run's metrics.
+
+        Args:
+            repo_id: ``owner/name``; made when missing.
+            private: Whether a new place shall be private.
+            token: Of the hub; None takes the one of ``hf auth login``.
+            revision: Branch; the main one when None.
+            commit_message: What the hub shows.
+
+        Returns:
+            Address of the commit.
+
+        Raises:
+            ConfigError: If the hub refuses or does not answer.
+        """
+        return push(
+            self.save, repo_id, private, token=token, revision=revision, message=commit_message
+        )
+
+    def rows(self, keys: Keys, *, on_unknown: str = "raise") -> Rows:
         """Look item keys up.
 
         Args:
             keys: The catalogue's own item ids.
-            unknown: What to do with keys that the catalogue lacks: ``error``, or ``skip`` them.
+            on_unknown: As in :meth:`recommend`.
 
         Returns:
             Rows of the catalogue, one a key that is known, int64.
@@ -176,147 +413,65 @@ class Recommender:
         Raises:
             DataError: If a key is unknown.
         """
-        return self._rows([list(keys)], "keys", unknown)[0]
+        return self._shelf.look_up(read_lists(keys, "keys"), "keys", Unknown(on_unknown)).rows
 
-    def keys(self, ids: npt.NDArray[np.integer[Any]]) -> list[Any]:
-        """Turn results into the catalogue's own item ids.
-
-        Args:
-            ids: Rows of the catalogue, ``(K,)`` or ``(B, K)``; -1 for none.
-
-        Returns:
-            A list of keys, or one for each user; without the places that hold none.
-        """
-        return _named(self.item_keys, ids)
-
-    def titles(self, ids: npt.NDArray[np.integer[Any]]) -> list[Any]:
-        """Turn results into what to show a person.
-
-        Args:
-            ids: Rows of the catalogue, ``(K,)`` or ``(B, K)``; -1 for none.
-
-        Returns:
-            A list of titles, or of keys where titles are unknown, as :meth:`keys` gives them.
-        """
-        return _named(self._titles, ids)
-
-    def _rows(self, lists: list[list[Key]], what: str, unknown: str) -> list[Rows]:
-        """Look item keys up, all users at once."""
-        missing: dict[str, None] = {}
-        found = []
-        for keys in lists:
-            rows = np.array([self._row_of.get(str(key), -1) for key in keys], dtype=np.int64)
-            missing |= {str(keys[place]): None for place in np.flatnonzero(rows < 0)}
-            found.append(rows[rows >= 0])
-        if missing and unknown == "error":
-            named = ", ".join(repr(key) for key in list(missing)[:5])
-            more = ", ..." if len(missing) > 5 else ""
-            raise DataError(
-                f"{what} must hold items of the catalogue, got {len(missing)} that are not among "
-                f"its {self.num_items}: {named}{more}; leave them out, or pass unknown='skip'"
-            )
-        return found
-
-    def _searching(self, num_beams: int | None) -> Ranker:
-        """Return the ranker, with another number of beams where one is given."""
-        if num_beams is None:
-            return self.ranker
-        if not isinstance(self.ranker, SearchingRanker):
-            raise ConfigError(
-                f"num_beams must be left out for a model that ranks all items, got {num_beams} for "
-                f"{self.ranker.name}; it needs no beams"
-            )
-        return self.ranker.with_beams(num_beams)
-
-    def _hashes(self, users: Key | Sequence[Key] | None, count: int) -> Tensor | None:
-        """Hash the users' own ids, shape ``(B,)``, int64."""
-        if users is None:
-            return None
-        given: list[Any] = [users] if isinstance(users, _ONE_KEY) else list(users)
-        _check_count("users", len(given), count)
-        keys = StringArray.from_strings(str(key) for key in given)
-        return torch.from_numpy(hash_users(keys))
-
-    def _limits(
-        self,
-        allow: Keys | Sequence[Keys] | None,
-        exclude: Keys | Sequence[Keys] | None,
-        unknown: str,
-        count: int,
-        many: bool,
-    ) -> _Limits:
-        """Sort allow and exclude lists into those for everybody and those of each user."""
-        mask = np.ones(self.num_items, dtype=bool)  # (N,)
-        own: dict[str, list[Rows] | None] = {"allow": None, "exclude": None}
-        for name, value in (("allow", allow), ("exclude", exclude)):
-            if value is None:
-                continue
-            per_user, lists = _as_lists(value)
-            rows = self._rows(lists, name, unknown)
-            if per_user:
-                if not many:
-                    raise DataError(
-                        f"{name} must be one list of item keys for one user, got {len(lists)} "
-                        "lists; give histories as a list of lists too"
-                    )
-                _check_count(name, len(rows), count)
-                own[name] = rows
-            else:
-                listed = np.zeros_like(mask)
-                listed[rows[0]] = True
-                mask &= listed if name == "allow" else ~listed
-        shared = None if mask.all() else torch.from_numpy(mask).to(self.ranker.device)
-        return _Limits(shared, own["allow"], own["exclude"], self.ranker.device)
+    def titles(self, rows: npt.NDArray[np.integer[Any]]) -> list[str]:
+        """Name rows of the catalogue, ``(K,)``, for a person; by their keys without titles."""
+        names = self._shelf.catalogue.item_titles
+        return [names[int(row)] for row in rows]
 
 
-@dataclass(frozen=True)
-class _Limits:
-    """What may be recommended: to everybody, and to each user."""
+def _rank_all(
+    ranker: Ranker,
+    popular: Ranker | None,
+    rows: Lists,
+    k: int,
+    limits: Limits,
+    seen: Lists | None,
+    names: tuple[list[Key], bool] | None,
+    batch_size: int,
+) -> tuple[Tensor, Tensor]:
+    """Rank for all users in batches of like length; ``(B, K)`` rows and scores, -1 and -inf."""
+    count = len(rows.lengths)
+    items = torch.full((count, k), -1, dtype=torch.long)
+    scores = torch.full((count, k), -torch.inf)
+    hashes = None
+    if names is not None:
+        keys = StringArray.from_strings(str(name) for name in names[0])
+        hashes = torch.from_numpy(hash_users(keys))
+    lengths = np.minimum(rows.lengths, ranker.max_history)
+    order = np.argsort(lengths, kind="stable")  # like lengths together: little padding
+    empty = int((lengths == 0).sum())
+    parts = [order[at : at + batch_size] for at in range(empty, count, batch_size)]
+    parts.reverse()  # the longest first, so that memory runs out at once or not at all
+    without = [order[at : min(at + batch_size, empty)] for at in range(0, empty, batch_size)]
+    num_popular = 0 if popular is None else len(without)
 
-    mask: Tensor | None
-    allow: list[Rows] | None
-    exclude: list[Rows] | None
-    device: torch.device
+    def answer(number: int) -> tuple[Rows, Ranking]:
+        if number < len(parts):
+            part = parts[number]
+            given = rows.padded(part, ranker.max_history).to(ranker.device)
+            users = None if hashes is None else hashes[part].to(ranker.device)
+            return part, ranker.rank(given, k, users=users, rules=limits.of(part, seen))
+        part = without[number - len(parts)]
+        assert popular is not None
+        nothing = torch.empty(len(part), 0, dtype=torch.long, device=ranker.device)
+        return part, popular.rank(nothing, k, rules=limits.of(part, None))
 
-    def of(self, part: Rows, seen: list[Rows] | None) -> Rules | None:
-        """Return the rules of some users, who shall not get what they have ``seen``."""
-        lists = [rows for rows in (seen, self.exclude) if rows is not None]
-        exclude = allow = None
-        if lists:
-            drop = [np.concatenate([rows[user] for rows in lists]) for user in part]
-            exclude = _padded(drop).to(self.device)
-        if self.allow is not None:
-            allow = _padded([self.allow[user] for user in part]).to(self.device)
-        if exclude is None and allow is None and self.mask is None:
-            return None
-        return Rules(exclude, allow, self.mask)
+    for part, found in side_by_side(answer, len(parts) + num_popular, ranker.device):
+        where = torch.from_numpy(part)
+        items[where], scores[where] = found.items.cpu(), found.scores.cpu()
+    return items, scores
 
 
-def _as_lists(value: Keys | Sequence[Keys]) -> tuple[bool, list[list[Any]]]:
-    """Tell one list of keys from a list of them; return it as a list of lists in both cases."""
-    if isinstance(value, str):
-        raise DataError(f"item keys must come in a list, got the text {value!r}; write [{value!r}]")
-    items: list[Any] = list(value)
-    many = bool(items) and not isinstance(items[0], _ONE_KEY)
-    return many, [list(keys) for keys in items] if many else [items]
-
-
-def _check_count(name: str, got: int, wanted: int) -> None:
-    if got != wanted:
-        raise DataError(
-            f"{name} must be as many as histories, {wanted}, got {got}; give one for each user"
+def _searching(ranker: Ranker, num_beams: int | None) -> Ranker:
+    """Return the ranker, with another number of beams where one is given."""
+    if num_beams is None:
+        return ranker
+    num_beams = whole_number(num_beams, "num_beams", usual=30)
+    if not isinstance(ranker, SearchingRanker):
+        raise ConfigError(
+            f"num_beams must be left out for a model that ranks all items, got {num_beams} for "
+            f"{ranker.name}; it needs no beams"
         )
-
-
-def _padded(rows: Sequence[Rows]) -> Tensor:
-    """Stack lists of different lengths, shape ``(B, longest)``, int64; -1 at the end."""
-    table = np.full((len(rows), max(map(len, rows))), -1, dtype=np.int64)
-    for user, row in enumerate(rows):
-        table[user, : len(row)] = row
-    return torch.from_numpy(table)
-
-
-def _named(names: Sequence[str], ids: npt.NDArray[np.integer[Any]]) -> list[Any]:
-    if np.ndim(ids) > 1:
-        return [_named(names, row) for row in ids]
-    return [names[int(row)] for row in ids if row >= 0]
+    return ranker.with_beams(num_beams)

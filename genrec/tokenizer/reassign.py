@@ -19,11 +19,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.sparse import csr_matrix
-from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 from torch import Tensor
 
-from genrec.errors import ArtifactError
+from genrec.errors import ArtifactError, ConfigError
 from genrec.tokenizer.collisions import pack_ids, unpack_ids
 from genrec.tokenizer.quantizer import ItemQuantizer, encode_rows
 
@@ -161,6 +159,7 @@ class _Placer:
         weights = 1 + (costs[free] - costs.min()) / span
         beyond = 1 + (costs.max(axis=1) - costs.min()) / span
         num_items = len(block)
+        csr_matrix, min_weight_full_bipartite_matching = _solver()
         graph = csr_matrix(
             (
                 np.concatenate([weights, beyond]),
@@ -279,6 +278,18 @@ class _CodeTree:
             total += codebook[codes[:, level]]
         result: npt.NDArray[np.float32] = ((total - 2 * z) * total).sum(dim=1).cpu().numpy()
         return result
+
+
+def _solver() -> tuple[Any, Any]:
+    """Import SciPy's matching, which serving does without until an item finds its codes in use."""
+    try:
+        from scipy.sparse import csr_matrix
+        from scipy.sparse.csgraph import min_weight_full_bipartite_matching
+    except ImportError:
+        raise ConfigError(
+            "scipy must be installed to move items to free codes, got none; pip install scipy"
+        ) from None
+    return csr_matrix, min_weight_full_bipartite_matching
 
 
 def _contains(sorted_keys: Keys, keys: Keys) -> npt.NDArray[np.bool_]:

@@ -3,26 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, make_dataclass
+from dataclasses import dataclass, fields, make_dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from genrec.checkpoint import load_model_files
 from genrec.data.batching import TokenTable
 from genrec.data.catalogue import Catalogue
 from genrec.data.prepared import PreparedDataset
 from genrec.data.schemas import SequenceBatch
 from genrec.data.sequence_dataset import hash_users, user_buckets
+from genrec.decoding.trie import PrefixIndex
 from genrec.errors import ArtifactError, ConfigError
 from genrec.evaluation.settings import EvaluationSettings
+from genrec.models.item_retrieval import ItemTokenRetrievalModel
+from genrec.models.item_settings import (
+    HistorySettings,
+    ItemHeadSettings,
+    ItemVectorSettings,
+    TreeSettings,
+)
 from genrec.models.retrieval import ENCODER_MASKS, EncoderDecoderRetrievalModel
 from genrec.settings import Settings, again, setting
 from genrec.tokenizer.semantic_id import ARTIFACT_NAME, SemanticIdTokenizer
-from genrec.trained import with_ids
+from genrec.trained import keep_quantizer, with_ids
 from genrec.training.optimizer import OptimizerSettings
-from genrec.training.sequence_training import SequenceSettings, train_sequence
+from genrec.training.sequence_training import SequenceSettings, SequenceTask, train_sequence
 from genrec.training.settings import RunSettings
 from genrec.training.tokenizer_run import find_tokenizer, load_ids
 
@@ -66,8 +75,31 @@ _StageOneNames = make_dataclass(
 )
 
 
+_ITEM = {"encoder_tokens": ("item",)}
+#: Settings of one kind of model alone.
+_OF_ITEMS = {
+    known.name
+    for group in (ItemVectorSettings, TreeSettings, ItemHeadSettings, HistorySettings)
+    for known in fields(group)
+} | {"rescore", "rescore_grid", "start_weight", "dropout_decoder"}
+_OF_CODES = {
+    "attn_embed_dim",
+    "num_user_embeddings",
+    "item_separator",
+    "encoder_mask",
+    "full_vocabulary",
+}
+
+
 @dataclass(frozen=True, kw_only=True)
-class DecoderSettings(_StageOneNames, SequenceSettings):  # type: ignore[misc, valid-type]
+class DecoderSettings(
+    _StageOneNames,  # type: ignore[misc, valid-type]
+    ItemVectorSettings,
+    TreeSettings,
+    ItemHeadSettings,
+    HistorySettings,
+    SequenceSettings,
+):
     """Settings of stage two."""
 
     save_dir_root: str = again(RunSettings, "save_dir_root", "runs/decoder")
@@ -94,6 +126,24 @@ class DecoderSettings(_StageOneNames, SequenceSettings):  # type: ignore[misc, v
     )
 
     # The model.
+    encoder_tokens: str = setting(
+        "What the encoder reads: each code of each item (code, as TIGER and T5), or one token an "
+        "item (item)",
+        "code",
+        choices=("code", "item"),
+    )
+    rescore: float = setting(
+        "Order the items of the beams by the item head's score plus this many times the "
+        "log-probability of their IDs; 0 for generation alone",
+        0.0,
+        least=0,
+    )
+    rescore_grid: tuple[float, ...] = setting(
+        "Weights of that kind to try on validation at the end, of which the best is kept with the "
+        "run in place of rescore",
+        (),
+        least=0,
+    )
     decoder_embed_dim: int = setting("Model width", 128, least=1)
     attn_embed_dim: int = setting("Width of all attention heads together", 384, least=1)
     attn_heads: int = setting("Attention heads", 6, least=1)
@@ -102,6 +152,9 @@ class DecoderSettings(_StageOneNames, SequenceSettings):  # type: ignore[misc, v
     )
     ff_dim: int = setting("Width of the feed-forward layers", 1024, least=1)
     dropout_p: float = setting("Dropout", 0.1, least=0, below=1)
+    dropout_decoder: float | None = setting(
+        "Dropout of the decoder, where it differs", None, least=0, below=1, when=_ITEM
+    )
     num_user_embeddings: int = setting("Hashed user tokens; 0 for none", 0, least=0)
     item_separator: bool = setting("A separator token after each history item", False)
     encoder_mask: str = setting(
@@ -115,6 +168,11 @@ class DecoderSettings(_StageOneNames, SequenceSettings):  # type: ignore[misc, v
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if (self.rescore or self.rescore_grid) and not self.item_head_weight:
+            raise ConfigError(
+                "rescore and rescore_grid must be 0 and empty without an item head, got "
+                f"{self.rescore} and {list(self.rescore_grid)}; set train.item_head_weight=0.5"
+            )
         if self.eval_every is not None and not self.full_eval_every:
             object.__setattr__(self, "full_eval_every", self.eval_every)
         if self.train_mode == "packed" and self.train_data_subsample:
@@ -122,7 +180,8 @@ class DecoderSettings(_StageOneNames, SequenceSettings):  # type: ignore[misc, v
                 "train_data_subsample must be off with train_mode='packed', got both; packed "
                 "already trains every target of a sequence in one pass"
             )
-        if self.train_mode == "packed" and self.encoder_mask != "item_causal":
+        of_codes = self.encoder_tokens == "code"
+        if of_codes and self.train_mode == "packed" and self.encoder_mask != "item_causal":
             raise ConfigError(
                 f"train_mode='packed' must have encoder_mask='item_causal', got "
                 f"{self.encoder_mask!r}, with which an item would see its own targets; set "
@@ -131,18 +190,36 @@ class DecoderSettings(_StageOneNames, SequenceSettings):  # type: ignore[misc, v
 
     def without_effect(self) -> list[str]:
         """Name the settings that differ from their default and do nothing beside the others."""
-        given = [name for name in _STAGE_ONE if getattr(self, name) is not None]
-        return super().without_effect() + [name for name in given if name not in _CHECKED]
+        other = _OF_ITEMS if self.encoder_tokens == "code" else _OF_CODES
+        ignored = (set(_STAGE_ONE) - set(_CHECKED)) | other
+        given = [f.name for f in fields(self) if getattr(self, f.name) != f.default]
+        return list(dict.fromkeys(super().without_effect() + [n for n in given if n in ignored]))
+
+    def evaluation(self) -> EvaluationSettings:
+        """Say how the run is evaluated."""
+        return replace(super().evaluation(), num_beams=self.num_beams)
+
+    def ranking_options(self) -> dict[str, Any]:
+        """Say what ranking the model's items takes besides."""
+        return {"rescore": self.rescore} if self.encoder_tokens == "item" else {}
+
+    def ranking_choices(self) -> list[dict[str, Any]]:
+        """List what to choose from on validation at the end."""
+        return [{"rescore": weight} for weight in self.rescore_grid]
+
+    def layers(self) -> tuple[int, int]:
+        """Layers of encoder and decoder."""
+        count = self.attn_layers
+        return (count // 2, count - count // 2) if isinstance(count, int) else count
 
     def build_model(self, table: SemanticIdTokenizer) -> EncoderDecoderRetrievalModel:
-        """Build the model for the IDs of a table, with fresh weights or those of another run."""
-        layers = self.attn_layers
-        model = EncoderDecoderRetrievalModel(
+        """Build the model over code tokens for the IDs of a table, with fresh weights."""
+        return EncoderDecoderRetrievalModel(
             self.decoder_embed_dim,
             self.attn_embed_dim,
             self.dropout_p,
             self.attn_heads,
-            layers,
+            self.layers(),
             num_embeddings=table.level_sizes,
             sem_id_dim=table.num_levels,
             ff_dim=self.ff_dim,
@@ -151,21 +228,27 @@ class DecoderSettings(_StageOneNames, SequenceSettings):  # type: ignore[misc, v
             encoder_mask=self.encoder_mask,
             full_vocabulary=self.full_vocabulary,
         )
-        if self.pretrained_decoder_path is not None:
-            source = EncoderDecoderRetrievalModel.load_pretrained(self.pretrained_decoder_path)
-            try:
-                model.load_state_dict(source.state_dict())
-            except RuntimeError as error:
-                raise ArtifactError(
-                    "pretrained_decoder_path must hold a model of the same shape, got "
-                    f"{self.pretrained_decoder_path} with {str(error).splitlines()[-1].strip()}; "
-                    "use the settings of that run"
-                ) from error
-        return model
+
+    def build_item_model(self, index: PrefixIndex) -> ItemTokenRetrievalModel:
+        """Build the model over item tokens for the IDs of a catalogue, with fresh weights."""
+        decoder = self.dropout_p if self.dropout_decoder is None else self.dropout_decoder
+        return ItemTokenRetrievalModel.for_index(
+            index,
+            embedding_dim=self.decoder_embed_dim,
+            num_heads=self.attn_heads,
+            n_layers=self.layers(),
+            ff_dim=(self.ff_dim, self.ff_dim),
+            dropout=(self.dropout_p, decoder),
+            max_history=self.max_seq_len,
+            items=self.part(ItemVectorSettings),
+            tree=self.part(TreeSettings),
+            head=self.part(ItemHeadSettings),
+            history=self.part(HistorySettings),
+        )
 
 
 class RetrievalTask:
-    """The retrieval model and its loss over the codes of each target.
+    """The retrieval model over code tokens and its loss over the codes of each target.
 
     Args:
         model: To be trained.
@@ -173,6 +256,7 @@ class RetrievalTask:
         data: The data set.
         settings: Label smoothing and weights of the levels.
         device: Where batches lie.
+        stage_one: The run that made the IDs, whose quantiser the run keeps a copy of.
 
     Raises:
         ConfigError: If there are not as many weights as levels.
@@ -187,14 +271,12 @@ class RetrievalTask:
         data: PreparedDataset,
         settings: DecoderSettings,
         device: torch.device,
+        *,
+        stage_one: Path | None = None,
     ) -> None:
-        weights = settings.level_weights
-        if weights is not None and (len(weights) != table.num_levels or sum(weights) <= 0):
-            raise ConfigError(
-                f"level_weights must be one for each of the {table.num_levels} levels and not all "
-                f"0, got {list(weights)}; set train.level_weights={[1.0] * table.num_levels}"
-            )
+        _check_level_weights(settings, table)
         self.model, self.table, self.settings = model, table, settings
+        self.stage_one = stage_one
         self.catalogue = with_ids(Catalogue.from_data(data), table)
         self.meta: Mapping[str, Any] = {"ids_fingerprint": table.fingerprint}
         num_users = model.layout.num_users
@@ -204,15 +286,66 @@ class RetrievalTask:
 
     def loss(self, module: nn.Module, batch: SequenceBatch) -> tuple[Tensor, Mapping[str, Tensor]]:
         """Compute the cross-entropy of the targets' codes, in total and of each level."""
-        smoothing = self.settings.label_smoothing if module.training else 0.0
-        weights = self.settings.level_weights if module.training else None
-        out = module(self.tokens.tokenize(batch), label_smoothing=smoothing, level_weights=weights)
+        out = module(self.tokens.tokenize(batch), **_smoothing(module, self.settings))
         levels = {f"loss_level_{i + 1}": x for i, x in enumerate(out.level_losses.unbind())}
         return out.loss, levels
 
     def save(self, run: Path) -> None:
-        """Write the ID table, so that the run's folder is all that its model needs."""
+        """Write IDs and quantiser, so that the run's folder is all that its model needs."""
         self.table.save(run / ARTIFACT_NAME)
+        if self.stage_one is not None:
+            keep_quantizer(self.stage_one, self.table, run)
+
+
+class ItemTokenTask:
+    """The retrieval model over item tokens, and its losses over codes and items.
+
+    Args:
+        table: The IDs that it writes.
+        data: The data set.
+        settings: The model's sizes, its start and its losses.
+        device: Where batches lie.
+        stage_one: The run that made the IDs, whose quantiser the run keeps a copy of.
+
+    Raises:
+        ConfigError: If a size or the number of weights is wrong.
+    """
+
+    name = "model"
+
+    def __init__(
+        self,
+        table: SemanticIdTokenizer,
+        data: PreparedDataset,
+        settings: DecoderSettings,
+        device: torch.device,
+        *,
+        stage_one: Path | None = None,
+    ) -> None:
+        _check_level_weights(settings, table)
+        self.table, self.settings = table, settings
+        self.stage_one = stage_one
+        self.catalogue = with_ids(Catalogue.from_data(data), table)
+        self.meta: Mapping[str, Any] = {"ids_fingerprint": table.fingerprint}
+        index = PrefixIndex.from_ids(table.ids, table.level_sizes)
+        self.model = settings.build_item_model(index)
+        if (vectors := settings.start_vectors(data)) is not None:
+            self.model.start_from(torch.from_numpy(vectors), index, seed=settings.seed)
+        self.index = index.to(device)
+
+    def loss(self, module: nn.Module, batch: SequenceBatch) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """Compute the cross-entropies of the targets' codes and items, in total and of each."""
+        out = module(batch, self.index, **_smoothing(module, self.settings))
+        logs = {f"loss_level_{i + 1}": x for i, x in enumerate(out.level_losses.unbind())}
+        if out.item_loss is not None:
+            logs["loss_items"] = out.item_loss
+        return out.loss, logs
+
+    def save(self, run: Path) -> None:
+        """Write IDs and quantiser, so that the run's folder is all that its model needs."""
+        self.table.save(run / ARTIFACT_NAME)
+        if self.stage_one is not None:
+            keep_quantizer(self.stage_one, self.table, run)
 
 
 def train(settings: DecoderSettings) -> Path:
@@ -234,12 +367,49 @@ def train(settings: DecoderSettings) -> Path:
         )
     stage_one = find_tokenizer(settings.pretrained_rqvae_path, settings.dataset_split)
 
-    def build_task(data: PreparedDataset, device: torch.device) -> RetrievalTask:
+    def build_task(data: PreparedDataset, device: torch.device) -> SequenceTask:
         table = load_ids(stage_one, data, dedup_digit=settings.add_disambiguation)
         _check_stage_one_names(table, settings)
-        return RetrievalTask(settings.build_model(table), table, data, settings, device)
+        task: RetrievalTask | ItemTokenTask
+        if settings.encoder_tokens == "item":
+            task = ItemTokenTask(table, data, settings, device, stage_one=stage_one)
+        else:
+            model = settings.build_model(table)
+            task = RetrievalTask(model, table, data, settings, device, stage_one=stage_one)
+        if settings.pretrained_decoder_path is not None:
+            _start_from(task.model, settings.pretrained_decoder_path)
+        return task
 
     return train_sequence(settings, build_task)
+
+
+def _smoothing(module: nn.Module, settings: DecoderSettings) -> dict[str, Any]:
+    """What shapes the loss in training and is left out where the loss is to be compared."""
+    if not module.training:
+        return {}
+    return {"label_smoothing": settings.label_smoothing, "level_weights": settings.level_weights}
+
+
+def _check_level_weights(settings: DecoderSettings, table: SemanticIdTokenizer) -> None:
+    """Refuse weights of other levels than the tokenizer's."""
+    weights = settings.level_weights
+    if weights is not None and (len(weights) != table.num_levels or sum(weights) <= 0):
+        raise ConfigError(
+            f"level_weights must be one for each of the {table.num_levels} levels and not all 0, "
+            f"got {list(weights)}; set train.level_weights={[1.0] * table.num_levels}"
+        )
+
+
+def _start_from(model: nn.Module, path: str) -> None:
+    """Copy the weights of another run of the same shape."""
+    _, weights = load_model_files(path)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ArtifactError(
+            f"pretrained_decoder_path must hold a model of the same shape, got {path} with "
+            f"{str(error).splitlines()[-1].strip()}; use the settings of that run"
+        ) from error
 
 
 def _check_stage_one_names(table: SemanticIdTokenizer, settings: DecoderSettings) -> None:

@@ -83,6 +83,14 @@ class SequenceSettings(OptimizerSettings, TrainingSettings):
     )
     compile_model: bool = setting("Use torch.compile, where its minutes pay off", False)
 
+    def ranking_options(self) -> dict[str, Any]:
+        """Say what ranking the model's items takes besides :meth:`evaluation`."""
+        return {}
+
+    def ranking_choices(self) -> list[dict[str, Any]]:
+        """List such options to choose from on validation at the end; empty for no choice."""
+        return []
+
     def start_vectors(self, data: PreparedDataset) -> npt.NDArray[np.float32] | None:
         """Compute what items' own vectors start from, ``(N, X)``; None for at random."""
         if self.start_weight is None:
@@ -96,7 +104,6 @@ class SequenceSettings(OptimizerSettings, TrainingSettings):
             ks=self.top_k_eval_list,
             exclude_history=self.exclude_history,
             max_history=self.max_seq_len,
-            num_beams=getattr(self, "num_beams", 1),
         )
 
 
@@ -196,7 +203,7 @@ class SequenceWork:
         )
         self.parameters = sum(p.numel() for p in task.model.parameters())
         self.config = task.model.saved_config()  # type: ignore[operator]
-        self.options = asdict(settings.evaluation())
+        self.options = asdict(settings.evaluation()) | settings.ranking_options()
         model = task.model.to(accelerator.device)
         compiled: Any = torch.compile(model, dynamic=True) if settings.compile_model else model
         optimizer = build_optimizer(model.parameters(), settings)
@@ -286,19 +293,51 @@ class SequenceWork:
         session = self.session
         for name, (step, value) in result.best.items():
             session.say(f"{name}: step {step:,} with validation {value:.4f}")
-        if not (self.settings.do_eval and self.settings.test_at_end):
+        if not self.settings.do_eval:
             return {}
-        accelerator, path = session.accelerator, session.run_dir.path
-        best = load_ranker(path, device=accelerator.device)
-        rankers = {best.name: best, **baselines(self.data, device=accelerator.device)}
-        how = self.settings.evaluation()
-        results = compare(rankers, self.data, "test", how, accelerator)
-        tested = {f"test/{name}": value for name, value in results[best.name].items()}
-        session.tracker.log(result.step, tested)
+        options = self.options | self._choose_options()
+        if self.settings.test_at_end:
+            self._test(result.step, options)
+        return {"evaluation": options}
+
+    def _choose_options(self) -> dict[str, Any]:
+        """Try on validation what may be chosen at the end; return the best."""
+        choices = self.settings.ranking_choices()
+        if not choices:
+            return {}
+        session, hide = self.session, self.settings.exclude_history
+        evaluator = self.evaluator("valid")
+        measured = []
+        for choice in choices:
+            ranker = self._load(choice)
+            metrics = evaluator.run(ranker, hide_history=hide)
+            name = evaluator.chooser.replace("recall", "ndcg")
+            measured.append(metrics[name])
+            said = ", ".join(f"{key} {value:g}" for key, value in choice.items())
+            session.say(
+                f"valid with {said}: {evaluator.chooser} {metrics[evaluator.chooser]:.4f}, "
+                f"{name} {metrics[name]:.4f}"
+            )
+        return choices[measured.index(max(measured))]
+
+    def _test(self, step: int, options: Mapping[str, Any]) -> None:
+        """Read the test split once, with the options as they are now and with those given."""
+        session, how = self.session, self.settings.evaluation()
+        ways = {ranker.name: ranker for ranker in (self._load({}), self._load(options))}
+        first = next(iter(ways.values()))
+        device = session.accelerator.device
+        rankers = {**ways, **baselines(self.data, device=device)}
+        results = compare(rankers, self.data, "test", how, session.accelerator)
+        tested = {f"test/{key}": value for key, value in results[first.name].items()}
+        session.tracker.log(step, tested)
         session.say(format_table(results, "test", ks=how.ks))
-        if accelerator.is_main_process:
-            write_metrics(path, "test", results, how, best)
-        return {}
+        if session.accelerator.is_main_process:
+            write_metrics(session.run_dir.path, "test", results, how, first)
+
+    def _load(self, options: Mapping[str, Any]) -> Ranker:
+        """Open the run's best step."""
+        path, device = self.session.run_dir.path, self.session.accelerator.device
+        return load_ranker(path, device=device, **options)
 
     def _loss_step(
         self, module: nn.Module, batch: SequenceBatch, step: int

@@ -195,6 +195,7 @@ def _train(
         "dataset_kind": _kind(settings.dataset),
         "dataset_split": settings.dataset_split,
         "prepared": str(data.path.resolve()),
+        "encoder": data.meta["encoder"],
         "data_fingerprint": data.fingerprint,
         "items_fingerprint": data.items_fingerprint,
         "log_fingerprint": data.log_fingerprint,

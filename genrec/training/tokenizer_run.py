@@ -6,7 +6,7 @@ from pathlib import Path
 
 from genrec.atomic import read_json
 from genrec.data.prepared import PreparedDataset
-from genrec.data.processed import load_or_prepare
+from genrec.data.processed import RecDataset, load_or_prepare
 from genrec.errors import ConfigError, MissingPathError
 from genrec.tokenizer.semantic_id import ARTIFACT_NAME, SemanticIdTokenizer
 from genrec.training.settings import TrainingSettings
@@ -58,14 +58,16 @@ def open_data(
     """
     run_meta = None if stage_one is None else stage_one / "meta.json"
     known = read_json(run_meta) if run_meta is not None and run_meta.is_file() else {}
+    if settings.dataset_folder is None and "prepared" in known:
+        return PreparedDataset.load(known["prepared"])
     if settings.dataset_folder is None:
-        if "prepared" not in known:
+        kind = None if settings.dataset is None else RecDataset.parse(settings.dataset)
+        if kind is not RecDataset.SAMPLE:  # which is written where it is needed
             silent = f", and {stage_one} does not say on which data it was trained"
             raise ConfigError(
                 f"dataset_folder must be set, got none{silent if stage_one else ''}; set "
                 "train.dataset_folder"
             )
-        return PreparedDataset.load(known["prepared"])
     return load_or_prepare(
         settings.dataset or known.get("dataset_kind", "amazon"),
         settings.dataset_folder,

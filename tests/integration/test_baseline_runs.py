@@ -71,7 +71,7 @@ def test_it_stands_in_the_table_of_the_generative_model(
     launch, sample_decoder: Path, sasrec: Path, tmp_path: Path
 ) -> None:
     run = shutil.copytree(sample_decoder, tmp_path / "run")  # the table is written into it
-    done = launch("evaluate_decoder.py", run, "--sasrec", sasrec)
+    done = launch("evaluate_decoder.py", run, sasrec)
     assert done.returncode == 0, done.stderr
     assert "SASRec, item level" in done.stdout
     assert "SASRec, SID level" in done.stdout
@@ -117,14 +117,14 @@ def test_a_sasrec_of_other_data_is_refused_and_one_of_a_shorter_history_keeps_it
     run = shutil.copytree(sample_decoder, tmp_path / "run")
     short = train_sasrec("sasrec-short", max_seq_len=5, iterations=1)
     own = json.loads((short / "metrics.json").read_text())["test"]["SASRec"]
-    done = launch("evaluate_decoder.py", run, "--sasrec", short)
+    done = launch("evaluate_decoder.py", run, short)
     assert done.returncode == 0, done.stderr
     assert "20 history items of model and 5 history items of SASRec" in done.stdout
     table = json.loads((run / "metrics.json").read_text())["test"]["SASRec"]
     assert without_speed(own).items() <= table.items()
     meta = json.loads((short / "meta.json").read_text())
     (short / "meta.json").write_text(json.dumps(meta | {"log_fingerprint": "another"}))
-    done = launch("evaluate_decoder.py", run, "--sasrec", short)
+    done = launch("evaluate_decoder.py", run, short)
     assert done.returncode == 2
     assert "SASRec must have been trained on the data set of the run" in done.stderr
 

@@ -27,6 +27,11 @@ SCRIPTS = Path(__file__).resolve().parent.parent.parent / "scripts"
             "samples_per_s packed_samples_per_s hf_samples_per_s ratio packed_ratio",
         ),
         ("bench_index.py", "--items 1000,2000 --codes 16", "results device versions"),
+        (
+            "bench_items.py",
+            "--users 6 --hf-users 2 --beams 10 --steps 1 --items 1000,2000",
+            "search training large data items width threads versions",
+        ),
         ("bench_rqvae.py", "--steps 1", "steps_per_s mlp_steps_per_s items_per_s peak_mib"),
         ("bench_tokenize.py", "--items 2000 --width 8 --codes 16", "results versions"),
     ],

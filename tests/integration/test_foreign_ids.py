@@ -29,5 +29,5 @@ def test_a_foreign_index_json_trains_and_recommends(workshop, write_data, tmp_pa
     )
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["test"]["model"]["users"] == 20
-    ids, _ = Recommender.from_pretrained(run, device="cpu").recommend([["B001", "B002"]], k=5)
-    assert len(set(ids[0].tolist())) == 5
+    items, _ = Recommender.from_pretrained(run, device="cpu").recommend([["B001", "B002"]], k=5)
+    assert len(set(items[0])) == 5

@@ -51,7 +51,7 @@ def test_a_new_sequence_model_is_trained_evaluated_and_served(
     assert {"averages", "model"} <= set(both)
     assert "averages, item level" in capsys.readouterr().out
     items, scores = Recommender.from_pretrained(run).recommend([["G0316", "G0649"], ["G0413"]], k=5)
-    assert items.shape == scores.shape == (2, 5)
+    assert [len(own) for own in items] == [len(own) for own in scores] == [5, 5]
 
 
 def test_a_new_quantiser_is_trained_and_carries_a_decoder(registered, sample_tokenizer, tmp_path):
@@ -82,5 +82,5 @@ def test_a_new_quantiser_is_trained_and_carries_a_decoder(registered, sample_tok
             test_at_end=False,
         )
     )
-    items, _ = Recommender.from_pretrained(retrieval).recommend(["G0316", "G0649"], k=5)
-    assert (items >= 0).all()
+    recommender = Recommender.from_pretrained(retrieval)
+    assert len(recommender.recommend(["G0316", "G0649"], k=5).items) == 5

@@ -8,7 +8,10 @@ from pathlib import Path
 import gin
 import pytest
 
+from genrec.benchmark.jobs import plan_jobs
+from genrec.benchmark.settings import BenchmarkSettings
 from genrec.config import configure
+from genrec.recipes import find_recipe
 from genrec.stages import STAGES, Options, plan
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -19,6 +22,7 @@ STAGE_OF = {folder: name for name, stage in STAGES.items() for folder in stage.f
 
 #: All of them, so that none can fall out of the search.
 FILES = {
+    "benchmark": ["beauty.gin", "sample.gin"],
     "decoder": ["amazon.gin", "amazon_cpu.gin", "movielens.gin", "sample.gin"],
     "rkmeans": ["amazon.gin"],
     "rqvae": ["amazon.gin", "movielens.gin", "sample.gin"],
@@ -31,6 +35,8 @@ def files(folder: str) -> list[Path]:
 
 
 ALL = [pytest.param(path, id=str(path.relative_to(CONFIGS))) for path in CONFIGS.rglob("*.gin")]
+BENCHMARKS = [one for one in ALL if one.id.startswith("benchmark/")]
+RECIPES = [one for one in ALL if one not in BENCHMARKS]
 
 
 def test_no_file_is_forgotten():
@@ -39,7 +45,7 @@ def test_no_file_is_forgotten():
     assert everywhere == sorted(path for stage in FILES for path in files(stage))
 
 
-@pytest.mark.parametrize("path", ALL)
+@pytest.mark.parametrize("path", RECIPES)
 def test_every_file_makes_settings_of_its_stage(path):
     folder = path.relative_to(CONFIGS).parts[0]
     stage = STAGES[STAGE_OF[folder]]
@@ -63,6 +69,20 @@ def test_every_file_says_what_it_is(path):
     for word in HEADER:
         found = re.search(rf"^# {word}:\s+(\S.*)$", header, flags=re.MULTILINE)
         assert found, f"{path} has no line '# {word}:'"
-    commands = re.findall(r"^# Command:\s+genrec train ([^\n]*?)(?: --.*)?$", header, re.MULTILINE)
-    (step,) = plan(commands[0].split(), Options(name="nowhere-yet"))
+    commands = re.findall(r"^# Command:\s+genrec (\w+) ([^\n]*?)(?: --.*)?$", header, re.MULTILINE)
+    command, words = commands[0]
+    if command == "benchmark":
+        assert find_recipe(words, ("benchmark",)) == path
+        return
+    assert command == "train"
+    (step,) = plan(words.split(), Options(name="nowhere-yet"))
     assert step.recipe == path
+
+
+@pytest.mark.parametrize("path", BENCHMARKS)
+def test_every_benchmark_can_be_planned(path, tmp_path):
+    settings = configure(BenchmarkSettings, path, [f"benchmark.out='{tmp_path}'"], root="benchmark")
+    jobs = plan_jobs(settings, ["genrec", "benchmark"])
+    assert {job.model for job in jobs} == set(settings.models)
+    assert all(not step.done for job in jobs if job.words for step in job.steps())
+    assert list(tmp_path.iterdir()) == []

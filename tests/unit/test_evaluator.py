@@ -216,6 +216,28 @@ def test_a_ranker_that_searches_is_told_what_to_leave_out(tiny_data):
     assert (plain["recall@1"], plain["hidden_recall@1"], plain["hidden_mrr"]) == (0, 1, 1)
 
 
+@pytest.mark.parametrize("kind", [Answers, Searching])
+def test_ranks_say_where_each_target_stood(tiny_data, kind):
+    """In the order of the examples, and the metrics are their means."""
+    data = random_data(tiny_data)
+    table = torch.stack([torch.randperm(NUM_ITEMS)[:9] for _ in range(31)])
+    examples = SeqData(data, "test", max_history=20)
+    evaluator = Evaluator(examples, num_items=NUM_ITEMS, ks=(1, 3), budget=40)
+    metrics, ranks = evaluator.run_both_with_ranks(kind(table))
+    assert set(ranks) == {"", "hidden_"}
+    for hidden, places in ranks.items():
+        assert places.shape == (len(examples),)
+        for k in (1, 3):
+            share = ((places >= 0) & (places < k)).mean()
+            assert metrics[f"{hidden}recall@{k}"] == pytest.approx(share)
+    ranker = kind(table)
+    for row, place in enumerate(ranks[""]):
+        one = examples[row]
+        found = ranker.rank(one.history, 3).items[0].tolist()
+        target = int(one.targets[0, 0])
+        assert place == (found.index(target) if target in found else -1)
+
+
 def test_a_ranker_of_its_own_groups_is_counted_by_them(tiny_data):
     data = SeqData(tiny_data([[0, 1, 2]], NUM_ITEMS), "test")
     ranker = Answers(torch.tensor([[3, 4]]))

@@ -40,6 +40,7 @@ class Whole(Base):
     colours: Colour | tuple[Colour, ...] = setting("Look", Colour.RED)
     pair: tuple[float, float] = setting("Two", (0.0, 1.0), least=0)
     flag: bool = setting("Switch", False)
+    shelves: dict[str, tuple[float, ...]] | None = setting("Names and numbers", None)
 
 
 def test_what_loses_nothing_is_converted():
@@ -48,6 +49,9 @@ def test_what_loses_nothing_is_converted():
     assert (made.rate, type(made.rate)) == (1.0, float)
     assert made.colours == (Colour.RED, Colour.BLUE)
     assert made.pair == (1.0, 2.0)
+    shelves = Whole(shelves={"a": [1, 0.5]})
+    assert shelves.shelves == {"a": (1.0, 0.5)}
+    assert shelves.as_dict()["shelves"] == {"a": [1.0, 0.5]}
     assert Whole(colours="BLUE").colours is Colour.BLUE
     assert Whole().rate == 0.25
     assert made.part(Base) == Base(size=4, rate=1.0)
@@ -69,6 +73,12 @@ def test_what_loses_nothing_is_converted():
         ({"colours": 3}, "colours must be one of RED, BLUE"),
         ({"pair": (1,)}, "pair must be a list of 2 of entries that are a number, got"),
         ({"pair": (1, -1)}, "pair must be >= 0, got -1"),
+        ({"shelves": ["a"]}, "shelves must be a dictionary of names, each with a list of entries"),
+        ({"shelves": {1: [1.0]}}, "shelves must be a dictionary of names"),
+        (
+            {"shelves": {"a": "x"}},
+            r"got \{'a': 'x'\}; for example shelves=\{'name': \[0\.1, 0\.1\]\}",
+        ),
         ({"flag": 1}, "flag must be True or False, got 1; for example flag=True"),
     ],
 )

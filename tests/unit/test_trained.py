@@ -118,12 +118,12 @@ def test_a_run_folder_is_enough(runs, data, name, tmp_path):
     ranker = load_ranker(moved)
     assert (ranker.name, ranker.num_items, ranker.max_history) == (name, N, S)
     recommender = Recommender.from_pretrained(moved, device="cpu")
-    ids, scores = recommender.recommend([["B003", "B004"], ["B009"]], k=5)
-    assert ids.shape == scores.shape == (2, 5)
-    assert not {3, 4} & set(ids[0].tolist())
-    assert recommender.titles(ids[:, :1]) == [[f"title {KEYS[row]}"] for row in ids[:, 0]]
+    found = recommender.recommend([["B003", "B004"], ["B009"]], k=5)
+    assert [len(items) for items in found.items] == [5, 5]
+    assert not {"B003", "B004"} & set(found.items[0])
+    assert found.titles[0] == [f"title {key}" for key in found.items[0]]
     if name == "Toy":
-        assert recommender.keys(ids[0]) == ["B005", "B002", "B006", "B001", "B007"]
+        assert found.items[0] == ["B005", "B002", "B006", "B001", "B007"]
 
 
 @pytest.mark.parametrize("name", NAMES)

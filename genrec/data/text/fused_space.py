@@ -17,7 +17,6 @@ import numpy.typing as npt
 
 from genrec.atomic import atomic_directory, read_json, write_json_atomic
 from genrec.data.prepared import PreparedDataset, open_array
-from genrec.data.text.collaborative import collaborative_vectors
 from genrec.digests import sealed, verify
 from genrec.errors import ArtifactError, ConfigError, DataError, MissingPathError
 
@@ -103,6 +102,8 @@ class FusedSpace:
             nothing = np.zeros((width, 0), np.float32)
             mean = np.zeros(width, np.float32)
             return cls(0.0, mean, nothing, nothing[0], vectors, data.items_fingerprint)
+        from genrec.data.text.collaborative import collaborative_vectors  # brings SciPy
+
         vectors = collaborative_vectors(data, dim=dim, window=window, seed=seed)
         texts = data.item_embeddings
         total = np.zeros(width)

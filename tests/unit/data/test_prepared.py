@@ -194,3 +194,15 @@ def test_reading_needs_neither_torch_nor_polars(tmp_path):
         check=True,
     )
     assert done.stdout == "[]\n"
+
+
+def test_the_fingerprint_of_the_log_sees_neither_texts_nor_vectors(tmp_path):
+    def digest(number: int, **changes) -> str:
+        return write_prepared(tmp_path / str(number), **arguments(**changes)).log_fingerprint
+
+    plain = digest(0)
+    texts = {"item_titles": ["", "", ""], "item_texts": ["x", "y", "z"]}
+    assert digest(1, **texts, item_embeddings=np.ones((3, 5))) == plain
+    assert digest(2, sequence_items=[0, 1, 2, 1, 1]) != plain
+    assert digest(3, user_keys=["u1", "u3"]) != plain
+    assert digest(4, valid_ends=[4, 5]) != plain

@@ -170,3 +170,15 @@ def test_errors(folder, tmp_path):
     (folder / "interactions.csv").unlink()
     with pytest.raises(MissingPathError, match=r"must hold interactions\.csv"):
         load_or_prepare("tables", folder)
+
+
+def test_the_sample_needs_no_folder(tmp_path):
+    data = load_or_prepare("sample", None, processed_dir=tmp_path)
+    assert (data.num_items, data.num_users) == (1000, 2000)
+    assert (tmp_path / "sample" / "interactions.csv").is_file()
+    assert load_or_prepare("sample", None, processed_dir=tmp_path).path == data.path
+
+
+def test_other_data_needs_a_folder(tmp_path):
+    with pytest.raises(ConfigError, match="dataset_folder must be set for amazon, got none"):
+        load_or_prepare("amazon", None, processed_dir=tmp_path)

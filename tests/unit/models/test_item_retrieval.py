@@ -40,9 +40,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
     "leaves of their own": {"items": ItemVectorSettings(item_vectors=False)},
     "vectors alone": {"items": ItemVectorSettings(item_codes=False)},
+    "prefixes as their items": {
+        "tree": TreeSettings(items_from=1, vectors_per_prefix=(3,)),
+        "history": HistorySettings(seen_weights=True),
+    },
     "deep": {"n_layers": (1, 3), "num_heads": 4},
     "seen items": {"history": HistorySettings(seen_weights=True)},
-    "no seen items": {"history": HistorySettings(seen_weights=True, skip_history=True)},
+    "no seen items": {"history": HistorySettings(True, skip_history=True)},
     "level": {"tree": TreeSettings("level", prefix_vectors=False)},
     "vocabulary": {"tree": TreeSettings("vocabulary", prefix_vectors=False)},
 }
@@ -329,6 +333,13 @@ def test_work_does_not_grow_with_the_catalogue(monkeypatch: pytest.MonkeyPatch) 
         ({"dropout": (0.1, 1.0)}, r"dropout must lie in \[0, 1\)"),
         (
             {
+                "tree": TreeSettings(items_from=1),
+                "items": ItemVectorSettings(item_vectors=False),
+            },
+            "items_from must be None without item_vectors",
+        ),
+        (
+            {
                 "tree": TreeSettings("level", prefix_vectors=False),
                 "history": HistorySettings(seen_weights=True),
             },
@@ -348,6 +359,7 @@ def test_sizes_that_do_not_fit(options: dict[str, Any], message: str, index: Pre
         (lambda: TreeSettings("level"), "prefix_vectors must be off"),
         (lambda: TreeSettings(vectors_per_prefix=(0,)), "vectors_per_prefix must be >= 1"),
         (lambda: TreeSettings(prefix_rows=0), "prefix_rows must be >= 1"),
+        (lambda: TreeSettings(items_from=0), "items_from must be >= 1"),
         (lambda: ItemVectorSettings(item_drop=1.0), r"item_drop must lie in \[0, 1\)"),
         (lambda: ItemVectorSettings(item_vectors=False, item_codes=False), "item_codes must be on"),
         (lambda: ItemHeadSettings(-1.0), "item_head_weight must be >= 0"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 
@@ -84,12 +85,24 @@ def keyed(rows) -> list[str]:
     return [KEYS[row] for row in rows]
 
 
+def ask(recommender: Recommender, histories, k: int = 10, **options):
+    """Recommend; rows and scores as matrices, -1 and -inf where there are fewer than k."""
+    found = recommender.recommend(histories, k, **options)
+    rows, scores = (found.rows, found.scores) if found.many else ([found.rows], [found.scores])
+    ids = np.full((len(rows), k), -1)
+    values = np.full((len(rows), k), -np.inf, dtype=np.float32)
+    for user, (own, own_scores) in enumerate(zip(rows, scores, strict=True)):
+        assert (own.dtype, own_scores.dtype, len(own)) == (np.int64, np.float32, len(own_scores))
+        ids[user, : len(own)], values[user, : len(own)] = own, own_scores
+    return (ids, values) if found.many else (ids[0], values[0])
+
+
 HISTORIES = [[3, 1], [5], [9, 8, 7, 6, 5, 4, 3], [0, 1, 2, 3], [11, 11]]
 
 
 def test_one_user_gets_the_exact_ranking(recommender, exact):
     for history in HISTORIES:
-        ids, scores = recommender.recommend(keyed(history), k=N, exclude_seen=False)
+        ids, scores = ask(recommender, keyed(history), k=N, exclude_seen=False)
         assert ids.shape == scores.shape == (N,)
         assert (ids.dtype, scores.dtype) == (np.int64, np.float32)
         assert ids.tolist() == rank(exact, history, set(range(N)))
@@ -101,21 +114,21 @@ def test_one_user_gets_the_exact_ranking(recommender, exact):
 @pytest.mark.parametrize("batch_size", [1, 2, 128])
 def test_a_batch_is_its_users_in_their_order(recommender, batch_size):
     histories = [keyed(history) for history in HISTORIES]
-    ids, scores = recommender.recommend(histories, k=6, batch_size=batch_size)
+    ids, scores = ask(recommender, histories, k=6, batch_size=batch_size)
     assert ids.shape == (5, 6)
     for row, history in enumerate(histories):
-        alone, alone_scores = recommender.recommend(history, k=6)
+        alone, alone_scores = ask(recommender, history, k=6)
         assert ids[row].tolist() == alone.tolist()
         assert scores[row] == pytest.approx(alone_scores, abs=1e-4)
 
 
 def test_what_was_seen_is_left_out_also_beyond_what_the_model_sees(recommender, exact):
     history = HISTORIES[2]  # 7 items, of which the model sees 4
-    ids, _ = recommender.recommend(keyed(history), k=N)
+    ids, _ = ask(recommender, keyed(history), k=N)
     expected = rank(exact, history, set(range(N)) - set(history))
     assert ids.tolist() == expected + [-1] * 7
-    again, _ = recommender.recommend(keyed(history[-4:]), k=N, exclude_seen=False)
-    same, _ = recommender.recommend(keyed(history), k=N, exclude_seen=False)
+    again, _ = ask(recommender, keyed(history[-4:]), k=N, exclude_seen=False)
+    same, _ = ask(recommender, keyed(history), k=N, exclude_seen=False)
     assert again.tolist() == same.tolist()
 
 
@@ -134,7 +147,8 @@ EVERY = set(range(N))
 )
 @pytest.mark.parametrize("exclude_seen", [True, False])
 def test_lists_for_everybody(recommender, exact, allow, exclude, expected, exclude_seen):
-    ids, scores = recommender.recommend(
+    ids, scores = ask(
+        recommender,
         [keyed(history) for history in HISTORIES],
         k=N,
         allow=None if allow is None else keyed(allow),
@@ -162,7 +176,8 @@ def test_lists_of_each_user(recommender, exact, exclude_seen, which, batch_size)
         options["exclude"] = [keyed(items) for items in exclude]
     if which == "shared exclude":
         options["exclude"] = keyed(shared)
-    ids, _ = recommender.recommend(
+    ids, _ = ask(
+        recommender,
         [keyed(history) for history in HISTORIES],
         k=N,
         exclude_seen=exclude_seen,
@@ -184,59 +199,100 @@ def test_lists_of_each_user(recommender, exact, exclude_seen, which, batch_size)
 
 
 def test_one_user_takes_flat_lists(recommender):
-    ids, _ = recommender.recommend(keyed([3, 1]), k=3, allow=keyed([1, 2, 4]))
-    assert sorted(recommender.keys(ids)) == keyed([2, 4])
+    found = recommender.recommend(keyed([3, 1]), k=3, allow=keyed([1, 2, 4]))
+    assert sorted(found.items) == keyed([2, 4])
     with pytest.raises(DataError, match="allow must be one list of item keys for one user, got 1"):
-        recommender.recommend(keyed([3, 1]), k=3, allow=[keyed([1, 2])])
+        ask(recommender, keyed([3, 1]), k=3, allow=[keyed([1, 2])])
 
 
 def test_an_empty_history_gets_nothing(recommender):
-    ids, scores = recommender.recommend([], k=3)
+    ids, scores = ask(recommender, [], k=3)
     assert (ids.tolist(), scores.tolist()) == ([-1] * 3, [-np.inf] * 3)
-    ids, _ = recommender.recommend([[], keyed([3])], k=3)
+    ids, _ = ask(recommender, [[], keyed([3])], k=3)
     assert (ids >= 0).tolist() == [[False] * 3, [True] * 3]
 
 
 def test_unknown_keys_are_named_or_skipped(recommender):
     history = ["B003", "new-1", "B001", "new-2"]
     with pytest.raises(
-        DataError, match=r"got 2 that are not among its 24: 'new-1', 'new-2'; .*unknown='skip'"
+        DataError, match=r"got 2 that are not among its 24: 'new-1', 'new-2'; .*on_unknown='ignore'"
     ):
-        recommender.recommend([["B003"], history])
+        ask(recommender, [["B003"], history])
     with pytest.raises(
         DataError, match=r"exclude must hold items .*, got 9 .*'3', '4', .*'7', \.\.\.;"
     ):
-        recommender.recommend(["B001"], exclude=[*"34567", "x", *"012"])
-    ids, _ = recommender.recommend(history, unknown="skip")
-    assert ids.tolist() == recommender.recommend(["B003", "B001"])[0].tolist()
-    assert (recommender.recommend(["new"], unknown="skip")[0] == -1).all()
+        ask(recommender, ["B001"], exclude=[*"34567", "x", *"012"])
+    ids, _ = ask(recommender, history, on_unknown="ignore")
+    assert ids.tolist() == ask(recommender, ["B003", "B001"])[0].tolist()
+    assert (ask(recommender, ["new"], on_unknown="ignore")[0] == -1).all()
 
 
-def test_numbers_stand_for_their_text(tokenizer):
+def test_numbers_stand_for_their_text_and_come_back_as_numbers(tokenizer):
     named = SemanticIdTokenizer(
         tokenizer.ids, level_sizes=SIZES, item_keys=[str(i) for i in range(N)], policy="none"
     )
     recommender = recommender_of(build_model(), named, num_beams=N)
-    ids, _ = recommender.recommend(["3", "1"], k=5)
-    for history in ([3, 1], np.array([3, 1]), (np.int64(3), "1")):
-        assert recommender.recommend(history, k=5)[0].tolist() == ids.tolist()
-    assert recommender.keys(ids) == [str(i) for i in ids]
+    found = recommender.recommend(["3", "1"], k=5)
+    assert found.items == [str(row) for row in found.rows]
+    for history in ([3, 1], np.array([3, 1]), (np.int64(3), 1)):
+        assert recommender.recommend(history, k=5).items == found.rows.tolist()
+    assert recommender.recommend([3, "1"], k=5).items == found.items  # not all are numbers
+    odd = SemanticIdTokenizer(
+        tokenizer.ids, level_sizes=SIZES, item_keys=["007", *map(str, range(1, N))], policy="none"
+    )
+    assert recommender_of(build_model(), odd).recommend([3], k=1).items[0] in [*odd.item_keys]
 
 
-def test_names_leave_empty_places_out(tokenizer):
-    titles = [f"title {i}" for i in range(N)]
-    recommender = recommender_of(build_model(), tokenizer, titles=titles)
-    assert recommender.keys(np.array([2, 0, -1])) == ["B002", "B000"]
-    assert recommender.titles(np.array([[2, -1], [-1, -1]])) == [["title 2"], []]
-    plain = recommender_of(build_model(), tokenizer)
-    assert plain.titles(np.array([1])) == ["B001"]
+def test_columns_of_pandas_polars_and_numpy_are_taken(recommender):
+    pd = pytest.importorskip("pandas")
+    lists = [keyed(history) for history in HISTORIES]
+    expected = recommender.recommend(lists, k=3).items
+    for given in (pl.Series(lists), pd.Series(lists), np.array(lists, dtype=object), tuple(lists)):
+        assert recommender.recommend(given, k=3, exclude={"B023"} - {"B023"}).items == expected
+    one = recommender.recommend(lists[0], k=3).items
+    for given in (pl.Series(lists[0]), pd.Series(lists[0]), np.array(lists[0])):
+        assert recommender.recommend(given, k=3).items == one
+
+
+def test_results_are_columns_of_equal_length(recommender):
+    found = recommender.recommend([keyed([3, 1]), []], k=4, users=[7, 9], allow=keyed([5, 1, 2]))
+    items, scores = found
+    assert [sorted(own) for own in items] == [["B002", "B005"], []]
+    assert [len(own) for own in scores] == [len(own) for own in found.titles] == [2, 0]
+    assert [len(own) for own in found.rows] == [2, 0]
+    assert found.to_polars().rows() == [
+        (7, items[0][0], scores[0][0], 1),
+        (7, items[0][1], scores[0][1], 2),
+    ]
+    assert found.to_polars().columns == ["user_id", "item_id", "score", "rank"]
+    assert repr(found).splitlines()[0] == "Recommendations(2 items for 2 users)"
+    pytest.importorskip("pandas")
+    assert found.to_pandas()["item_id"].tolist() == items[0]
+    empty = recommender.recommend([], k=4).to_polars()
+    assert dict(empty.schema)["item_id"] == pl.String
+    assert len(empty) == 0
+
+
+def test_who_has_nothing_known_gets_what_is_popular(tokenizer):
+    model = build_model()
+    ranker = model.ranker(
+        with_ids(Catalogue(tokenizer.item_keys, tokenizer.item_keys), tokenizer), {}
+    )
+    counts = np.arange(N)
+    recommender = Recommender(ranker, counts=counts)
+    found = recommender.recommend(
+        [["new"], keyed([3]), []], k=3, exclude=["B022"], on_unknown="ignore"
+    )
+    assert found.popular.tolist() == [True, False, True]
+    assert found.items[0] == found.items[2] == ["B023", "B021", "B020"]
+    assert found.scores[0].tolist() == [23.0, 21.0, 20.0]
 
 
 def test_few_beams_still_fill_the_list(tokenizer, exact):
     recommender = recommender_of(build_model(), tokenizer, num_beams=1)
-    ids, _ = recommender.recommend(keyed([3, 1]), k=10)
+    ids, _ = ask(recommender, keyed([3, 1]), k=10)
     assert len(set(ids.tolist())) == 10
-    wide, _ = recommender.recommend(keyed([3, 1]), k=10, num_beams=N)
+    wide, _ = ask(recommender, keyed([3, 1]), k=10, num_beams=N)
     ranking = rank(exact, [3, 1], EVERY - {3, 1})
     assert wide.tolist() == ranking[:10]
 
@@ -248,33 +304,52 @@ def test_users_reach_the_model(tokenizer):
     buckets = user_buckets(hashes, 11).tolist()
     assert len(set(buckets)) == 3
     history = [keyed([3, 1])] * 3
-    ids, _ = recommender.recommend(history, k=N, users=["ann", "bob", 7], exclude_seen=False)
+    ids, _ = ask(recommender, history, k=N, users=["ann", "bob", 7], exclude_seen=False)
     for row, bucket in enumerate(buckets):
         scores = score_all(model, tokenizer, [3, 1], bucket)
         assert ids[row].tolist() == sorted(range(N), key=lambda item, s=scores: -s[item])
-    alone, _ = recommender.recommend(history[0], k=N, users="bob", exclude_seen=False)
+    alone, _ = ask(recommender, history[0], k=N, users="bob", exclude_seen=False)
     assert alone.tolist() == ids[1].tolist()
     assert ids[0].tolist() != ids[1].tolist()
     with pytest.raises(ConfigError, match="users must be given to a model with 11 user tokens"):
-        recommender.recommend(history)
+        ask(recommender, history)
     with pytest.raises(DataError, match="users must be as many as histories, 3, got 2"):
-        recommender.recommend(history, users=["ann", "bob"])
+        ask(recommender, history, users=["ann", "bob"])
 
 
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"k": 0}, ConfigError, "k must be >= 1, got 0"),
-        ({"unknown": "ignore"}, ConfigError, "unknown must be error or skip, got 'ignore'"),
-        ({"histories": "B001"}, DataError, r"must come in a list, got the text 'B001'"),
+        ({"k": 0}, ConfigError, "k must be a whole number >= 1, got 0"),
+        ({"k": "5"}, ConfigError, "k must be a whole number >= 1, got '5'"),
+        ({"k": True}, ConfigError, "k must be a whole number >= 1, got True"),
+        ({"num_beams": 0}, ConfigError, "num_beams must be a whole number >= 1, got 0"),
+        ({"num_beams": 2.5}, ConfigError, "num_beams must be a whole number >= 1, got 2.5"),
+        ({"batch_size": -1}, ConfigError, "batch_size must be a whole number >= 1, got -1"),
+        ({"on_unknown": "skip"}, ConfigError, "on_unknown must be raise, warn or ignore, got 'sk"),
+        (
+            {"histories": [["B001"], "B002"]},
+            DataError,
+            r"got 'B002' beside lists; write \['B002'\]",
+        ),
+        ({"histories": [["B001"], None]}, DataError, "got None beside lists"),
+        ({"histories": [["B001", None]]}, DataError, "text or whole numbers, got None"),
+        ({"histories": [1.5]}, DataError, "text or whole numbers, got 1.5"),
+        ({"histories": [[True]]}, DataError, "text or whole numbers, got True"),
+        ({"histories": {"B001"}}, DataError, "must be in order, the oldest first, got a set"),
+        ({"histories": torch.tensor([1])}, DataError, "column of item keys, got a Tensor"),
+        ({"histories": {"a": 1}}, DataError, "column of item keys, got a dict"),
+        ({"histories": 5}, DataError, "column of item keys, got 5"),
+        ({"histories": None}, DataError, "histories or users must be given, got neither"),
+        ({"histories": "B001"}, DataError, r"must be a list of item keys, got the text 'B001'"),
         ({"allow": [["B001"]]}, DataError, "allow must be as many as histories, 2, got 1"),
-        ({"exclude": "B001"}, DataError, "must come in a list, got the text 'B001'"),
+        ({"exclude": "B001"}, DataError, "must be a list of item keys, got the text 'B001'"),
     ],
 )
 def test_bad_calls_are_refused(recommender, options, error, message):
     call = {"histories": [["B001"], ["B002"]]} | options
     with pytest.raises(error, match=message):
-        recommender.recommend(**call)
+        ask(recommender, **call)
 
 
 def write_run(path, tokenizer, prepared) -> None:
@@ -294,21 +369,21 @@ def test_a_run_is_all_it_needs(tmp_path, tokenizer, write_data):
     write_items(write_data, tmp_path / "data", KEYS)
     write_run(tmp_path / "run", tokenizer, tmp_path / "data")
     first = Recommender.from_pretrained(tmp_path / "run", device="cpu")
-    ids, scores = first.recommend(keyed([9, 3, 1]), k=4)
-    assert first.titles(ids) == [f"title of {key}" for key in first.keys(ids)]
+    ids, scores = ask(first, keyed([9, 3, 1]), k=4)
+    assert first.titles(ids) == [f"title of {KEYS[row]}" for row in ids]
     expected = recommender_of(build_model(), tokenizer, max_history=2, num_beams=N)
-    assert ids.tolist() == expected.recommend(keyed([9, 3, 1]), k=4)[0].tolist()
+    assert ids.tolist() == ask(expected, keyed([9, 3, 1]), k=4)[0].tolist()
 
     (tmp_path / "run").rename(tmp_path / "moved")
     shutil.rmtree(tmp_path / "data")
     second = Recommender.from_pretrained(str(tmp_path / "moved"), device="cpu")
-    again, again_scores = second.recommend(keyed([9, 3, 1]), k=4)
+    again, again_scores = ask(second, keyed([9, 3, 1]), k=4)
     assert (again.tolist(), again_scores.tolist()) == (ids.tolist(), scores.tolist())
-    assert second.titles(again) == second.keys(again)
+    assert second.titles(again) == keyed(again)
 
     write_items(write_data, tmp_path / "data", KEYS[::-1])  # another data set at the old place
     third = Recommender.from_pretrained(tmp_path / "moved", device="cpu")
-    assert third.titles(again) == third.keys(again)
+    assert third.titles(again) == keyed(again)
 
 
 def test_new_items_are_recommended_without_retraining(tmp_path, tokenizer, write_data):
@@ -323,11 +398,11 @@ def test_new_items_are_recommended_without_retraining(tmp_path, tokenizer, write
     )
     history = keyed([9, 3, 1])
     recommender = Recommender.from_pretrained(tmp_path / "run", tokenizer=extended, device="cpu")
-    found, scores = recommender.recommend(history, k=N, num_beams=N, exclude_seen=False)
+    found, scores = ask(recommender, history, k=N, num_beams=N, exclude_seen=False)
     assert sorted(found.tolist()) == list(range(N))
     assert recommender.titles(found)[found.tolist().index(count)] == "new"
     own = Recommender.from_pretrained(tmp_path / "run", device="cpu")
-    before, before_scores = own.recommend(history, k=count, num_beams=N, exclude_seen=False)
+    before, before_scores = ask(own, history, k=count, num_beams=N, exclude_seen=False)
     assert found[found != count].tolist() == before.tolist()
     assert np.allclose(scores[found != count], before_scores, atol=1e-5)
 

@@ -1,0 +1,225 @@
+"""Items that come after training: what callers give for them, and the IDs that they get.
+
+Shape legend: R = new items, N = items, D = width of text vectors, E = width of item vectors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from genrec.data.text.fused_space import SPACE_NAME, FusedSpace
+from genrec.data.text.item_text import shorten
+from genrec.errors import ConfigError, DataError, MissingPathError
+from genrec.rankers import Ranker
+from genrec.serving.keys import read_keys
+from genrec.trained import ENCODER_NAME, QUANTIZER_NAME, Trained, load_quantizer, with_ids
+
+__all__ = ["ItemVectors", "NewItems", "item_vectors", "with_items"]
+
+#: Names of columns, the first is the usual one.
+_COLUMNS = {
+    "key": ("item_id", "item_key", "key", "id"),
+    "title": ("title", "name"),
+    "text": ("text", "description"),
+    "vector": ("vector", "embedding"),
+}
+
+
+@runtime_checkable
+class ItemVectors(Protocol):
+    """What a ranker may have beyond the contract.
+
+    Attributes:
+        vectors: The model's own, of all items, shape ``(N, E)``.
+    """
+
+    @property
+    def vectors(self) -> Tensor | None: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class NewItems:
+    """Items to add.
+
+    Attributes:
+        keys: Their ids in the catalogue, ``R``, each once.
+        titles: What to show a person, ``R``.
+        texts: What to embed, ``R``, where there are no vectors.
+        vectors: From the run's text encoder, shape ``(R, D)``, float32.
+    """
+
+    keys: list[str]
+    titles: list[str]
+    texts: list[str] | None
+    vectors: npt.NDArray[np.float32] | None
+
+    @classmethod
+    def read(cls, items: Any, vectors: Any = None) -> NewItems:
+        """Read a table, columns by name, or rows ``(item_id, title, text or vector)``.
+
+        Args:
+            items: See above.
+            vectors: Instead of a column of them, shape ``(R, D)``.
+
+        Returns:
+            The items.
+
+        Raises:
+            DataError: If keys, or both texts and vectors, are missing, or a key comes twice.
+        """
+        columns = _columns(items)
+        if vectors is not None:
+            columns["vector"] = vectors
+        if "key" not in columns or not {"text", "vector"} & set(columns):
+            found = ", ".join(columns) or "none of them"
+            raise DataError(
+                f"new items must have item_id and text or vector, got {found}; name the columns "
+                "item_id, title, text or item_id, title, vector"
+            )
+        keys = [str(key) for key in read_keys(columns["key"], "item_id")[0]]
+        if len(set(keys)) < len(keys):
+            twice = next(key for place, key in enumerate(keys) if key in keys[:place])
+            raise DataError(f"new items must have each key once, got {twice!r} again; drop a row")
+        found_vectors = _matrix(columns["vector"], len(keys)) if "vector" in columns else None
+        texts = _texts(columns["text"], "text", len(keys)) if "text" in columns else None
+        names = _texts(columns["title"], "title", len(keys)) if "title" in columns else texts
+        titles = [shorten(name or key) for name, key in zip(names or keys, keys, strict=True)]
+        return cls(keys, titles, None if found_vectors is not None else texts, found_vectors)
+
+    def take(self, places: npt.NDArray[np.int64]) -> NewItems:
+        """Keep the items at some places, ascending."""
+        chosen = places.tolist()
+        return NewItems(
+            [self.keys[place] for place in chosen],
+            [self.titles[place] for place in chosen],
+            None if self.texts is None else [self.texts[place] for place in chosen],
+            None if self.vectors is None else self.vectors[places],
+        )
+
+
+def with_items(run: Trained, new: NewItems) -> Trained:
+    """Give IDs to new items and recommend them too; no old ID moves.
+
+    Args:
+        run: The run.
+        new: Items that it does not know.
+
+    Returns:
+        The run with a ranker of the larger catalogue.
+
+    Raises:
+        ConfigError: If the model knows no IDs, or its text encoder is not at hand.
+        MissingPathError: If the run holds no quantiser.
+        ArtifactError: If the vectors are of another width, or no ID is left.
+    """
+    if run.table is None:
+        raise ConfigError(
+            f"new items need a model of semantic IDs, got {run.ranker.name}, which knows the items "
+            "of its training only; train it again on a data set that has them"
+        )
+    folder = run.path / QUANTIZER_NAME
+    if not folder.is_dir():
+        raise MissingPathError(
+            f"new items need the quantiser that made the run's IDs, got {run.path} without "
+            f"{QUANTIZER_NAME}/; train the run again from a stage-one run, or give IDs with "
+            "`genrec tokenize --extend`"
+        )
+    vectors = new.vectors if new.vectors is not None else _embedded(run, new.texts or [])
+    if (run.path / SPACE_NAME).is_dir():
+        vectors = FusedSpace.load(run.path / SPACE_NAME).transform(vectors)
+    table = run.table.add_items(load_quantizer(folder), vectors, new.keys)
+    catalogue = with_ids(run.catalogue.extended(new.keys, new.titles), table)
+    ranker = run.model.ranker(catalogue, run.options)
+    return replace(run, ranker=ranker, catalogue=catalogue, table=table)
+
+
+def item_vectors(run: Trained | None, ranker: Ranker) -> Tensor | None:
+    """Find a vector of each item, by which likeness may be measured.
+
+    Args:
+        run: The run, whose quantiser says where each code lies; or None.
+        ranker: The run's ranker.
+
+    Returns:
+        The model's own vectors where it has some, else sums of the quantiser's codes; shape
+        ``(N, E)``, float32, on the CPU. None where there are neither.
+    """
+    if isinstance(ranker, ItemVectors) and ranker.vectors is not None:
+        return ranker.vectors.float().cpu()
+    if run is None or run.table is None or not (run.path / QUANTIZER_NAME).is_dir():
+        return None
+    codes = torch.from_numpy(np.array(run.table.ids)).long()
+    books = load_quantizer(run.path / QUANTIZER_NAME).get_codebook()
+    parts = [book.detach()[codes[:, level]] for level, book in enumerate(books)]
+    return torch.stack(parts).sum(dim=0).float()
+
+
+def _embedded(run: Trained, texts: list[str]) -> npt.NDArray[Any]:
+    """Embed texts as those of the run's data set were; ``(R, D)``."""
+    from genrec.data.text.encoders import make_encoder
+
+    name = str(run.meta.get("encoder") or run.meta.get("encoder_model_name") or "")
+    if (run.path / ENCODER_NAME).is_dir() or not name or name.split(":")[0] in ("tfidf", "none"):
+        raise ConfigError(
+            f"texts of new items must be embedded by the run's encoder, got {name or 'an unknown'} "
+            "one, which is not kept with the run; give vectors"
+        )
+    return make_encoder(name).encode(texts)
+
+
+def _columns(items: Any) -> dict[str, Any]:
+    """Sort what was given into columns by the names of ``_COLUMNS``."""
+    if isinstance(items, Mapping) or hasattr(items, "columns"):
+        given = list(items) if isinstance(items, Mapping) else list(items.columns)
+        return {
+            what: items[name]
+            for what, names in _COLUMNS.items()
+            for name in [next((name for name in names if name in given), None)]
+            if name is not None
+        }
+    rows = list(items) if isinstance(items, (list, tuple)) else [items]
+    if rows and isinstance(rows[0], (str, int)):  # one row alone
+        rows = [items]
+    if rows and all(isinstance(row, Mapping) for row in rows):
+        return _columns({name: [row.get(name) for row in rows] for name in rows[0]})
+    if any(not isinstance(row, (list, tuple)) or len(row) != 3 for row in rows):
+        raise DataError(
+            "new items must be a table or rows (item_id, title, text or vector), got "
+            f"{type(items).__name__}; for example [('new-1', 'Red nail polish', 'Nails; red')]"
+        )
+    keys, titles, contents = ([row[place] for row in rows] for place in range(3))
+    what = "text" if all(isinstance(content, str) for content in contents) else "vector"
+    return {"key": keys, "title": titles, what: contents}
+
+
+def _texts(column: Any, what: str, count: int) -> list[str]:
+    texts = column.to_list() if hasattr(column, "to_list") else list(column)
+    if len(texts) != count:
+        raise DataError(
+            f"{what} of new items must have {count} entries, got {len(texts)}; give one each"
+        )
+    return ["" if text is None or text != text else str(text) for text in texts]  # NaN is empty
+
+
+def _matrix(column: Any, count: int) -> npt.NDArray[np.float32]:
+    """Stack vectors, ``(R, D)``."""
+    try:
+        rows = column if isinstance(column, np.ndarray) and column.ndim == 2 else list(column)
+        vectors = np.asarray(rows, dtype=np.float32)
+    except (TypeError, ValueError):
+        vectors = np.empty(0, dtype=np.float32)
+    if vectors.ndim != 2 or len(vectors) != count:
+        raise DataError(
+            f"vectors of new items must have shape ({count}, D), got {vectors.shape} from "
+            f"{type(column).__name__}; give one of the same width for each"
+        )
+    if not np.isfinite(vectors).all():
+        raise DataError("vectors of new items must be finite, got NaN or Inf; embed them again")
+    return vectors

@@ -1,0 +1,243 @@
+"""Speed of the item-token model: search, training, and what a large catalogue costs.
+
+Search stands beside Hugging Face generate with a callback for the legal codes, on a T5 of equal
+width and the same IDs; training beside the code-token model of equal width as its recipe has it,
+packed, with a dedup digit. Weights are random: they change no shape.
+"""
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import transformers
+from _bench import build_ids, open_data, versions
+from bench_decode import hugging_face
+
+from genrec.allocator import keep_freed_memory
+from genrec.data.batching import EvaluationBatches, TokenTable, TrainingBatches
+from genrec.data.prepared import PreparedDataset
+from genrec.data.schemas import SequenceBatch
+from genrec.data.sequence_dataset import SeqData
+from genrec.decoding.trie import PrefixIndex
+from genrec.models.item_retrieval import ItemTokenRetrievalModel
+from genrec.models.item_settings import ItemHeadSettings, ItemVectorSettings, TreeSettings
+from genrec.models.retrieval import EncoderDecoderRetrievalModel
+from genrec.models.t5 import to_t5
+from genrec.threads import side_by_side
+from genrec.tokenizer.semantic_id import SemanticIdTokenizer
+
+WIDTH, MAX_ITEMS = 64, 20
+LEVELS, CODES = 4, 256  # of synthetic catalogues
+
+
+def code_model(level_sizes: tuple[int, ...], encoder_mask: str) -> EncoderDecoderRetrievalModel:
+    """The code-token model of configs/decoder/amazon_cpu.gin."""
+    return EncoderDecoderRetrievalModel(
+        WIDTH,
+        2 * WIDTH,
+        0.1,
+        4,
+        4,
+        num_embeddings=level_sizes,
+        sem_id_dim=len(level_sizes),
+        ff_dim=256,
+        encoder_mask=encoder_mask,
+    )
+
+
+def best(work: Callable[[], object], repeats: int) -> float:
+    """Seconds of the fastest of some repeats, which noise slowed least."""
+    times = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - began)
+    return min(times)
+
+
+def search(
+    model: ItemTokenRetrievalModel,
+    index: PrefixIndex,
+    data: PreparedDataset,
+    ids: np.ndarray,
+    args: argparse.Namespace,
+) -> list[dict[str, float]]:
+    """Users a second, and those of Hugging Face in the order of the file."""
+    examples = SeqData(data, "test", max_history=MAX_ITEMS)
+    batches = EvaluationBatches(examples, budget=1024, max_rows=128, limit=args.users)
+    table = model.item_table(index)
+    coder = code_model(index.level_sizes, "full").eval()
+    t5 = to_t5(coder)
+    layout = coder.layout
+    few = np.linspace(0, len(examples) - 1, args.hf_users).astype(np.int64)
+    history = examples.gather(few).history
+    codes = torch.from_numpy(ids)[history.clamp(min=0)].long()
+    tokens = layout.history_tokens(codes.where((history >= 0).unsqueeze(-1), -1), None)
+    children: dict[tuple[int, ...], set[int]] = {}
+    for row in layout.item_tokens(torch.from_numpy(ids).long()).tolist():
+        for level, token in enumerate(row):
+            children.setdefault(tuple(row[:level]), set()).add(token)
+    legal = {prefix: sorted(found) for prefix, found in children.items()}
+    results = []
+    for beams in (int(count) for count in args.beams.split(",")):
+
+        def answer(number: int, beams: int = beams) -> int:
+            _, batch = batches[number]
+            found = model.generate(
+                batch.history,
+                index,
+                num_beams=beams,
+                num_results=10,
+                padded=batch.padded,
+                table=table,
+            )
+            return len(found.items)
+
+        def everybody(answer: Callable[[int], int] = answer) -> int:
+            return sum(side_by_side(answer, len(batches), "cpu"))
+
+        users = everybody()
+        seconds = best(everybody, 3)
+        _, theirs = hugging_face(
+            t5, tokens, np.arange(len(few)), legal, index.num_levels, beams, "cpu"
+        )
+        rate, peer = users / seconds, len(few) / theirs
+        results.append(
+            {
+                "beams": beams,
+                "users_per_s": round(rate, 1),
+                "hf_users_per_s": round(peer, 2),
+                "ratio": round(rate / peer, 1),
+            }
+        )
+    return results
+
+
+def training(
+    model: ItemTokenRetrievalModel,
+    index: PrefixIndex,
+    data: PreparedDataset,
+    coded: SemanticIdTokenizer,
+    steps: int,
+) -> dict[str, float]:
+    """Targets a second of whole steps of the optimiser, the same batches for both models."""
+    examples = SeqData(data, "train", max_history=MAX_ITEMS)
+    loader = TrainingBatches(examples, batch_size=128, mode="packed")
+    every = list(loader.batches(0))
+    order = np.argsort([batch.history.shape[1] for batch in every], kind="stable")
+    chosen = [every[i] for i in order[((np.arange(steps) + 0.5) * len(every) / steps).astype(int)]]
+    targets = sum(int((batch.targets >= 0).sum()) for batch in chosen)
+    table = TokenTable.build(examples, coded.ids)
+    coder = code_model(coded.level_sizes, "item_causal")
+    drawn = ItemTokenRetrievalModel.for_index(
+        index, embedding_dim=WIDTH, head=ItemHeadSettings(num_negatives=1024)
+    )
+
+    def rate(module: torch.nn.Module, loss: Callable[[SequenceBatch], torch.Tensor]) -> float:
+        optimizer = torch.optim.AdamW(module.parameters(), lr=1e-3, fused=True)
+
+        def work() -> None:
+            for batch in chosen:
+                loss(batch).backward()
+                torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+                optimizer.step()
+                optimizer.zero_grad()
+
+        return targets / best(work, 3)
+
+    ours = rate(model.train(), lambda batch: model(batch, index).loss)
+    fewer = rate(drawn, lambda batch: drawn(batch, index).loss)
+    theirs = rate(coder.train(), lambda batch: coder(table.tokenize(batch)).loss)
+    model.eval()
+    return {
+        "targets_per_s": round(ours, 1),
+        "code_token_targets_per_s": round(theirs, 1),
+        "ratio": round(ours / theirs, 2),
+        "drawn_negatives_targets_per_s": round(fewer, 1),
+        "drawn_negatives_ratio": round(fewer / theirs, 2),
+    }
+
+
+def large(num_items: int) -> dict[str, float]:
+    """Whole steps over a synthetic catalogue, with vectors in tables of a fixed size."""
+    ids = np.random.default_rng(0).integers(0, CODES, (num_items, LEVELS), dtype=np.int32)
+    index = PrefixIndex.from_ids(ids, (CODES,) * LEVELS)
+    model = ItemTokenRetrievalModel.for_index(
+        index,
+        embedding_dim=WIDTH,
+        items=ItemVectorSettings(item_rows=2**14),
+        tree=TreeSettings(prefix_rows=2**14),
+        head=ItemHeadSettings(num_negatives=1024),
+    )
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
+    generator = torch.Generator().manual_seed(0)
+    history = torch.randint(0, num_items, (128, 8), generator=generator)
+    batch = SequenceBatch(history, history, torch.arange(128), packed=True, padded=False)
+
+    def step() -> None:
+        model(batch, index).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    def find() -> None:
+        model.generate(history, index, num_beams=20, padded=False)
+
+    step()  # makes the tables of the index
+    trained = best(step, 8)
+    model.eval()
+    searched = best(find, 8)
+    tables = [index.paths.states, *index.paths.num_below, *index.prefix_hashes]
+    total = index.num_bytes + sum(table.numel() * table.element_size() for table in tables)
+    return {
+        "items": num_items,
+        "widest_prefixes": index.max_children,
+        "training_step_ms": round(1000 * trained, 2),
+        "search_ms": round(1000 * searched, 2),
+        "bytes_per_prefix": round(total / sum(index.num_states), 1),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", action="store_true", help="print one JSON line only")
+    parser.add_argument("--beams", default="20,50", help="comma-separated")
+    parser.add_argument("--users", type=int, default=4000)
+    parser.add_argument("--hf-users", type=int, default=64)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--items", default="10000,10000000", help="of synthetic catalogues")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    transformers.logging.set_verbosity_error()
+    keep_freed_memory()
+    data, name = open_data()
+    coded = build_ids(data)
+    ids = build_ids(data, policy="reassign").ids
+    index = PrefixIndex.from_ids(ids, (CODES,) * ids.shape[1])
+    model = ItemTokenRetrievalModel.for_index(
+        index, embedding_dim=WIDTH, head=ItemHeadSettings(item_head_dtype="auto")
+    ).eval()
+    results = {
+        "training": training(model, index, data, coded, args.steps),
+        "search": search(model, index, data, ids, args),
+        "large": [large(int(count)) for count in args.items.split(",")],
+    }
+    if not args.json:
+        for part, found in results.items():
+            print(part, found)
+    print(
+        json.dumps(
+            results
+            | {"data": name, "items": data.num_items, "width": WIDTH, "threads": args.threads}
+            | {"versions": versions("torch", "transformers")}
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""A run as training leaves it, with its quantiser, and the data set that it was trained on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from genrec.atomic import write_json_atomic
+from genrec.checkpoint import RunDirectory
+from genrec.data.catalogue import Catalogue
+from genrec.data.prepared import PreparedDataset
+from genrec.models.retrieval import EncoderDecoderRetrievalModel
+from genrec.models.sasrec import SasRec
+from genrec.tokenizer.residual_kmeans import ResidualKMeans
+from genrec.tokenizer.semantic_id import SemanticIdTokenizer
+from genrec.trained import keep_quantizer
+
+NUM_KINDS, NUM_EACH = 4, 8
+KEYS = [f"{kind}{place}" for kind in "abcd" for place in range(NUM_EACH)]
+
+
+@pytest.fixture(scope="session")
+def vectors() -> np.ndarray:
+    """Vectors of four kinds of items, far apart."""
+    rng = np.random.default_rng(0)
+    kinds = np.repeat(np.eye(NUM_KINDS, 6, dtype=np.float32) * 10, NUM_EACH, axis=0)
+    return kinds + rng.normal(size=kinds.shape).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory, write_data, vectors) -> PreparedDataset:
+    rng = np.random.default_rng(1)
+    walks = [rng.permutation(NUM_EACH)[:5] + NUM_EACH * rng.integers(NUM_KINDS) for _ in range(30)]
+    titles = [f"title {key}" for key in KEYS]
+    path = tmp_path_factory.mktemp("data") / "kinds"
+    return write_data(path, KEYS, vectors, walks, titles)
+
+
+def write_run(path: Path, model, data: PreparedDataset) -> Path:
+    RunDirectory(path).save(
+        5, weights=model.state_dict(), config=model.saved_config(), pointers=("best",)
+    )
+    meta = {
+        "prepared": str(data.path),
+        "dataset": "kinds",
+        "encoder": "tfidf",
+        "parameters": 1234,
+        "evaluation": {"num_beams": 40, "max_history": 4},
+    }
+    write_json_atomic(path / "meta.json", meta)
+    row = {"recall@5": 0.25, "ndcg@5": 0.125, "users": 30}
+    write_json_atomic(path / "metrics.json", {"test": {"settings": {}, "model": row}})
+    Catalogue.from_data(data).save(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory, data, vectors) -> Path:
+    """A generative run."""
+    folder = tmp_path_factory.mktemp("runs")
+    quantizer = ResidualKMeans.fit(vectors, codebook_sizes=(4, 4))
+    quantizer.save(folder / "stage_one" / "step_1")
+    write_json_atomic(folder / "stage_one" / "meta.json", {})
+    table = SemanticIdTokenizer.build(quantizer, vectors, item_keys=KEYS, policy="dedup_token")
+    torch.manual_seed(0)
+    model = EncoderDecoderRetrievalModel(
+        16, 16, 0.0, 2, 2, num_embeddings=table.level_sizes, sem_id_dim=3, ff_dim=32
+    )
+    path = write_run(folder / "decoder", model, data)
+    table.save(path / "semantic_ids")
+    keep_quantizer(folder / "stage_one", table, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def sasrec_run(tmp_path_factory, data) -> Path:
+    """A run of a model that knows no IDs."""
+    torch.manual_seed(0)
+    model = SasRec(len(KEYS), embedding_dim=8, ff_dim=16, max_history=4)
+    return write_run(tmp_path_factory.mktemp("runs") / "sasrec", model, data)

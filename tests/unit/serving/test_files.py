@@ -1,0 +1,220 @@
+"""Histories from files, recommendations into files, and runs that were stopped in between."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import numpy as np
+import polars as pl
+import pytest
+from typer.testing import CliRunner
+
+from genrec.cli import build_app
+from genrec.data.prepared import StringArray
+from genrec.errors import ConfigError, DataError, MissingPathError
+from genrec.rankers import Popularity
+from genrec.serving import files
+from genrec.serving.files import recommend_to_file
+from genrec.serving.recommender import Recommender
+
+HISTORIES = {"u1": ["a1", "a2"], "7": ["c3"], "u3": []}
+
+
+@pytest.fixture(scope="module")
+def recommender(run) -> Recommender:
+    return Recommender.from_pretrained(run, device="cpu")
+
+
+def read(path) -> pl.DataFrame:
+    if path.suffix == ".csv":
+        return pl.read_csv(path, schema_overrides={"user_id": pl.String, "score": pl.Float32})
+    return pl.read_parquet(path) if path.suffix == ".parquet" else pl.read_ndjson(path)
+
+
+def write(path, lists: bool = True) -> None:
+    users, histories = list(HISTORIES), list(HISTORIES.values())
+    table = pl.DataFrame({"user_id": users, "history": histories})
+    if not lists:
+        table = table.explode("history").drop_nulls().rename({"history": "item_id"})
+    if path.suffix == ".parquet":
+        table.write_parquet(path)
+    elif path.suffix == ".jsonl":
+        table.write_ndjson(path)
+    else:
+        if lists:
+            table = table.with_columns(pl.col("history").list.join(", "))
+        table.write_csv(path)
+
+
+@pytest.mark.parametrize("suffix", files.SUFFIXES)
+@pytest.mark.parametrize("lists", [True, False])
+def test_every_kind_of_file_gives_what_the_call_gives(recommender, tmp_path, suffix, lists):
+    source, out = tmp_path / f"in{suffix}", tmp_path / f"out{suffix}"
+    write(source, lists)
+    assert recommend_to_file(recommender, out, histories=source, k=4) == 2 + lists
+    users = list(HISTORIES)[: 2 + lists]
+    expected = recommender.recommend([HISTORIES[user] for user in users], k=4, users=users)
+    found = read(out)
+    assert found.columns == ["user_id", "item_id", "score", "rank", "popular"]
+    assert found["user_id"].to_list() == expected.to_polars()["user_id"].to_list()
+    assert found["item_id"].to_list() == [key for keys in expected.items for key in keys]
+    assert np.allclose(found["score"], expected.flat_scores)
+    assert found["popular"].to_list() == [False] * 8 + [True] * 4 * lists
+    assert sorted(p.name for p in tmp_path.iterdir()) == [source.name, out.name]
+
+
+def test_all_users_of_the_data_set(recommender, data, tmp_path):
+    out = tmp_path / "out.parquet"
+    assert recommend_to_file(recommender, out, k=3, chunk_size=7) == data.num_users
+    found = pl.read_parquet(out)
+    expected = recommender.recommend(users=list(data.user_keys), k=3).to_polars()
+    assert found.drop("popular", "score").equals(expected.drop("score"))
+    assert np.allclose(found["score"], expected["score"], atol=1e-5)
+
+
+def test_what_was_done_is_not_done_again(recommender, data, tmp_path, monkeypatch):
+    whole, out = tmp_path / "whole.parquet", tmp_path / "out.parquet"
+    recommend_to_file(recommender, whole, k=3, chunk_size=7)
+    calls = []
+    plain = Recommender.recommend
+
+    def failing(self, *args, **options):
+        calls.append(len(options["users"]))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return plain(self, *args, **options)
+
+    monkeypatch.setattr(Recommender, "recommend", failing)
+    with pytest.raises(KeyboardInterrupt):
+        recommend_to_file(recommender, out, k=3, chunk_size=7)
+    assert not out.exists()
+    recommend_to_file(recommender, out, k=3, chunk_size=7)
+    assert calls == [7, 7, 7, 7, 7, 2]  # the third one twice
+    assert out.read_bytes() == whole.read_bytes()
+    calls.clear()
+    with pytest.raises(KeyboardInterrupt):
+        recommend_to_file(recommender, out, k=3, chunk_size=7)
+    recommend_to_file(recommender, out, k=2, chunk_size=7)  # another question: all anew
+    assert calls[3:] == [7, 7, 7, 7, 2]
+
+
+def test_lists_of_items_for_all_and_for_each(recommender, tmp_path):
+    source, out = tmp_path / "in.parquet", tmp_path / "out.parquet"
+    write(source)
+    (tmp_path / "allow.txt").write_text("a3\n\n b1 \na4\n")
+    pl.DataFrame({"user_id": ["u1", "7"], "item_id": ["a3", "b1"]}).write_csv(tmp_path / "no.csv")
+    recommend_to_file(
+        recommender,
+        out,
+        histories=source,
+        allow=tmp_path / "allow.txt",
+        exclude=tmp_path / "no.csv",
+        k=9,
+    )
+    found = pl.read_parquet(out).group_by("user_id").agg("item_id")
+    assert {user: sorted(items) for user, items in found.iter_rows()} == {
+        "u1": ["a4", "b1"],
+        "7": ["a3", "a4"],
+        "u3": ["a3", "a4", "b1"],
+    }
+
+
+def test_a_file_of_numbers_keeps_its_types(tmp_path):
+    keys = StringArray.from_strings("123")
+    recommender = Recommender(Popularity(keys, np.array([3, 2, 1])))
+    source, out = tmp_path / "in.parquet", tmp_path / "out.parquet"
+    pl.DataFrame({"user": [5, 5, 6], "item": [1, 2, 2], "time": [2, 1, 1]}).write_parquet(source)
+    recommend_to_file(recommender, out, histories=source, k=3)
+    found = pl.read_parquet(out)
+    assert found.rows() == [(5, 3, 1.0, 1, False), (6, 1, 3.0, 1, False), (6, 3, 1.0, 2, False)]
+    assert found.schema["item_id"] == pl.Int64
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        ({"out": "x.txt"}, ConfigError, r"--out must end in .parquet, .csv, .jsonl, got"),
+        ({"histories": "no.csv"}, MissingPathError, "--input must be a file, got"),
+        ({"histories": "bad.parquet"}, DataError, "--input must be a readable .parquet file"),
+        ({"histories": "cols.csv"}, DataError, "--input must have user_id and item_id, or history"),
+        ({"allow": "no.txt"}, MissingPathError, "--allow must be a file, got"),
+        ({"exclude": "cols.csv"}, DataError, "--exclude must have a column item_id, got a, b in"),
+        ({"histories": "unknown.csv"}, DataError, "histories must hold items .* 'zz', 'yy'"),
+    ],
+)
+def test_bad_files_are_one_line(recommender, tmp_path, given, error, message):
+    (tmp_path / "bad.parquet").write_text("x")
+    (tmp_path / "cols.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "unknown.csv").write_text('user_id,history\nu1,"zz,a1,yy"\n')
+    paths = {name: tmp_path / value for name, value in {"out": "o.csv", **given}.items()}
+    with pytest.raises(error, match=message):
+        recommend_to_file(recommender, paths.pop("out"), **paths)
+
+
+def call(*words: object):
+    return CliRunner().invoke(build_app(), [str(word) for word in words])
+
+
+def test_the_command_writes_files(run, recommender, tmp_path):
+    source, out = tmp_path / "in.jsonl", tmp_path / "out.csv"
+    write(source)
+    answer = call("recommend", run, "--input", source, "--out", out, "-k", 2, "--device", "cpu")
+    assert (answer.exit_code, answer.stdout) == (0, f"wrote {out}: 3 users\n")
+    assert len(read(out)) == 6
+
+
+def test_the_command_takes_another_place_of_the_data(run, data, tmp_path):
+    os.symlink(data.path, tmp_path / "moved")
+    answer = call(
+        "recommend",
+        run,
+        "--data",
+        tmp_path / "moved",
+        "--user",
+        "user 3",
+        "--json",
+        "--device",
+        "cpu",
+    )
+    (line,) = answer.stdout.splitlines()
+    found = json.loads(line)
+    assert (found["user"], len(found["recommended"]), found["popular"]) == ("user 3", 5, False)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--history", "zz"), "--history must hold items of the catalogue, got 1 that are not amo"),
+        (("--history", "zz"), "leave them out, or pass --on-unknown ignore"),
+        (
+            ("--history", "a1", "--device", "cuda:9"),
+            "--device must be one that PyTorch finds here, cpu",
+        ),
+        (("--history", "a1", "--on-unknown", "skip"), "--on-unknown must be raise, warn or ignore"),
+        (("--history", "a1", "--out", "x.csv"), "--out must have --input or all users, got --hi"),
+        (("--input", "x.csv"), "--input, --allow and --exclude must have --out, got none"),
+        (("--user", "nobody"), "--user must be a user of the data set, got 'nobody'"),
+    ],
+)
+def test_mistakes_are_named_as_they_were_typed(run, words, message):
+    answer = call("recommend", run, "--device", "cpu", *words)
+    assert answer.exit_code == 2
+    assert answer.stderr.startswith("error: ")
+    assert message in answer.stderr
+    assert answer.stderr.count("\n") == 1
+
+
+def test_a_moved_run_names_the_option_for_its_data(run, tmp_path):
+    meta = json.loads((run / "meta.json").read_text()) | {"prepared": "gone"}
+    moved = tmp_path / "moved"
+    os.makedirs(moved)
+    for path in run.iterdir():
+        if path.name != "meta.json":
+            os.symlink(path, moved / path.name)
+    (moved / "meta.json").write_text(json.dumps(meta))
+    answer = call("recommend", moved, "--device", "cpu")
+    assert answer.exit_code == 2
+    assert "got none at gone; name it with --data, or use --history" in answer.stderr
+    answer = call("evaluate", moved)
+    assert "must still be at its place, got none at gone; name it with --data" in answer.stderr

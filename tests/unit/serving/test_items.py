@@ -1,0 +1,204 @@
+"""Items that come and go after training, users by their ids, and items that are alike."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import polars as pl
+import pytest
+
+from genrec.errors import ArtifactError, ConfigError, DataError, MissingPathError
+from genrec.rankers import Popularity
+from genrec.serving.items import NewItems
+from genrec.serving.recommender import Recommender
+from genrec.tokenizer.semantic_id import SemanticIdTokenizer
+
+KINDS = "abcd"
+
+
+@pytest.fixture
+def recommender(run) -> Recommender:
+    return Recommender.from_pretrained(run, device="cpu")
+
+
+def new_vectors() -> np.ndarray:
+    """One item of the first kind, one of the third."""
+    return np.eye(4, 6, dtype=np.float32)[[0, 2]] * 10
+
+
+def test_new_items_get_ids_of_their_kind_and_no_old_one_moves(recommender):
+    before = recommender.recommend(["a1", "a2"], k=40)
+    recommender.add_items(
+        [("new a", "A new one", new_vectors()[0]), ("new c", "", new_vectors()[1])]
+    )
+    assert recommender.num_items == 34
+    assert list(recommender.item_keys)[-2:] == ["new a", "new c"]
+    for key, kind in (("new a", "a"), ("new c", "c")):
+        near = recommender.similar_items(key, k=3)
+        assert {found[0] for found in near.items} == {kind}
+    after = recommender.recommend(["a1", "a2"], k=40)
+    old = [item for item in after.items if not item.startswith("new")]
+    assert old == before.items
+    assert len(after.items) == len(before.items) + 2
+    titles = dict(zip(after.items, after.titles, strict=True))
+    assert (titles["new a"], titles["new c"], titles["b1"]) == ("A new one", "new c", "title b1")
+    assert len(recommender.recommend(["new a", "new c"], k=5).items) == 5
+
+
+@pytest.mark.parametrize("kind", ["polars", "pandas", "columns", "records", "matrix"])
+def test_tables_of_all_kinds_are_read(recommender, kind):
+    columns = {"item_id": [100, 101], "title": ["x", None], "vector": new_vectors().tolist()}
+    if kind == "polars":
+        recommender.add_items(pl.DataFrame(columns))
+    elif kind == "pandas":
+        recommender.add_items(pytest.importorskip("pandas").DataFrame(columns))
+    elif kind == "columns":
+        recommender.add_items(columns)
+    elif kind == "records":
+        rows = zip(*columns.values(), strict=True)
+        recommender.add_items([dict(zip(columns, row, strict=True)) for row in rows])
+    else:
+        vectors = np.array(columns.pop("vector"))
+        recommender.add_items(columns, vectors=vectors)
+    assert list(recommender.item_keys)[-2:] == ["100", "101"]
+    assert recommender.titles(recommender.rows([100, 101])) == ["x", "101"]
+
+
+@pytest.mark.parametrize(
+    ("items", "error", "message"),
+    [
+        ({"title": ["x"]}, DataError, "must have item_id and text or vector, got title;"),
+        ([("x", "y")], DataError, r"a table or rows \(item_id, title, text or vector\), got list"),
+        ({"item_id": ["x", "x"], "text": ["1", "2"]}, DataError, "each key once, got 'x' again"),
+        ({"item_id": ["x"], "text": ["1", "2"]}, DataError, "must have 1 entries, got 2"),
+        ({"item_id": ["x"], "vector": [[1.0], [2.0]]}, DataError, r"must have shape \(1, D\), got"),
+        ({"item_id": ["x"], "vector": [[np.nan] * 6]}, DataError, "must be finite, got NaN or Inf"),
+        ([("a1", "x", [0.0] * 6)], DataError, "must have new keys, got 1 that are known, the fi"),
+        ([("x", "x", [0.0] * 5)], ArtifactError, r"embeddings must have shape \(N, 6\)"),
+        ([("x", "x", "red polish")], ConfigError, "embedded by the run's encoder, got tfidf"),
+        ({"item_id": [None], "text": ["1"]}, DataError, "item_id must hold keys .*, got None"),
+    ],
+)
+def test_bad_new_items_are_refused(recommender, items, error, message):
+    with pytest.raises(error, match=message):
+        recommender.add_items(items)
+    assert recommender.num_items == 32
+
+
+def test_who_cannot_take_new_items_says_so(run, sasrec_run, data, tmp_path):
+    new = [("x", "x", [0.0] * 6)]
+    with pytest.raises(ConfigError, match="need a model of semantic IDs, got SASRec, which knows"):
+        Recommender.from_pretrained(sasrec_run, device="cpu").add_items(new)
+    with pytest.raises(ConfigError, match=r"in a run's folder, got popularity"):
+        Recommender(Popularity.fit(data)).add_items(new)
+    shutil.copytree(run, tmp_path / "old")
+    shutil.rmtree(tmp_path / "old" / "quantizer")
+    with pytest.raises(MissingPathError, match="need the quantiser that made the run's IDs"):
+        Recommender.from_pretrained(tmp_path / "old", device="cpu").add_items(new)
+
+
+@pytest.mark.parametrize("which", ["run", "sasrec_run"])
+def test_removed_items_never_come_back(request, which):
+    recommender = Recommender.from_pretrained(request.getfixturevalue(which), device="cpu")
+    gone = ["a1", "b2"]
+    recommender.remove_items(gone)
+    assert recommender.num_items == 30
+    histories = [["a1", "a2"], ["c1"], []]
+    found = recommender.recommend(histories, k=40, exclude_seen=False)
+    assert [len(items) for items in found.items] == [30] * 3
+    assert not {*gone} & {item for items in found.items for item in items}
+    assert recommender.recommend(["c1"], k=5, allow=gone).items == []
+    assert len(recommender.recommend(["c1"], k=5, allow=[*gone, "a3"]).items) == 1
+    assert "b2" not in recommender.similar_items("b1", k=40).items
+    with pytest.raises(DataError, match="got 1 that are not among its 32: 'zz'"):
+        recommender.remove_items("zz")
+
+
+def test_a_removed_item_comes_back_with_its_id(recommender):
+    before = recommender.recommend(["c1"], k=40)
+    recommender.remove_items({"a1"})
+    recommender.add_items([("a1", "", [0.0] * 6)])
+    after = recommender.recommend(["c1"], k=40)
+    assert after.items == before.items
+    assert np.array_equal(after.scores, before.scores)
+
+
+@pytest.mark.parametrize("which", ["run", "sasrec_run"])
+def test_similar_items_share_codes_then_are_near(request, which):
+    path = request.getfixturevalue(which)
+    recommender = Recommender.from_pretrained(path, device="cpu")
+    found = recommender.similar_items(["a1", "c3"], k=40)
+    assert [len(items) for items in found.items] == [31, 31]
+    assert all((np.diff(scores) <= 0).all() for scores in found.scores)
+    assert found.to_polars().columns == ["target_item_id", "item_id", "score", "rank"]
+    if which == "run":
+        table = SemanticIdTokenizer.load(path)
+        row_of = {key: row for row, key in enumerate(table.item_keys)}
+        for target, items in zip(["a1", "c3"], found.items, strict=True):
+            own = table.ids[row_of[target]]
+            shared = [int((table.ids[row_of[item]] == own).cumprod().sum()) for item in items]
+            assert shared == sorted(shared, reverse=True)
+    alone = recommender.similar_items("a1", k=3, exclude=[found.items[0][0]])
+    assert alone.items == found.items[0][1:4]
+    assert recommender.similar_items(["zz"], on_unknown="ignore").items == [[]]
+
+
+def test_similar_items_need_something_to_measure(data):
+    with pytest.raises(ConfigError, match="need a model with semantic IDs or vectors of items"):
+        Recommender(Popularity.fit(data)).similar_items("a1")
+
+
+def test_users_are_found_by_their_ids(recommender, data):
+    users = ["user 3", "user 0"]
+    found = recommender.recommend(users=users, k=4)
+    rows = [
+        data.sequence_items[data.sequence_offsets[u] : data.sequence_offsets[u + 1]] for u in (3, 0)
+    ]
+    histories = [[data.item_keys[row] for row in own] for own in rows]
+    assert found.items == recommender.recommend(histories, k=4).items
+    assert found.to_polars()["user_id"].to_list() == ["user 3"] * 4 + ["user 0"] * 4
+    assert recommender.recommend(users="user 3", k=4).items == found.items[0]
+    with pytest.raises(DataError, match=r"got 1 that are not among its 30: 'usr 3' \(did you mea"):
+        recommender.recommend(users=["usr 3"])
+    with pytest.warns(UserWarning, match="users must be users of the data set, got 1 that are not"):
+        late = recommender.recommend(users=["new", "user 3"], k=4, on_unknown="warn")
+    assert late.popular.tolist() == [True, False]
+    assert late.items[1] == found.items[0]
+
+
+def test_users_need_their_data_set(run, data, tmp_path, write_data):
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run" / "meta.json").write_text('{"evaluation": {}}')
+    lonely = Recommender.from_pretrained(tmp_path / "run", device="cpu")
+    with pytest.raises(MissingPathError, match="users can be named only with their data set"):
+        lonely.recommend(users=["user 3"])
+    other = write_data(tmp_path / "other", ["x", "y"], sequences=[[0, 1, 0]])
+    with pytest.raises(ArtifactError, match="must have the items that the run was trained on"):
+        Recommender.from_pretrained(run, device="cpu", data=other.path).recommend(users="user 0")
+    given = Recommender.from_pretrained(tmp_path / "run", device="cpu", data=data.path)
+    assert len(given.recommend(users="user 3", k=4).items) == 4
+
+
+def test_new_items_of_a_table_have_their_titles(run, vectors, tmp_path, write_data):
+    from genrec.trained import load_quantizer
+
+    table = SemanticIdTokenizer.load(run).add_items(
+        load_quantizer(run / "quantizer"), new_vectors(), ["n1", "n2"]
+    )
+    data = write_data(tmp_path / "data", ["n1", "zz"], item_titles=["New one", "z"])
+    recommender = Recommender.from_pretrained(run, tokenizer=table, data=data, device="cpu")
+    assert recommender.titles(recommender.rows(["a1", "n1", "n2"])) == ["title a1", "New one", "n2"]
+
+
+def test_a_device_that_is_not_there_is_one_line(run):
+    for device in ("cuda:7", "nonsense"):
+        with pytest.raises(ConfigError, match=f"device must be one that .*, got {device};"):
+            Recommender.from_pretrained(run, device=device)
+
+
+def test_texts_and_vectors_are_told_apart():
+    new = NewItems.read([("x", "", "red polish"), ("y", "Y", "")])
+    assert (new.titles, new.texts, new.vectors) == (["x", "Y"], ["red polish", ""], None)
+    one = NewItems.read(("x", "X", [1.0, 2.0]))
+    assert one.vectors.tolist() == [[1.0, 2.0]]
