@@ -147,12 +147,7 @@ def sweep(folder: str | os.PathLike[str]) -> None:
 
 
 def write_json_atomic(path: str | os.PathLike[str], value: Any) -> None:
-    """Write a JSON file, keys in the given order, two spaces of indent.
-
-    Args:
-        path: Where the file shall be.
-        value: Anything that ``json`` can write. NaN is refused.
-    """
+    """Write a JSON file, keys in the given order, two spaces of indent; NaN is refused."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
     with atomic_file(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")

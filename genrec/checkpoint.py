@@ -39,7 +39,15 @@ __all__ = [
 
 #: What a training writes into its run folder besides steps and pointers; nothing else is touched.
 RUN_FILES = ("config.gin", "meta.json", "metrics.jsonl", "metrics.json")
-RUN_FOLDERS = ("catalogue", "semantic_ids", "item_space", "quantizer", "encoder")
+RUN_FOLDERS = (
+    "catalogue",
+    "semantic_ids",
+    "semantic_ids-extended",
+    "item_space",
+    "quantizer",
+    "encoder",
+    "known_vectors",
+)
 
 _ASIDE = ".replaced"  # where an older run waits until the new one has a checkpoint
 _MODEL = "model.safetensors"
@@ -83,14 +91,7 @@ class RunDirectory:
         return named or (self.step_path(steps[-1]) if steps else None)
 
     def step_path(self, step: int) -> Path:
-        """Name the folder of a step.
-
-        Args:
-            step: Optimiser steps done.
-
-        Returns:
-            Its path, whether or not it exists.
-        """
+        """Name the folder of a step, whether or not it exists."""
         return self.path / f"step_{step}"
 
     def save(
@@ -156,25 +157,12 @@ class RunDirectory:
         return [p for p in map(self.path.joinpath, names) if p.exists()] + self.step_folders()
 
     def point(self, name: str, step: int) -> None:
-        """Move a pointer.
-
-        Args:
-            name: For example ``latest`` or ``best``.
-            step: A step that is saved.
-        """
+        """Move a pointer, for example ``latest`` or ``best``, to a step that is saved."""
         with atomic_file(self.path / name) as temporary:
             temporary.write_text(f"step_{step}\n", encoding="utf-8")
 
     def pointed(self, name: str) -> Path | None:
-        """Follow a pointer.
-
-        Args:
-            name: For example ``latest`` or ``best``.
-
-        Returns:
-            The step's folder; None where there is none, or the pointer does not name a whole step
-            of this run.
-        """
+        """Follow a pointer, such as ``latest``, to a whole step of this run; None without one."""
         pointer = self.path / name
         if not pointer.is_file() or pointer.stat().st_size > _POINTER_BYTES:
             return None

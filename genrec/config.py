@@ -114,7 +114,9 @@ def _explain(error: Exception, names: Sequence[str], root: str) -> str:
     first = text.splitlines()[0] if text else type(error).__name__
     if found := re.search(r"'?(\S+?)'? doesn't have a parameter named '(\w+)'", text):
         where, name = found.groups()
-        return f"setting must exist, got {where.split('.')[-1]}.{name}; {did_you_mean(name, names)}"
+        near = did_you_mean(name, names)
+        more = "" if near.startswith("did you mean") else "; `genrec settings STAGE` lists them"
+        return f"setting must exist, got {where.split('.')[-1]}.{name}; {near}{more}"
     if found := re.search(r"No configurable matching (?:reference )?'?@?([\w./]+)", text):
         name = found.group(1)
         near = did_you_mean(name, [root, *names])

@@ -40,7 +40,9 @@ def sealed(folder: Path, meta: Mapping[str, Any]) -> dict[str, Any]:
     Returns:
         ``meta`` with ``files`` and ``seal``.
     """
-    names = sorted(path.name for path in folder.iterdir() if path.is_file())
+    names = sorted(
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
+    )
     files = dict(zip(names, _describe([folder / name for name in names]), strict=True))
     described = {**meta, _FILES: files}
     return {**described, _SEAL: _seal(described)}

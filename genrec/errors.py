@@ -7,7 +7,7 @@ import json
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 __all__ = [
     "ArtifactError",
@@ -84,17 +84,25 @@ def did_you_mean(name: str, choices: Iterable[str], *, limit: int = 3) -> str:
     near = difflib.get_close_matches(name, known, n=limit, cutoff=0.5)
     if near:
         return f"did you mean {', '.join(near)}?"
-    if len(known) > 100:
+    if len(known) > 20:
         return f"for example {', '.join(known[:limit])}"
     return f"allowed: {', '.join(known)}"
 
 
-def run_command(command: Callable[[], object], *, debug: bool = False) -> None:
+def run_command(
+    command: Callable[[], object],
+    *,
+    debug: bool = False,
+    options: Mapping[str, str] | None = None,
+) -> None:
     """Run a command; turn an error in the input into one line and exit status 2.
 
     Args:
         command: The work, without arguments.
         debug: Let the traceback through.
+        options: How the command calls what messages of the library call otherwise, for example
+            ``{"min_rating": "--min-rating"}``. A single word may be an everyday one, and is
+            replaced only where a message begins with it.
 
     Raises:
         SystemExit: Status 2 for a user's error, 130 for Ctrl-C, 143 where SIGTERM ended a
@@ -107,10 +115,20 @@ def run_command(command: Callable[[], object], *, debug: bool = False) -> None:
             raise
         # gin appends where the failing configurable was called; that is no help to a user.
         message = str(error).split("\n  In call to configurable")[0]
-        print(f"error: {printable(' '.join(message.split()))}", file=sys.stderr)
+        message = _as_typed(" ".join(message.split()), options or {})
+        print(f"error: {printable(message)}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt as error:
         if debug:
             raise
         print("interrupted; what was saved is complete", file=sys.stderr)
         raise SystemExit(128 + getattr(error, "number", signal.SIGINT)) from None
+
+
+def _as_typed(message: str, options: Mapping[str, str]) -> str:
+    """Put the options of a command for names of the library, but not inside paths and values."""
+    for name, option in options.items():
+        everyday = re.fullmatch("[a-z]+", name)
+        where = rf"^{name}(?= must\b)" if everyday else rf"(?<![\w/.'-]){name}(?![\w/.='-])"
+        message = re.sub(where, option, message)
+    return message

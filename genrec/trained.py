@@ -18,15 +18,16 @@ from genrec.checkpoint import RunDirectory, resolve_step
 from genrec.data.catalogue import Catalogue
 from genrec.data.prepared import PreparedDataset, is_prepared
 from genrec.data.text.fused_space import SPACE_NAME, FusedSpace
+from genrec.data.text.kept_encoder import ENCODER_NAME
 from genrec.errors import ArtifactError, MissingPathError
 from genrec.rankers import Ranker
 from genrec.registry import QUANTIZERS, RANKERS, find
+from genrec.runs import find_run
 from genrec.tokenizer.policies import quantizer_digest
 from genrec.tokenizer.quantizer import ItemQuantizer
 from genrec.tokenizer.semantic_id import ARTIFACT_NAME, SemanticIdTokenizer
 
 __all__ = [
-    "ENCODER_NAME",
     "QUANTIZER_NAME",
     "Trained",
     "keep_quantizer",
@@ -39,7 +40,6 @@ __all__ = [
 
 
 QUANTIZER_NAME = "quantizer"  # folder inside a run: the quantiser that made its IDs
-ENCODER_NAME = "encoder"  # the fitted text encoder of its vectors
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def load_trained(
     """Open the best model of a run with its catalogue and settings.
 
     Args:
-        path: The run's folder.
+        path: The run's folder, or one with a single run below it.
         device: Where the model shall live.
         table: The run's ID table with new items added, which then are recommended too; None
             takes the run's own.
@@ -112,7 +112,7 @@ def load_trained(
         ArtifactError: If a file of it is damaged, its model is none that recommends, or
             ``table`` does not go on from its own.
     """
-    run = Path(path)
+    run = find_run(path)
     if not (run / "meta.json").is_file():
         raise MissingPathError(
             f"run must be a folder with meta.json, got {run}; give the folder that training "
@@ -144,7 +144,7 @@ def load_quantizer(
     """Open the quantiser of a stage-one run, whichever it is.
 
     Args:
-        path: The run's folder, or one of its step folders.
+        path: The run's folder, one of its step folders, or a folder with a single run below it.
         device: Where the quantiser shall live.
         checkpoint: Name of a step folder or of a pointer in the run, for example
             ``best_collision``; None takes the latest.
@@ -156,7 +156,7 @@ def load_quantizer(
         MissingPathError: If there is no such run or checkpoint.
         ArtifactError: If it holds no quantiser.
     """
-    run = Path(path)
+    run = find_run(path)
     if not run.is_dir():
         raise MissingPathError(
             f"RUN_DIR must be a folder, got {run}; give the one that `genrec train rqvae` printed"

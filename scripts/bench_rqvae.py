@@ -18,8 +18,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from genrec.models.rqvae import FeatureSettings, MlpSettings, RqVae
-from genrec.training.optimizer import build_optimizer
+from genrec.models.rqvae import FeatureSettings, MlpSettings, RqVae, RqVaeParts
+from genrec.training.optimizer import OptimizerSettings, build_optimizer
 
 INPUT_DIM, HIDDEN_DIMS, EMBED_DIM = 384, (512, 256, 128), 32
 NUM_CODES, NUM_LEVELS, BATCH_SIZE, NUM_ITEMS = 256, 3, 2048, 12_101
@@ -105,12 +105,13 @@ def main() -> None:
         hidden_dims=HIDDEN_DIMS,
         codebook_size=NUM_CODES,
         n_layers=NUM_LEVELS,
-        mlp=MlpSettings(activation="relu"),
-        features=FeatureSettings(scale=INPUT_DIM**0.5),
+        parts=RqVaeParts(
+            mlp=MlpSettings(activation="relu"), features=FeatureSettings(scale=INPUT_DIM**0.5)
+        ),
     ).to(device)
     model.initialize_codebooks(items)
     half = args.precision == "bf16"
-    optimizer = build_optimizer("adamw", model.parameters(), learning_rate=1e-3)
+    optimizer = build_optimizer(model.parameters(), OptimizerSettings())
     steps = {
         "steps_per_s": stepper(
             optimizer, model, lambda x: model(x).loss, items, model.update_codebooks, half=half

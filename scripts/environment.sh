@@ -35,7 +35,7 @@ prepare_environment() { # $1: extra of pyproject.toml to install too, for exampl
   new_enough "$VIRTUAL_ENV/bin/python" ||
     fail "Python must be 3.10 or newer, got $(python --version 2>&1) in $VIRTUAL_ENV; use another"
   # A stamp says what was installed from where, so that a second call starts at once.
-  want="$(cat pyproject.toml constraints.txt | cksum) $PWD"
+  want="$(cat pyproject.toml setup.py constraints.txt | cksum) $PWD"
   stamp="$VIRTUAL_ENV/.genrec-installed"
   have="$(cat "$stamp" 2>/dev/null || true)"
   if [ "$have" != "$want ${1:-}" ] && [ "$have" != "$want dev" ]; then

@@ -23,6 +23,7 @@ LAYERS = {
     "genrec.errors": 0,
     "genrec.recipes": 0,
     "genrec.run_lock": 0,
+    "genrec.runs": 0,
     "genrec.settings": 0,
     "genrec.threads": 0,
     "genrec.version": 0,

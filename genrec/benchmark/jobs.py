@@ -214,7 +214,8 @@ def _check_rows(model: str, rows: Mapping[str, Mapping[str, Any]], step: Step) -
             f"models must end with a stage that recommends, got {model!r} with {step.stage}; add "
             "one, for example decoder/amazon"
         )
-    known = dataclasses.asdict(step.settings.evaluation())
+    ranking: dict[str, Any] = getattr(step.settings, "ranking_options", dict)()
+    known = dataclasses.asdict(step.settings.evaluation()) | ranking
     for how in rows.values():
         for name in how:
             if name not in known:

@@ -1,1 +1,62 @@
-"""The commands of ``genrec``, one module each; all of them call the library."""
+"""The commands of ``genrec``, one module each; all of them call the library.
+
+What a command can be told is a frozen dataclass: each word is described once, at its field.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from inspect import Parameter, Signature
+from typing import Annotated, Any, TypeVar, get_type_hints
+
+import typer
+
+from genrec.errors import run_command
+
+__all__ = ["add_command"]
+
+A = TypeVar("A")
+
+_DEBUG = Annotated[bool, typer.Option(help="Show the traceback of an error.")]
+
+
+def add_command(
+    app: typer.Typer,
+    name: str,
+    arguments: type[A],
+    work: Callable[[A], object],
+    *,
+    about: str,
+    options: Mapping[str, str] | None = None,
+) -> None:
+    """Add a command to an application; ``--debug`` comes with it.
+
+    Args:
+        app: The application.
+        name: What the user types.
+        arguments: A dataclass whose fields are annotated with a ``typer.Argument`` or
+            ``typer.Option``; a field without a default must be given.
+        work: Does it; a :class:`~genrec.errors.GenRecError` becomes one line and exit status 2.
+        about: One sentence for ``--help``.
+        options: See :func:`~genrec.errors.run_command`.
+    """
+    hints = get_type_hints(arguments, include_extras=True)
+    words = [
+        Parameter(
+            known.name,
+            Parameter.KEYWORD_ONLY,
+            annotation=hints[known.name],
+            default=Parameter.empty if known.default is dataclasses.MISSING else known.default,
+        )
+        for known in dataclasses.fields(arguments)  # type: ignore[arg-type]
+    ]
+    debug = Parameter("debug", Parameter.KEYWORD_ONLY, annotation=_DEBUG, default=False)
+
+    def command(*, debug: bool, **given: Any) -> None:
+        run_command(lambda: work(arguments(**given)), debug=debug, options=options)
+
+    # typer reads both: the order and defaults here, the types there.
+    command.__signature__ = Signature([*words, debug])  # type: ignore[attr-defined]
+    command.__annotations__ = {word.name: word.annotation for word in [*words, debug]}
+    app.command(name, help=about)(command)

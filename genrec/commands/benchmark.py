@@ -2,93 +2,91 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from genrec.errors import run_command
+from genrec.commands import add_command
 
-__all__ = ["app_command"]
+__all__ = ["BenchmarkArguments", "app_command"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkArguments:
+    """What ``genrec benchmark`` is told."""
+
+    config: Annotated[
+        str, typer.Argument(help="A gin file, or a name in configs/benchmark: beauty, sample.")
+    ]
+    data: Annotated[
+        Path | None,
+        typer.Option(help="The source's folder or a prepared data set. [the file's]"),
+    ] = None
+    split: Annotated[str | None, typer.Option(help="Part of the release, for example beauty.")] = (
+        None
+    )
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help="Run only this model of the file; may be repeated. [all]"),
+    ] = None
+    use: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="RUN",
+            help="A finished run that stands for a training of the same settings and data; "
+            "may be repeated. Those in the recipes' own folders are found without.",
+        ),
+    ] = None
+    gin: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="BINDING", help='An override: "benchmark.seeds=[0]"; may be repeated.'
+        ),
+    ] = None
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads on a CPU. [one a core]")] = (
+        None
+    )
 
 
 def app_command(app: typer.Typer) -> None:
-    """Add the command to an application.
+    """Add the command to an application."""
 
-    Args:
-        app: The application.
-    """
+    def work(told: BenchmarkArguments) -> None:
+        from genrec.entry import settle_process
 
-    @app.command(
-        "benchmark",
-        help="Train, fit and evaluate the models of a file over its seeds, and write the table. "
-        "A second call goes on where the first one stopped.",
+        settle_process(told.threads)
+        from genrec.benchmark.run import run_benchmark
+        from genrec.benchmark.settings import BenchmarkSettings
+        from genrec.config import configure
+        from genrec.data.prepared import is_prepared
+        from genrec.recipes import find_recipe
+        from genrec.training.settings import DataSettings
+
+        shorthands: dict[str, str | None] = {}
+        words = ["genrec", "benchmark", told.config]
+        if told.data is not None:
+            shorthands["dataset_folder"] = str(told.data)
+            words += ["--data", str(told.data)]
+            if is_prepared(told.data):
+                shorthands["dataset_split"] = None
+        if told.split is not None:
+            shorthands["dataset_split"] = told.split
+            words += ["--split", told.split]
+        on_data = [f"benchmark.{known.name}" for known in fields(DataSettings)]
+        for binding in told.gin or ():  # of the others the rows keep the settings themselves
+            if binding.partition("=")[0].strip() in on_data:
+                words += ["--gin", binding]
+        bindings = [f"benchmark.{name}={value!r}" for name, value in shorthands.items()]
+        file = find_recipe(told.config, ("benchmark",))
+        settings = configure(
+            BenchmarkSettings, file, [*bindings, *(told.gin or ())], root="benchmark"
+        )
+        run_benchmark(settings, command=words, only=told.model or (), use=told.use or ())
+
+    about = (
+        "Train, fit and evaluate the models of a file over its seeds, and write the table. "
+        "A second call goes on where the first one stopped."
     )
-    def command(
-        config: Annotated[
-            str, typer.Argument(help="A gin file, or a name in configs/benchmark: beauty, sample.")
-        ],
-        data: Annotated[
-            Path | None,
-            typer.Option(help="The source's folder or a prepared data set. [the file's]"),
-        ] = None,
-        split: Annotated[
-            str | None, typer.Option(help="Part of the release, for example beauty.")
-        ] = None,
-        model: Annotated[
-            list[str] | None,
-            typer.Option(help="Run only this model of the file; may be repeated. [all]"),
-        ] = None,
-        use: Annotated[
-            list[Path] | None,
-            typer.Option(
-                metavar="RUN",
-                help="A finished run that stands for a training of the same settings and data; "
-                "may be repeated. Those in the recipes' own folders are found without.",
-            ),
-        ] = None,
-        gin: Annotated[
-            list[str] | None,
-            typer.Option(
-                metavar="BINDING", help='An override: "benchmark.seeds=[0]"; may be repeated.'
-            ),
-        ] = None,
-        threads: Annotated[
-            int | None, typer.Option(min=1, help="Threads on a CPU. [one a core]")
-        ] = None,
-        debug: Annotated[bool, typer.Option(help="Show the traceback of an error.")] = False,
-    ) -> None:
-        def work() -> None:
-            from genrec.entry import settle_process
-
-            settle_process(threads)
-            from genrec.benchmark.run import run_benchmark
-            from genrec.benchmark.settings import BenchmarkSettings
-            from genrec.config import configure
-            from genrec.data.prepared import is_prepared
-            from genrec.recipes import find_recipe
-            from genrec.training.settings import DataSettings
-
-            shorthands: dict[str, str | None] = {}
-            words = ["genrec", "benchmark", config]
-            if data is not None:
-                shorthands["dataset_folder"] = str(data)
-                words += ["--data", str(data)]
-                if is_prepared(data):
-                    shorthands["dataset_split"] = None
-            if split is not None:
-                shorthands["dataset_split"] = split
-                words += ["--split", split]
-            on_data = [f"benchmark.{known.name}" for known in fields(DataSettings)]
-            for binding in gin or ():  # of the others the rows keep the settings themselves
-                if binding.partition("=")[0].strip() in on_data:
-                    words += ["--gin", binding]
-            bindings = [f"benchmark.{name}={value!r}" for name, value in shorthands.items()]
-            file = find_recipe(config, ("benchmark",))
-            settings = configure(
-                BenchmarkSettings, file, [*bindings, *(gin or ())], root="benchmark"
-            )
-            run_benchmark(settings, command=words, only=model or (), use=use or ())
-
-        run_command(work, debug=debug)
+    add_command(app, "benchmark", BenchmarkArguments, work, about=about)

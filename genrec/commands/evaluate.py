@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from genrec.errors import ArtifactError, MissingPathError, run_command
+from genrec.commands import add_command
+from genrec.errors import ArtifactError, MissingPathError
 
 if TYPE_CHECKING:
     from genrec.data.prepared import PreparedDataset
     from genrec.rankers import Ranker
     from genrec.trained import Trained
 
-__all__ = ["app_command", "evaluate_runs"]
+__all__ = ["EvaluateArguments", "app_command", "evaluate_runs"]
+
+#: What messages of the library call otherwise than the options here.
+_OPTIONS = {"num_beams": "--beams", "split to evaluate": "--split", "top_k_eval_list": "-k"}
 
 
 def evaluate_runs(
@@ -56,11 +61,13 @@ def evaluate_runs(
     from genrec.evaluation.settings import EvaluationSettings
     from genrec.evaluation.tables import format_table, known_results, write_metrics
     from genrec.rankers import baselines
+    from genrec.runs import find_run
     from genrec.trained import load_trained
     from genrec.training.processes import start_accelerator
 
     accelerator = start_accelerator()
     device = accelerator.device
+    paths = [find_run(path) for path in paths]
     runs = [load_trained(path, device=device, num_beams=num_beams) for path in paths]
     _check_same_data(paths, runs)
     data = data if data is not None else _open_data(paths[0], runs[0])
@@ -148,62 +155,55 @@ def _notes(rankers: dict[str, Any]) -> list[str]:
     ]
 
 
-def app_command(app: typer.Typer) -> None:
-    """Add the command to an application.
+@dataclass(frozen=True, kw_only=True)
+class EvaluateArguments:
+    """What ``genrec evaluate`` is told."""
 
-    Args:
-        app: The application.
-    """
-
-    @app.command(
-        "evaluate",
-        help="Rank the held-out items of a data set; writes metrics.json into each run.",
+    run_dirs: Annotated[
+        list[Path], typer.Argument(help="Runs of any training but stage one, on one data set.")
+    ]
+    split: Annotated[str, typer.Option(help="valid or test.")] = "test"
+    beams: Annotated[int | None, typer.Option(min=1, help="Beams. [those of each run]")] = None
+    exclude_history: Annotated[
+        bool | None,
+        typer.Option(
+            "--exclude-history/--keep-history",
+            help="Print only the rows where items of the history are left out, or are not. [both]",
+        ),
+    ] = None
+    k: Annotated[
+        list[int] | None,
+        typer.Option("-k", min=1, help="Length of the list; may be repeated. [those of the run]"),
+    ] = None
+    baselines: Annotated[bool, typer.Option(help="Evaluate popularity and co-occurrence too.")] = (
+        True
     )
-    def command(
-        run_dirs: Annotated[
-            list[Path], typer.Argument(help="Runs of any training but stage one, on one data set.")
-        ],
-        split: Annotated[str, typer.Option(help="valid or test.")] = "test",
-        beams: Annotated[int | None, typer.Option(min=1, help="Beams. [those of each run]")] = None,
-        exclude_history: Annotated[
-            bool | None,
-            typer.Option(
-                "--exclude-history/--keep-history",
-                help="Print only the rows where items of the history are left out, or are not. "
-                "[both]",
-            ),
-        ] = None,
-        k: Annotated[
-            list[int] | None,
-            typer.Option(
-                "-k", min=1, help="Length of the list; may be repeated. [those of the run]"
-            ),
-        ] = None,
-        baselines: Annotated[
-            bool, typer.Option(help="Evaluate popularity and co-occurrence too.")
-        ] = True,
-        reuse: Annotated[
-            bool, typer.Option("--reuse", help="Print the numbers at hand where they still hold.")
-        ] = False,
-        data: Annotated[
-            Path | None, typer.Option(help="Prepared data set. [that of the first run]")
-        ] = None,
-        debug: Annotated[bool, typer.Option(help="Show the traceback of an error.")] = False,
-    ) -> None:
-        def work() -> None:
-            from genrec.data.prepared import PreparedDataset
-            from genrec.entry import settle_process
+    reuse: Annotated[
+        bool, typer.Option("--reuse", help="Print the numbers at hand where they still hold.")
+    ] = False
+    data: Annotated[
+        Path | None, typer.Option(help="Prepared data set. [that of the first run]")
+    ] = None
 
-            settle_process()
-            evaluate_runs(
-                run_dirs,
-                split=split,
-                num_beams=beams,
-                hide_history=exclude_history,
-                ks=k,
-                with_baselines=baselines,
-                reuse=reuse,
-                data=None if data is None else PreparedDataset.load(data),
-            )
 
-        run_command(work, debug=debug)
+def app_command(app: typer.Typer) -> None:
+    """Add the command to an application."""
+
+    def work(told: EvaluateArguments) -> None:
+        from genrec.data.prepared import PreparedDataset
+        from genrec.entry import settle_process
+
+        settle_process()
+        evaluate_runs(
+            told.run_dirs,
+            split=told.split,
+            num_beams=told.beams,
+            hide_history=told.exclude_history,
+            ks=told.k,
+            with_baselines=told.baselines,
+            reuse=told.reuse,
+            data=None if told.data is None else PreparedDataset.load(told.data),
+        )
+
+    about = "Rank the held-out items of a data set; writes metrics.json into each run."
+    add_command(app, "evaluate", EvaluateArguments, work, about=about, options=_OPTIONS)

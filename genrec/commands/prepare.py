@@ -3,16 +3,169 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from genrec.errors import ConfigError, MissingPathError, did_you_mean, run_command
+from genrec.commands import add_command
+from genrec.errors import ConfigError, MissingPathError, did_you_mean
 
-__all__ = ["app_command", "prepare_source"]
+__all__ = ["PrepareArguments", "app_command", "prepare_source"]
 
 _MIB = 1 << 20
+
+#: What messages of the library call otherwise than the options here.
+_OPTIONS = {
+    "dataset": "--dataset",
+    "encoder_model_name": "--encoder",
+    "min_item_interactions": "--min-item",
+    "min_rating": "--min-rating",
+    "min_user_interactions": "--min-user",
+    "repeats": "--repeats",
+    "split_rule": "--split-rule",
+    "test_share": "--test-share",
+    "ties": "--ties",
+    "valid_share": "--valid-share",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareArguments:
+    """What ``genrec prepare`` is told."""
+
+    source: Annotated[str, typer.Argument(help="Folder of files, or a release: beauty, ml-1m, ...")]
+    out: Annotated[Path, typer.Option(help="Folder to write.")]
+    dataset: Annotated[
+        str | None, typer.Option(help="Kind of source, e.g. amazon or tables. [by its files]")
+    ] = None
+    split: Annotated[str | None, typer.Option(help="Part of a release, e.g. beauty.")] = None
+    encoder: Annotated[
+        str | None,
+        typer.Option(
+            help="tfidf[:width], a sentence-transformers model, or vectors in .npy. [that of "
+            "--like, else tfidf]"
+        ),
+    ] = None
+    like: Annotated[
+        Path | None,
+        typer.Option(
+            help="A prepared data set or stage-one run: embed with its encoder, so that new "
+            "items of its catalogue lie among the old."
+        ),
+    ] = None
+    encoder_processes: Annotated[
+        int, typer.Option(help="Processes of a sentence-transformers model.")
+    ] = 1
+    vector_keys: Annotated[
+        Path | None, typer.Option(help="Item keys of the rows of a .npy, one a line.")
+    ] = None
+    replace_non_finite: Annotated[bool, typer.Option(help="Put 0 for NaN and Inf in a .npy.")] = (
+        False
+    )
+    text_template: Annotated[
+        str | None, typer.Option(help="e.g. 'Title: {title}; Brand: {brand}'.")
+    ] = None
+    items: Annotated[str | None, typer.Option(help="Items table below SOURCE.")] = None
+    interactions: Annotated[str | None, typer.Option(help="Interactions table below SOURCE.")] = (
+        None
+    )
+    user_column: Annotated[str | None, typer.Option()] = None
+    item_column: Annotated[str | None, typer.Option()] = None
+    time_column: Annotated[
+        str | None, typer.Option(help="'' reads none: the order of the file counts.")
+    ] = None
+    rating_column: Annotated[str | None, typer.Option()] = None
+    item_key_column: Annotated[
+        str | None, typer.Option(help="Id of an item in the items table.")
+    ] = None
+    title_column: Annotated[str | None, typer.Option()] = None
+    text_column: Annotated[
+        list[str] | None, typer.Option(help="Text of an item; give it again for more.")
+    ] = None
+    vector_column: Annotated[str | None, typer.Option()] = None
+    time_format: Annotated[
+        str | None, typer.Option(help="Format of text times, e.g. '%d/%m/%Y %H:%M'.")
+    ] = None
+    time_unit: Annotated[str | None, typer.Option(help="s, ms, us or ns. [guessed]")] = None
+    separator: Annotated[str | None, typer.Option(help="Of CSV files. [guessed]")] = None
+    encoding: Annotated[str | None, typer.Option(help="Of CSV files. [utf-8]")] = None
+    min_rating: Annotated[float | None, typer.Option(help="Drop interactions rated lower.")] = None
+    k_core: Annotated[
+        int | None, typer.Option(help="Fewest interactions of a user and of an item.")
+    ] = None
+    min_user: Annotated[int | None, typer.Option(help="Fewest of a user.")] = None
+    min_item: Annotated[int | None, typer.Option(help="Fewest of an item.")] = None
+    repeats: Annotated[
+        str, typer.Option(help="Of a user's interactions with an item: all, first, last.")
+    ] = "all"
+    ties: Annotated[
+        str, typer.Option(help="Order at the same time: by item, or as in the file.")
+    ] = "item"
+    split_rule: Annotated[str, typer.Option(help="leave-one-out or global-time.")] = "leave-one-out"
+    valid_share: Annotated[float, typer.Option(help="For global-time.")] = 0.1
+    test_share: Annotated[float, typer.Option(help="For global-time.")] = 0.1
+    keep_unseen_items: Annotated[
+        bool, typer.Option(help="Keep items that nobody interacted with.")
+    ] = False
+    items_only: Annotated[
+        bool, typer.Option(help="A catalogue without interactions, for stage one alone.")
+    ] = False
+    raw_dir: Annotated[Path, typer.Option(help="Where fetched files are kept.")] = Path("data/raw")
+    force: Annotated[
+        bool, typer.Option(help="Replace a prepared data set, on which runs may rest.")
+    ] = False
+
+    def reader_options(self) -> dict[str, Any]:
+        """Gather what the reader of the source is told; nothing that was not given."""
+        from genrec.data.readers.table_columns import TableColumns
+
+        named = {
+            "user": self.user_column,
+            "item": self.item_column,
+            "time": self.time_column,
+            "rating": self.rating_column,
+            "item_key": self.item_key_column,
+            "title": self.title_column,
+            "text": tuple(self.text_column or ()) or None,
+            "vector": self.vector_column,
+            "time_format": self.time_format,
+            "time_unit": self.time_unit,
+        }
+        columns = {role: name for role, name in named.items() if name is not None}
+        options = {
+            "items": self.items,
+            "interactions": self.interactions,
+            "separator": self.separator,
+            "encoding": self.encoding,
+            "items_only": self.items_only or None,
+            "columns": TableColumns(**columns) if columns else None,  # type: ignore[arg-type]
+        }
+        return {name: value for name, value in options.items() if value is not None}
+
+    def encoder_options(self) -> dict[str, Any]:
+        """Gather what the encoder is told: each kind takes its own."""
+        if self.encoder is not None and self.encoder.endswith(".npy"):
+            return {"keys": self.vector_keys, "replace_non_finite": self.replace_non_finite}
+        return {} if self.encoder_processes == 1 else {"num_processes": self.encoder_processes}
+
+    def prepare_options(self) -> Any:
+        """Gather the :class:`genrec.data.options.PrepareOptions`."""
+        from genrec.data.options import PrepareOptions
+
+        return PrepareOptions(
+            min_user_interactions=self.k_core if self.min_user is None else self.min_user,
+            min_item_interactions=self.k_core if self.min_item is None else self.min_item,
+            min_rating=self.min_rating,
+            repeats=self.repeats,  # type: ignore[arg-type]
+            ties=self.ties,  # type: ignore[arg-type]
+            split_rule=self.split_rule,
+            valid_share=self.valid_share,
+            test_share=self.test_share,
+            text_template=self.text_template,
+            keep_unseen_items=self.keep_unseen_items,
+        )
 
 
 def prepare_source(
@@ -21,24 +174,30 @@ def prepare_source(
     *,
     dataset: str | None = None,
     split: str | None = None,
-    encoder_model_name: str = "tfidf",
+    encoder_model_name: str | None = None,
     options: Any = None,
     reader_options: dict[str, Any] | None = None,
     encoder_options: dict[str, Any] | None = None,
     raw_dir: Path = Path("data") / "raw",
+    like: Path | None = None,
+    force: bool = False,
 ) -> Any:
     """Prepare a source into a folder and print its card.
 
     Args:
         source: Folder of a release or of tables, or the name of a release to fetch.
-        out: Folder to write; must be new, empty, or a prepared data set to replace.
+        out: Folder to write; must be new or empty, or with ``force`` a prepared data set.
         dataset: Kind of source; None tells by the files.
         split: Part of a release.
-        encoder_model_name: See :func:`genrec.data.text.encoders.make_encoder`.
+        encoder_model_name: See :func:`genrec.data.text.encoders.make_encoder`; None takes that
+            of ``like``, else ``tfidf``.
         options: A :class:`genrec.data.options.PrepareOptions`; None takes the defaults.
         reader_options: More arguments of the source's reader.
         encoder_options: More arguments of the encoder.
         raw_dir: Where fetched files are kept.
+        like: A prepared data set or a stage-one run whose encoder and text template to use, so
+            that items added to its catalogue get vectors that can be compared with the old ones.
+        force: Replace a prepared data set, on which runs may rest.
 
     Returns:
         The :class:`genrec.data.prepared.PreparedDataset`.
@@ -47,14 +206,24 @@ def prepare_source(
         GenRecError: If anything about the source, the folder or the options is wrong.
     """
     from genrec.data.card import format_card
+    from genrec.data.options import PrepareOptions
     from genrec.data.prepare import prepare
     from genrec.data.processed import RecDataset
     from genrec.data.readers.registry import detect_kind, open_source
     from genrec.data.text.encoders import make_encoder
+    from genrec.data.text.kept_encoder import load_encoder
 
     start = time.perf_counter()
-    _check_out(out)
-    encoder = make_encoder(encoder_model_name, **(encoder_options or {}))
+    _check_out(out, force=force)
+    options = options or PrepareOptions()
+    if like is not None:
+        kept = load_encoder(like, **({} if encoder_model_name else encoder_options or {}))
+        template = options.text_template or kept.text_template
+        options = replace(options, text_template=template)
+    if like is None or encoder_model_name is not None:
+        encoder = make_encoder(encoder_model_name or "tfidf", **(encoder_options or {}))
+    else:
+        encoder = kept.encoder
     folder, kind, part = _locate(source, raw_dir)
     part = split or part
     kind = RecDataset.parse(dataset).value if dataset else kind or detect_kind(folder, part)
@@ -63,7 +232,10 @@ def prepare_source(
         opened.read(), out, encoder=encoder, options=options, cache_dir=raw_dir / ".embeddings"
     )
     print(format_card(prepared.meta["card"]))
-    size = sum(file.stat().st_size for file in out.iterdir()) / _MIB
+    left_out = prepared.meta["card"]["items_left_out_without_interactions"]
+    if like is not None and left_out:
+        print(f"\n{left_out:,} items that nobody took are left out; --keep-unseen-items keeps them")
+    size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file()) / _MIB
     print(f"\nwrote {out} ({size:.1f} MiB) in {time.perf_counter() - start:.1f} s")
     return prepared
 
@@ -89,162 +261,41 @@ def _locate(source: str, raw_dir: Path) -> tuple[Path, str | None, str | None]:
     return fetch_release(release, raw_dir), release.kind, release.split
 
 
-def _check_out(out: Path) -> None:
+def _check_out(out: Path, *, force: bool) -> None:
     """Refuse a folder whose content would be lost: the result replaces the whole folder."""
     from genrec.data.prepared import is_prepared
 
-    if out.is_file() or (out.is_dir() and any(out.iterdir()) and not is_prepared(out)):
+    if is_prepared(out):
+        if not force:
+            raise ConfigError(
+                f"--out must be a new or empty folder, got the prepared data set {out}, on which "
+                "runs may rest; choose another folder, or add --force to replace it"
+            )
+    elif out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise ConfigError(
-            f"--out must be a new or empty folder or a prepared data set, got {out} with other "
-            "files; choose another folder"
+            f"--out must be a new or empty folder, got {out} with other files; choose another "
+            "folder"
         )
 
 
 def app_command(app: typer.Typer) -> None:
-    """Add the command to an application.
+    """Add the command to an application."""
 
-    Args:
-        app: The application.
-    """
+    def work(told: PrepareArguments) -> None:
+        tables = told.interactions is not None or told.items is not None
+        prepare_source(
+            told.source,
+            told.out,
+            dataset=told.dataset or ("tables" if tables else None),
+            split=told.split,
+            encoder_model_name=told.encoder,
+            options=told.prepare_options(),
+            reader_options=told.reader_options(),
+            encoder_options=told.encoder_options(),
+            raw_dir=told.raw_dir,
+            like=told.like,
+            force=told.force,
+        )
 
-    @app.command("prepare", help="Prepare a data set for training; prints its data card.")
-    def command(
-        source: Annotated[
-            str, typer.Argument(help="Folder of files, or a release: beauty, ml-1m, ...")
-        ],
-        out: Annotated[Path, typer.Option(help="Folder to write.")],
-        dataset: Annotated[
-            str | None, typer.Option(help="Kind of source, e.g. amazon or tables. [by its files]")
-        ] = None,
-        split: Annotated[str | None, typer.Option(help="Part of a release, e.g. beauty.")] = None,
-        encoder: Annotated[
-            str,
-            typer.Option(help="tfidf[:width], a sentence-transformers model, or vectors in .npy."),
-        ] = "tfidf",
-        encoder_processes: Annotated[
-            int, typer.Option(help="Processes of a sentence-transformers model.")
-        ] = 1,
-        vector_keys: Annotated[
-            Path | None, typer.Option(help="Item keys of the rows of a .npy, one a line.")
-        ] = None,
-        replace_non_finite: Annotated[
-            bool, typer.Option(help="Put 0 for NaN and Inf in a .npy.")
-        ] = False,
-        text_template: Annotated[
-            str | None, typer.Option(help="e.g. 'Title: {title}; Brand: {brand}'.")
-        ] = None,
-        items: Annotated[str | None, typer.Option(help="Items table below SOURCE.")] = None,
-        interactions: Annotated[
-            str | None, typer.Option(help="Interactions table below SOURCE.")
-        ] = None,
-        user_column: Annotated[str | None, typer.Option()] = None,
-        item_column: Annotated[str | None, typer.Option()] = None,
-        time_column: Annotated[
-            str | None, typer.Option(help="'' reads none: the order of the file counts.")
-        ] = None,
-        rating_column: Annotated[str | None, typer.Option()] = None,
-        item_key_column: Annotated[
-            str | None, typer.Option(help="Id of an item in the items table.")
-        ] = None,
-        title_column: Annotated[str | None, typer.Option()] = None,
-        text_column: Annotated[
-            list[str] | None, typer.Option(help="Text of an item; give it again for more.")
-        ] = None,
-        vector_column: Annotated[str | None, typer.Option()] = None,
-        time_format: Annotated[
-            str | None, typer.Option(help="Format of text times, e.g. '%d/%m/%Y %H:%M'.")
-        ] = None,
-        time_unit: Annotated[str | None, typer.Option(help="s, ms, us or ns. [guessed]")] = None,
-        separator: Annotated[str | None, typer.Option(help="Of CSV files. [guessed]")] = None,
-        encoding: Annotated[str | None, typer.Option(help="Of CSV files. [utf-8]")] = None,
-        min_rating: Annotated[
-            float | None, typer.Option(help="Drop interactions rated lower.")
-        ] = None,
-        k_core: Annotated[
-            int | None, typer.Option(help="Fewest interactions of a user and of an item.")
-        ] = None,
-        min_user: Annotated[int | None, typer.Option(help="Fewest of a user.")] = None,
-        min_item: Annotated[int | None, typer.Option(help="Fewest of an item.")] = None,
-        repeats: Annotated[
-            str, typer.Option(help="Of a user's interactions with an item: all, first, last.")
-        ] = "all",
-        ties: Annotated[
-            str, typer.Option(help="Order at the same time: by item, or as in the file.")
-        ] = "item",
-        split_rule: Annotated[
-            str, typer.Option(help="leave-one-out or global-time.")
-        ] = "leave-one-out",
-        valid_share: Annotated[float, typer.Option(help="For global-time.")] = 0.1,
-        test_share: Annotated[float, typer.Option(help="For global-time.")] = 0.1,
-        keep_unseen_items: Annotated[
-            bool, typer.Option(help="Keep items that nobody interacted with.")
-        ] = False,
-        items_only: Annotated[
-            bool, typer.Option(help="A catalogue without interactions, for stage one alone.")
-        ] = False,
-        raw_dir: Annotated[Path, typer.Option(help="Where fetched files are kept.")] = Path(
-            "data/raw"
-        ),
-        debug: Annotated[bool, typer.Option(help="Show the traceback of an error.")] = False,
-    ) -> None:
-        from genrec.data.options import PrepareOptions
-
-        def work() -> None:
-            reader: dict[str, Any] = {
-                "items": items,
-                "interactions": interactions,
-                "separator": separator,
-                "encoding": encoding,
-                "items_only": items_only or None,
-                "columns": _columns(
-                    user=user_column,
-                    item=item_column,
-                    time=time_column,
-                    rating=rating_column,
-                    item_key=item_key_column,
-                    title=title_column,
-                    text=tuple(text_column or ()) or None,
-                    vector=vector_column,
-                    time_format=time_format,
-                    time_unit=time_unit,
-                ),
-            }
-            reader = {name: value for name, value in reader.items() if value is not None}
-            encoder_options: dict[str, Any] = {}
-            if encoder.endswith(".npy"):
-                encoder_options = {"keys": vector_keys, "replace_non_finite": replace_non_finite}
-            elif encoder_processes != 1:
-                encoder_options = {"num_processes": encoder_processes}
-            tables = interactions is not None or items is not None
-            prepare_source(
-                source,
-                out,
-                dataset=dataset or ("tables" if tables else None),
-                split=split,
-                encoder_model_name=encoder,
-                options=PrepareOptions(
-                    min_user_interactions=min_user if min_user is not None else k_core,
-                    min_item_interactions=min_item if min_item is not None else k_core,
-                    min_rating=min_rating,
-                    repeats=repeats,  # type: ignore[arg-type]
-                    ties=ties,  # type: ignore[arg-type]
-                    split_rule=split_rule,
-                    valid_share=valid_share,
-                    test_share=test_share,
-                    text_template=text_template,
-                    keep_unseen_items=keep_unseen_items,
-                ),
-                reader_options=reader,
-                encoder_options=encoder_options,
-                raw_dir=raw_dir,
-            )
-
-        run_command(work, debug=debug)
-
-
-def _columns(**named: Any) -> Any:
-    """Gather column names; None where none was given."""
-    from genrec.data.readers.table_columns import TableColumns
-
-    given = {role: name for role, name in named.items() if name is not None}
-    return TableColumns(**given) if given else None
+    about = "Prepare a data set for training; prints its data card."
+    add_command(app, "prepare", PrepareArguments, work, about=about, options=_OPTIONS)

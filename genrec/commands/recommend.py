@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from genrec.errors import (
-    ConfigError,
-    DataError,
-    GenRecError,
-    did_you_mean,
-    printable,
-    run_command,
-)
+from genrec.commands import add_command
+from genrec.errors import ConfigError, DataError, did_you_mean, printable
 
 if TYPE_CHECKING:
     from genrec.data.prepared import PreparedDataset
     from genrec.serving.recommender import Recommender
 
-__all__ = ["app_command", "format_answer", "pick_users", "recommend_after", "recommend_for"]
+__all__ = [
+    "RecommendArguments",
+    "app_command",
+    "format_answer",
+    "pick_users",
+    "recommend_after",
+    "recommend_for",
+]
 
 
 def pick_users(data: PreparedDataset, names: Sequence[str], count: int) -> list[int]:
@@ -161,142 +162,133 @@ def format_answer(answer: dict[str, Any], *, shown: int = 5) -> str:
     return "\n".join(map(printable, lines))
 
 
-#: What Python calls it, and what the user typed.
-_TYPED = {
-    r"^k must": "-k must",
-    r"^histories must": "--history must",
-    r"^users must": "--user must",
-    r"^num_beams must": "--beams must",
-    r"^(allow|exclude|device) must": r"--\1 must",
-    r"^on_unknown must": "--on-unknown must",
-    r"on_unknown='ignore'": "--on-unknown ignore",
-    r"open the recommender with data=, or give histories": "name it with --data, or use --history",
+#: What messages of the library call otherwise than the options here.
+_OPTIONS = {
+    "k": "-k",
+    "histories": "--history",
+    "users": "--user",
+    "num_beams": "--beams",
+    "allow": "--allow",
+    "exclude": "--exclude",
+    "device": "--device",
+    "on_unknown='ignore'": "--on-unknown ignore",
+    "on_unknown": "--on-unknown",
+    "open the recommender with data=, or give histories": "name it with --data, or use --history",
 }
 
 
-def _as_typed(message: str) -> str:
-    """Name options instead of arguments in a message of the library."""
-    for argument, option in _TYPED.items():
-        message = re.sub(argument, option, message)
-    return message
+@dataclass(frozen=True, kw_only=True)
+class RecommendArguments:
+    """What ``genrec recommend`` is told."""
+
+    run_dir: Annotated[Path, typer.Argument(help="A run of any training but stage one.")]
+    user: Annotated[
+        list[str] | None,
+        typer.Option(help="A user of the data set, or whose history it is; may be repeated."),
+    ] = None
+    history: Annotated[
+        list[str] | None,
+        typer.Option(help="Item keys, oldest first, with commas; may be repeated."),
+    ] = None
+    users: Annotated[int, typer.Option(min=1, help="Users to show where none is named.")] = 3
+    k: Annotated[int, typer.Option("-k", min=1, help="Items for each user.")] = 5
+    beams: Annotated[int | None, typer.Option(min=1, help="Beams. [those of the run]")] = None
+    ids: Annotated[
+        Path | None,
+        typer.Option(help="ID table with new items, from `genrec tokenize --extend`."),
+    ] = None
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Prepared data set, for its users and the titles of new items. [the run's]"
+        ),
+    ] = None
+    input: Annotated[
+        Path | None,
+        typer.Option(
+            help="Histories as .parquet, .csv or .jsonl: user_id and item_id, one row an "
+            "interaction, oldest first; or user_id and history, one row a user."
+        ),
+    ] = None
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="File to write, .parquet, .csv or .jsonl: user_id, item_id, score, rank, "
+            "popular. Goes on where an earlier call was stopped."
+        ),
+    ] = None
+    allow: Annotated[
+        Path | None,
+        typer.Option(
+            help="The only items: one key a line, or a table with item_id and, for each user "
+            "his own, user_id."
+        ),
+    ] = None
+    exclude: Annotated[Path | None, typer.Option(help="Items to leave out; as --allow.")] = None
+    exclude_seen: Annotated[bool, typer.Option(help="Leave out what the history holds.")] = True
+    on_unknown: Annotated[
+        str,
+        typer.Option(help="Items and users that are not known: raise, warn or ignore."),
+    ] = "raise"
+    device: Annotated[str | None, typer.Option(help="e.g. cpu or cuda. [a GPU if any]")] = None
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False
 
 
 def app_command(app: typer.Typer) -> None:
-    """Add the command to an application.
+    """Add the command to an application."""
 
-    Args:
-        app: The application.
-    """
+    def work(told: RecommendArguments) -> None:
+        from genrec.runs import find_run
+        from genrec.serving.files import recommend_to_file
+        from genrec.serving.recommender import Recommender
+        from genrec.tokenizer.semantic_id import SemanticIdTokenizer
 
-    @app.command(
-        "recommend",
-        help="Recommend items to users of the data set, or to a history you give; with --out to "
-        "all users of the data set or of a file, into a file.",
-    )
-    def command(
-        run_dir: Annotated[Path, typer.Argument(help="A run of any training but stage one.")],
-        user: Annotated[
-            list[str] | None,
-            typer.Option(help="A user of the data set, or whose history it is; may be repeated."),
-        ] = None,
-        history: Annotated[
-            list[str] | None,
-            typer.Option(help="Item keys, oldest first, with commas; may be repeated."),
-        ] = None,
-        users: Annotated[int, typer.Option(min=1, help="Users to show where none is named.")] = 3,
-        k: Annotated[int, typer.Option("-k", min=1, help="Items for each user.")] = 5,
-        beams: Annotated[int | None, typer.Option(min=1, help="Beams. [those of the run]")] = None,
-        ids: Annotated[
-            Path | None,
-            typer.Option(help="ID table with new items, from `genrec tokenize --extend`."),
-        ] = None,
-        data: Annotated[
-            Path | None,
-            typer.Option(
-                help="Prepared data set, for its users and the titles of new items. [the run's]"
-            ),
-        ] = None,
-        input: Annotated[
-            Path | None,
-            typer.Option(
-                help="Histories as .parquet, .csv or .jsonl: user_id and item_id, one row an "
-                "interaction, oldest first; or user_id and history, one row a user."
-            ),
-        ] = None,
-        out: Annotated[
-            Path | None,
-            typer.Option(
-                help="File to write, .parquet, .csv or .jsonl: user_id, item_id, score, rank, "
-                "popular. Goes on where an earlier call was stopped."
-            ),
-        ] = None,
-        allow: Annotated[
-            Path | None,
-            typer.Option(
-                help="The only items: one key a line, or a table with item_id and, for each user "
-                "his own, user_id."
-            ),
-        ] = None,
-        exclude: Annotated[
-            Path | None, typer.Option(help="Items to leave out; as --allow.")
-        ] = None,
-        exclude_seen: Annotated[
-            bool, typer.Option(help="Leave out what the history holds.")
-        ] = True,
-        on_unknown: Annotated[
-            str,
-            typer.Option(help="Items and users that are not known: raise, warn or ignore."),
-        ] = "raise",
-        device: Annotated[str | None, typer.Option(help="e.g. cpu or cuda. [a GPU if any]")] = None,
-        as_json: Annotated[
-            bool, typer.Option("--json", help="Print one JSON object a line.")
-        ] = False,
-        debug: Annotated[bool, typer.Option(help="Show the traceback of an error.")] = False,
-    ) -> None:
-        def work() -> None:
-            from genrec.serving.files import recommend_to_file
-            from genrec.serving.recommender import Recommender
-            from genrec.tokenizer.semantic_id import SemanticIdTokenizer
-
-            if out is None and any(path is not None for path in (input, allow, exclude)):
-                raise ConfigError(
-                    "--input, --allow and --exclude must have --out, got none; name the file to "
-                    "write"
-                )
-            if out is not None and (history or user):
-                raise ConfigError(
-                    "--out must have --input or all users, got --history or --user; leave them out"
-                )
-            table = SemanticIdTokenizer.load(ids) if ids is not None else None
-            recommender = Recommender.from_pretrained(
-                run_dir, tokenizer=table, data=data, device=device
+        if told.out is None and any(
+            path is not None for path in (told.input, told.allow, told.exclude)
+        ):
+            raise ConfigError(
+                "--input, --allow and --exclude must have --out, got none; name the file to write"
             )
-            options: dict[str, Any] = {"k": k, "num_beams": beams, "exclude_seen": exclude_seen}
-            options["on_unknown"] = on_unknown
-            if out is not None:
-                count = recommend_to_file(
-                    recommender, out, histories=input, allow=allow, exclude=exclude, **options
-                )
-                print(f"wrote {out}: {count:,} users")
-                return
-            if history:
-                lists = [[key.strip() for key in line.split(",")] for line in history]
-                answers = recommend_after(recommender, lists, users=user or None, **options)
-            else:
-                known = recommender.data
-                chosen = pick_users(known, user or (), users)
-                answers = recommend_for(recommender, known, chosen, **options)
-            if as_json:
-                lines = (json.dumps(answer, ensure_ascii=False) for answer in answers)
-                print("\n".join(map(printable, lines)))
-            else:
-                print("\n\n".join(format_answer(answer) for answer in answers))
+        if told.out is not None and (told.history or told.user):
+            raise ConfigError(
+                "--out must have --input or all users, got --history or --user; leave them out"
+            )
+        table = SemanticIdTokenizer.load(told.ids) if told.ids is not None else None
+        recommender = Recommender.from_pretrained(
+            find_run(told.run_dir), tokenizer=table, data=told.data, device=told.device
+        )
+        options: dict[str, Any] = {
+            "k": told.k,
+            "num_beams": told.beams,
+            "exclude_seen": told.exclude_seen,
+        }
+        options["on_unknown"] = told.on_unknown
+        if told.out is not None:
+            count = recommend_to_file(
+                recommender,
+                told.out,
+                histories=told.input,
+                allow=told.allow,
+                exclude=told.exclude,
+                **options,
+            )
+            print(f"wrote {told.out}: {count:,} users")
+            return
+        if told.history:
+            lists = [[key.strip() for key in line.split(",")] for line in told.history]
+            answers = recommend_after(recommender, lists, users=told.user or None, **options)
+        else:
+            known = recommender.data
+            chosen = pick_users(known, told.user or (), told.users)
+            answers = recommend_for(recommender, known, chosen, **options)
+        if told.as_json:
+            lines = (json.dumps(answer, ensure_ascii=False) for answer in answers)
+            print("\n".join(map(printable, lines)))
+        else:
+            print("\n\n".join(format_answer(answer) for answer in answers))
 
-        def named() -> None:
-            try:
-                work()
-            except GenRecError as error:
-                error.args = (_as_typed(str(error)),)
-                raise
-
-        run_command(named, debug=debug)
+    about = (
+        "Recommend items to users of the data set, or to a history you give; with --out to "
+        "all users of the data set or of a file, into a file."
+    )
+    add_command(app, "recommend", RecommendArguments, work, about=about, options=_OPTIONS)

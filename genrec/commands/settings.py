@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import shutil
 import textwrap
+from dataclasses import dataclass
 from typing import Annotated
 
 import typer
 
-from genrec.errors import ConfigError, run_command
+from genrec.commands import add_command
+from genrec.errors import ConfigError
 
-__all__ = ["app_command", "format_settings"]
+__all__ = ["SettingsArguments", "app_command", "format_settings"]
 
 
 def format_settings(rows: list[tuple[str, str, str]], *, width: int) -> str:
@@ -32,34 +34,33 @@ def format_settings(rows: list[tuple[str, str, str]], *, width: int) -> str:
     return "\n".join(lines)
 
 
+@dataclass(frozen=True, kw_only=True)
+class SettingsArguments:
+    """What ``genrec settings`` is told."""
+
+    stage: Annotated[str, typer.Argument(help="rqvae, decoder, sasrec or benchmark.")]
+    grep: Annotated[
+        str | None, typer.Option(help="Only those with this word in name or meaning.")
+    ] = None
+
+
 def app_command(app: typer.Typer) -> None:
-    """Add the command to an application.
+    """Add the command to an application."""
 
-    Args:
-        app: The application.
-    """
+    def work(told: SettingsArguments) -> None:
+        from genrec.benchmark.settings import BenchmarkSettings
+        from genrec.settings import describe
+        from genrec.stages import find_stage
 
-    @app.command("settings", help="List the settings of a training: name, default, meaning.")
-    def command(
-        stage: Annotated[str, typer.Argument(help="rqvae, decoder, sasrec or benchmark.")],
-        grep: Annotated[
-            str | None, typer.Option(help="Only those with this word in name or meaning.")
-        ] = None,
-        debug: Annotated[bool, typer.Option(help="Show the traceback of an error.")] = False,
-    ) -> None:
-        def work() -> None:
-            from genrec.benchmark.settings import BenchmarkSettings
-            from genrec.settings import describe
-            from genrec.stages import find_stage
+        wanted = BenchmarkSettings if told.stage == "benchmark" else find_stage(told.stage).settings
+        rows = describe(wanted)
+        word = (told.grep or "").lower()
+        found = [row for row in rows if word in row[0].lower() or word in row[2].lower()]
+        if not found:
+            raise ConfigError(
+                f"--grep must be a word of a setting, got {told.grep!r}; leave it out for all"
+            )
+        print(format_settings(found, width=shutil.get_terminal_size().columns))
 
-            wanted = BenchmarkSettings if stage == "benchmark" else find_stage(stage).settings
-            rows = describe(wanted)
-            word = (grep or "").lower()
-            found = [row for row in rows if word in row[0].lower() or word in row[2].lower()]
-            if not found:
-                raise ConfigError(
-                    f"--grep must be a word of a setting, got {grep!r}; leave it out for all"
-                )
-            print(format_settings(found, width=shutil.get_terminal_size().columns))
-
-        run_command(work, debug=debug)
+    about = "List the settings of a training: name, default, meaning."
+    add_command(app, "settings", SettingsArguments, work, about=about)

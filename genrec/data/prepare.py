@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -32,8 +33,9 @@ from genrec.data.tables import (
     without_duplicates,
     without_repeats,
 )
-from genrec.data.text.encoders import TextEncoder, embed_texts
+from genrec.data.text.encoders import TextEncoder, embed_texts, fitted
 from genrec.data.text.item_text import clean_text, parse_template, render_text, shorten
+from genrec.data.text.kept_encoder import save_encoder
 from genrec.errors import ConfigError, DataError
 
 __all__ = ["prepare"]
@@ -69,20 +71,24 @@ def prepare(
     card = DataCard(raw.name, raw.source)
     rows, user_keys, item_keys = _filtered(raw, options, card)
     rows, user_keys = _compact_users(rows, user_keys)
+    num_left_out = 0 if options.keep_unseen_items else _num_never_taken(raw, item_keys)
     rows, item_keys, num_unseen = _compact_items(rows, raw, item_keys, options)
     offsets = np.zeros(len(user_keys) + 1, dtype=np.int64)  # (U + 1,)
     np.cumsum(np.bincount(rows.users, minlength=len(user_keys)), out=offsets[1:])
     train_ends, valid_ends = _split(rows, offsets, options)
     items = _describe_items(raw, item_keys, options)
     keys = item_keys.cast(pl.String).to_list()
+    used: TextEncoder | str = "the source's own vectors"
     if items.vectors is not None:
-        embeddings, encoder_name = items.vectors, "the source's own vectors"
+        embeddings = items.vectors
     else:
-        embeddings = embed_texts(encoder, items.texts, item_keys=keys, cache_dir=cache_dir)
-        encoder_name = encoder.name
+        used = fitted(encoder, items.texts)
+        embeddings = embed_texts(used, items.texts, item_keys=keys, cache_dir=cache_dir)
+    encoder_name = used if isinstance(used, str) else used.name
     card.note(
         **_statistics(rows, offsets, train_ends, valid_ends, len(keys)),
         items_without_interactions=num_unseen,
+        items_left_out_without_interactions=num_left_out,
         items_without_metadata=items.num_without_row,
         items_without_text=items.num_without_text,
         share_of_items_without_text=round(items.num_without_text / len(keys), 6),
@@ -116,6 +122,7 @@ def prepare(
         train_ends=train_ends,
         valid_ends=valid_ends,
         card=card.as_dict(),
+        write_more=partial(save_encoder, encoder=used, text_template=options.text_template),
     )
 
 
@@ -214,6 +221,13 @@ def _compact_items(
         items, kept = ids[: len(kept)][items], every
     num_unseen = len(kept) - int(present.sum())
     return Interactions(rows.users, items, rows.times), kept, num_unseen
+
+
+def _num_never_taken(raw: RawTables, keys: pl.Series) -> int:
+    """Count the items of the items table that no interaction names, before any filter."""
+    if raw.item_order is not None:
+        return 0
+    return int((~raw.items[ITEM].unique().is_in(keys.implode())).sum())
 
 
 def _split(

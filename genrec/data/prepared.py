@@ -10,7 +10,7 @@ import hashlib
 import itertools
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
@@ -268,6 +268,7 @@ def write_prepared(
     split_rule: str,
     encoder: str,
     card: Mapping[str, Any],
+    write_more: Callable[[Path], None] | None = None,
     **columns: Any,
 ) -> PreparedDataset:
     """Write a prepared data set; an older one at the same path is replaced when all is written.
@@ -279,6 +280,7 @@ def write_prepared(
         split_rule: How training, validation and test are cut, in words.
         encoder: Which text encoder made the embeddings.
         card: The data card: counts, filters, what was rejected.
+        write_more: Called with the folder before it is in its place, to write other files.
         columns: The strings and arrays of :class:`PreparedDataset`, every one by its name: any
             iterable of strings, and arrays of any integer type. Embeddings must be finite;
             float16 and float32 are kept.
@@ -328,6 +330,8 @@ def write_prepared(
             np.save(folder / f"{key}.npy", value)
         for key, packed in strings.items():
             packed.save(folder, key)
+        if write_more is not None:
+            write_more(folder)
         write_json_atomic(folder / "meta.json", sealed(folder, meta))
     return PreparedDataset.load(path)
 

@@ -100,7 +100,7 @@ def constrained_beam_search(
         temperature: Divides the log-probabilities, > 0; ranks change only across levels.
         sample: Draw IDs without replacement, with the model's probabilities, instead of taking
             the best (stochastic beam search). Scores stay those of the model.
-        generator: Of the draws.
+        generator: Where random numbers come from; torch's own when None.
         renormalize: Make the probabilities of the legal codes of each prefix sum to one.
         child_fn: In place of ``step_fn``, for models that score only codes which exist: the
             same with the continuations of all beams, of which there are C at most for one, as

@@ -36,7 +36,7 @@ class SharedAllowList:
     alive: Sequence[Tensor]
 
     def allows(self, states: Tensor, level: int) -> Tensor:
-        """Look the states up."""
+        """Look the states up, in any shape, whoever the user is."""
         return self.alive[level][states]
 
 

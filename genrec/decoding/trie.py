@@ -211,14 +211,7 @@ class PrefixIndex:
         return torch.stack([code.long() for code in codes], dim=-1)
 
     def to(self, device: torch.device | str) -> PrefixIndex:
-        """Copy the index to a device.
-
-        Args:
-            device: The device.
-
-        Returns:
-            The index there; itself when it is there already.
-        """
+        """Copy the index to a device; the index itself when it is there already."""
         if torch.device(device) == self.device:
             return self
         return PrefixIndex(
@@ -279,25 +272,11 @@ class PrefixIndex:
         return states
 
     def verify(self, prefixes: Tensor) -> Tensor:
-        """Tell which prefixes exist.
-
-        Args:
-            prefixes: Codes, shape ``(B, l)`` with ``0 <= l <= L``, integer.
-
-        Returns:
-            Shape ``(B,)``, bool.
-        """
+        """Tell which prefixes ``(B, l)``, ``0 <= l <= L``, exist: ``(B,)``, bool."""
         return self.find(prefixes) >= 0
 
     def leaf_of_items(self, item_ids: Tensor) -> Tensor:
-        """Find the leaves of items.
-
-        Args:
-            item_ids: Any shape, integer; -1 for none.
-
-        Returns:
-            Leaf of each, the same shape, int64; -1 for none.
-        """
+        """Find the leaf of each item, any shape, int64; -1 for an item of -1."""
         table = self._leaf_of_item
         if table is None:
             leaves = torch.arange(self.num_states[-1], dtype=torch.int32, device=self.device)
@@ -310,14 +289,7 @@ class PrefixIndex:
         return torch.where(item_ids >= 0, found, -1)
 
     def allow(self, allowed: Tensor) -> LegalSet:
-        """Restrict every user to some items, without touching the index.
-
-        Args:
-            allowed: Which items may be returned, shape ``(N,)``, bool.
-
-        Returns:
-            The restriction, for the beam search.
-        """
+        """Restrict every user to the items marked in ``(N,)``, bool, without touching the index."""
         allowed = allowed.to(self.device)
         if allowed.shape != (self.num_items,) or allowed.dtype != torch.bool:
             raise DataError(
@@ -330,14 +302,7 @@ class PrefixIndex:
         return LegalSet(((SharedAllowList(alive[::-1]), ItemFilter(allowed)),))
 
     def allow_per_user(self, item_ids: Tensor) -> LegalSet:
-        """Restrict each user to items of their own.
-
-        Args:
-            item_ids: Items of each user, shape ``(B, E)``, integer; -1 for none.
-
-        Returns:
-            The restriction, for a beam search over these users in this order.
-        """
+        """Restrict each user to items of their own, ``(B, E)``, -1 for none, in this order."""
         sets = ItemSets(item_ids.to(self.device), self.num_items)
         user, items = sets.pairs()
         nodes = self.leaf_of_items(items)

@@ -16,13 +16,26 @@ from torch import Tensor
 
 from genrec.tokenizer.collisions import collision_statistics
 
-__all__ = ["CodebookReport", "Described", "collapse_alarms", "evaluate_codebook"]
+__all__ = [
+    "CodebookReport",
+    "Described",
+    "collapse_alarms",
+    "collision_advice",
+    "evaluate_codebook",
+    "many_collide",
+]
 
 #: A level with a smaller share of its codes in use has collapsed.
 COLLAPSED_USAGE = 0.10
 #: Below this share of codes in use, or of the highest perplexity, a level is on its way there.
 LOW_USAGE = 0.50
 LOW_PERPLEXITY = 0.25
+#: From this share of colliding IDs, or this many items with one ID, codes of their own pay: the
+#: dedup digit says nothing about an item, and costs a step of every search.
+HIGH_COLLISIONS = 0.05
+LARGE_GROUP = 16
+#: R2 that moving the colliding items may cost; beyond it more codes are the better remedy.
+CHEAP_REASSIGN = 0.01
 
 
 class Described(NamedTuple):
@@ -219,6 +232,34 @@ def collapse_alarms(report: CodebookReport) -> list[str]:
             f"{perplexity:.1f}. {REMEDY}"
         )
     return alarms
+
+
+def many_collide(collision_rate: float, largest_group: float) -> bool:
+    """Tell whether so many items share their codes that something should be done."""
+    return collision_rate > HIGH_COLLISIONS or largest_group > LARGE_GROUP
+
+
+def collision_advice(reassign_cost: float | None, *, run: str) -> str:
+    """Say what to do about items that share their codes.
+
+    Args:
+        reassign_cost: R2 that the policy ``reassign`` was measured to cost; None where it cannot
+            be used, because there are more items than codes.
+        run: The run's folder.
+
+    Returns:
+        What to do, in words.
+    """
+    more = "train.vae_codebook_size or train.vae_n_layers: more"
+    if reassign_cost is None:
+        return f"{more}, there are more items than IDs"
+    if reassign_cost > CHEAP_REASSIGN:
+        return f"{more}; to give every item codes of its own would cost {reassign_cost:.4f} of R2"
+    return (
+        f"`genrec tokenize {run} --policy reassign`, or train.collision_policy='reassign': every "
+        f"item gets codes of its own, at {max(0.0, reassign_cost):.4f} of R2, and IDs need no "
+        "further digit"
+    )
 
 
 REMEDY = (

@@ -68,7 +68,7 @@ class BeamRanker:
         *,
         num_beams: int,
         max_history: int,
-        name: str = "model",
+        name: str = "generation",
     ) -> None:
         self.name = name
         self.num_beams, self.max_history = _check_beams(num_beams), max_history
@@ -127,6 +127,7 @@ class BeamRanker:
 
 
 def _check_beams(num_beams: int) -> int:
+    """Refuse fewer beams than one."""
     if num_beams < 1:
         raise ConfigError(f"num_beams must be >= 1, got {num_beams}; 30 is usual")
     return num_beams

@@ -16,7 +16,7 @@ from genrec.decoding.trie import PrefixIndex, TrieStep
 from genrec.models.item_settings import HistorySettings, TreeSettings
 from genrec.models.seen_items import SeenItems
 from genrec.modules.hashed_embedding import HashedEmbedding
-from genrec.modules.window_dot import window_dot
+from genrec.modules.kernels.window_dot import window_dot
 
 __all__ = ["SEEN_SCALE", "CodeTree"]
 

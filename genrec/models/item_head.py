@@ -16,7 +16,7 @@ from genrec.decoding.trie import PrefixIndex
 from genrec.models.item_settings import ItemHeadSettings
 from genrec.models.item_tokens import ItemTokens
 from genrec.models.seen_items import SeenItems
-from genrec.modules.linear_cross_entropy import head_dtype, linear_cross_entropy
+from genrec.modules.kernels.linear_cross_entropy import head_dtype, linear_cross_entropy
 
 __all__ = ["item_loss", "item_scores"]
 

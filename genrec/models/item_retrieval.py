@@ -38,8 +38,14 @@ from genrec.models.item_settings import (
 from genrec.models.item_targets import Targets, children, mean_loss, padding_bias
 from genrec.models.item_tokens import ItemTokens
 from genrec.models.seen_items import SeenItems
-from genrec.modules.start_vectors import start_vectors
-from genrec.modules.transformer import Decoder, Encoder, StackSettings, start_queries_small
+from genrec.modules.causal_encoder import CausalEncoder
+from genrec.modules.start_vectors import QUIET, start_vectors
+from genrec.modules.transformer import (
+    Decoder,
+    StackSettings,
+    begin_as_identity,
+    start_queries_small,
+)
 
 __all__ = ["ItemRetrievalOutput", "ItemTokenRetrievalModel"]
 
@@ -142,21 +148,26 @@ class ItemTokenRetrievalModel(nn.Module):
         }
         for group in (items, tree, head, history):
             self.config |= asdict(group)
-        encoder, decoder = (
+        self.encoder = CausalEncoder(
+            embedding_dim,
+            num_heads=num_heads,
+            num_layers=n_layers[0],
+            ff_width=ff_dim[0],
+            dropout=dropout[0],
+        )
+        self.decoder = Decoder(
             StackSettings(
-                num_layers=count,
+                num_layers=n_layers[1],
                 width=embedding_dim,
                 inner_width=embedding_dim,
                 num_heads=num_heads,
-                ff_width=width,
-                dropout=p,
-                drop_output=False,  # the item head reads what the encoder says
-                drop_inside=False,
+                ff_width=ff_dim[1],
+                dropout=dropout[1],
+                drop_output=False,
+                drop_attention=False,
             )
-            for count, width, p in zip(n_layers, ff_dim, dropout, strict=True)
         )
-        self.encoder, self.decoder = Encoder(encoder), Decoder(decoder)
-        self._init_stacks(embedding_dim, num_heads)
+        self._init_decoder(embedding_dim, num_heads)
         self.tokens = ItemTokens(num_items, level_sizes, embedding_dim, items)
         self.positions = nn.Parameter(torch.empty(max_history, embedding_dim))
         self.starts = nn.Parameter(torch.empty(len(level_sizes), embedding_dim))
@@ -176,14 +187,14 @@ class ItemTokenRetrievalModel(nn.Module):
         start = torch.tensor(history.seen_start / SEEN_SCALE)
         self.seen_weight = nn.Parameter(start) if has_weight else None
 
-    def _init_stacks(self, width: int, num_heads: int) -> None:
+    def _init_decoder(self, width: int, num_heads: int) -> None:
         """Keep the variance of activations at one."""
-        for name, parameter in self.named_parameters():
+        for name, parameter in self.decoder.named_parameters():
             if name.endswith("position_bias.weight"):
                 nn.init.zeros_(parameter)
             elif parameter.ndim == 2:
                 nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5)
-        start_queries_small(self, width, num_heads)
+        start_queries_small(self.decoder, width, num_heads)
 
     @classmethod
     def for_index(cls, index: PrefixIndex, **options: Any) -> ItemTokenRetrievalModel:
@@ -214,6 +225,9 @@ class ItemTokenRetrievalModel(nn.Module):
         if self.tokens.vectors is not None:
             ids = torch.arange(self.num_items, device=self.device)
             self.tokens.vectors.weight[self.tokens.vectors.rows(ids)] = found
+        self.positions.mul_(QUIET)
+        self.encoder.begin_as_identity()
+        begin_as_identity(self.decoder)
         self.tree.start_from(found, index, torch.Generator().manual_seed(seed))
 
     def _item_seen_weight(self) -> Tensor | None:
@@ -311,8 +325,7 @@ class ItemTokenRetrievalModel(nn.Module):
             )
         ids = history.clamp(min=0)
         tokens = self.tokens(ids, index) if table is None else F.embedding(ids, table)
-        later = torch.ones(size, size, dtype=torch.bool, device=history.device).triu(1)
-        memory: Tensor = self.encoder(tokens + self.positions[:size], later)
+        memory: Tensor = self.encoder(tokens + self.positions[:size])
         return memory
 
     def _decode(
@@ -481,7 +494,7 @@ class ItemTokenRetrievalModel(nn.Module):
             index,
             num_beams=options.get("num_beams", 30),
             max_history=min(self.max_history, options.get("max_history", self.max_history)),
-            name="model" if rescore is None else "re-scored",
+            name="generation" if rescore is None else "re-scored",
         )
 
     def grown(self, old: PrefixIndex, new: PrefixIndex) -> ItemTokenRetrievalModel:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from genrec.errors import ConfigError
-from genrec.modules.linear_cross_entropy import HEAD_DTYPES
+from genrec.modules.kernels.linear_cross_entropy import HEAD_DTYPES
 from genrec.settings import Settings, setting
 
 __all__ = [

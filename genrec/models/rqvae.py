@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 import gin
@@ -42,6 +42,7 @@ __all__ = [
     "QuantizerSettings",
     "RqVae",
     "RqVaeOutput",
+    "RqVaeParts",
 ]
 
 gin.constants_from_enum(QuantizeForwardMode, module="genrec.models.rqvae")
@@ -81,6 +82,23 @@ class RqVaeOutput(NamedTuple):
         return distinct_share(self.sem_ids)
 
 
+@dataclass(frozen=True, kw_only=True)
+class RqVaeParts:
+    """How the parts of an RQ-VAE work, beside their sizes.
+
+    Attributes:
+        mlp: Encoder and decoder.
+        features: How inputs enter and leave.
+        losses: How the loss is measured.
+        quantizer: How codes are picked and kept alive.
+    """
+
+    mlp: MlpSettings = field(default_factory=MlpSettings)
+    features: FeatureSettings = field(default_factory=FeatureSettings)
+    losses: LossSettings = field(default_factory=LossSettings)
+    quantizer: QuantizerSettings = field(default_factory=QuantizerSettings)
+
+
 class RqVae(nn.Module):
     """Residual-quantised autoencoder of item embeddings.
 
@@ -89,7 +107,7 @@ class RqVae(nn.Module):
 
     Args:
         input_dim: X, categorical tail included.
-        embed_dim: D.
+        embed_dim: Latent width D.
         hidden_dims: Widths of the encoder's hidden layers; the decoder mirrors them.
         codebook_size: K, one number or one a level.
         codebook_kmeans_init: Set the codebooks by k-means on latents, see
@@ -99,13 +117,10 @@ class RqVae(nn.Module):
         codebook_sim_vq: Learn one linear map of each fixed codebook instead of its codes.
         codebook_mode: Gradient through the choice of a code, one or one a level.
         codebook_last_layer_mode: Overrides the mode of the last level; None for no override.
-        n_layers: L.
+        n_layers: Number of code levels L.
         n_cat_features: C, multi-hot features at the end of the input, reconstructed as logits.
         commitment_weight: beta, weight of the commitment term, >= 0.
-        mlp: Encoder and decoder, beside their widths.
-        features: How inputs enter and leave.
-        losses: How the loss is measured.
-        quantizer: How codes are picked and kept alive.
+        parts: How encoder, decoder, loss and quantiser work; the defaults when None.
 
     Attributes:
         codebook_sizes: K of each level.
@@ -142,10 +157,7 @@ class RqVae(nn.Module):
         n_layers: int = 3,
         n_cat_features: int = 0,
         commitment_weight: float = 0.25,
-        mlp: MlpSettings | None = None,
-        features: FeatureSettings | None = None,
-        losses: LossSettings | None = None,
-        quantizer: QuantizerSettings | None = None,
+        parts: RqVaeParts | None = None,
     ) -> None:
         super().__init__()
         if n_layers < 1:
@@ -167,10 +179,8 @@ class RqVae(nn.Module):
         self.n_cat_features = n_cat_features
         self.codebook_normalize = codebook_normalize
         self.commitment_weight = commitment_weight
-        self.mlp = mlp or MlpSettings()
-        self.features = Features(n_cat_features, features or FeatureSettings())
-        self.losses = losses or LossSettings()
-        self.quantizer = quantizer or QuantizerSettings()
+        self.parts = parts = parts or RqVaeParts()
+        self.features = Features(n_cat_features, parts.features)
         self.config: dict[str, Any] = {
             "model": MODEL_NAME,
             "input_dim": input_dim,
@@ -184,14 +194,11 @@ class RqVae(nn.Module):
             "n_layers": n_layers,
             "n_cat_features": n_cat_features,
             "commitment_weight": commitment_weight,
-            "mlp": asdict(self.mlp),
-            "features": asdict(self.features.settings),
-            "losses": asdict(self.losses),
-            "quantizer": asdict(self.quantizer),
+            **asdict(parts),
         }
         widths = [input_dim, *hidden_dims, embed_dim]
-        self.encoder = Mlp(widths, self.mlp)
-        self.decoder = Mlp(widths[::-1], self.mlp)
+        self.encoder = Mlp(widths, parts.mlp)
+        self.decoder = Mlp(widths[::-1], parts.mlp)
         self.residual_quantizer = ResidualQuantizer(
             sizes,
             embed_dim,
@@ -199,18 +206,12 @@ class RqVae(nn.Module):
             kmeans_init=codebook_kmeans_init,
             normalize_first=codebook_normalize,
             sim_vq=codebook_sim_vq,
-            settings=self.quantizer,
+            settings=parts.quantizer,
         )
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> RqVae:
-        """Build the model that a ``config`` describes, with fresh weights.
-
-        Args:
-            config: From :attr:`config` or a checkpoint's ``config.json``.
-
-        Returns:
-            The model.
+        """Build, with fresh weights, the model of a :attr:`config` or of a ``config.json``.
 
         Raises:
             ArtifactError: If the configuration is not one of an RQ-VAE.
@@ -225,11 +226,13 @@ class RqVae(nn.Module):
             options["codebook_mode"] = [
                 QuantizeForwardMode[name] for name in options["codebook_mode"]
             ]
-            options["mlp"] = MlpSettings(**options["mlp"])
-            options["features"] = FeatureSettings(**options["features"])
-            options["losses"] = LossSettings(**options["losses"])
-            options["quantizer"] = QuantizerSettings(**options["quantizer"])
-            return cls(options.pop("input_dim"), **options)
+            parts = RqVaeParts(
+                mlp=MlpSettings(**options.pop("mlp")),
+                features=FeatureSettings(**options.pop("features")),
+                losses=LossSettings(**options.pop("losses")),
+                quantizer=QuantizerSettings(**options.pop("quantizer")),
+            )
+            return cls(options.pop("input_dim"), **options, parts=parts)
         except (KeyError, TypeError) as error:
             raise ArtifactError(
                 f"checkpoint must hold an RQ-VAE of this version, got {error}; "
@@ -238,24 +241,14 @@ class RqVae(nn.Module):
 
     @classmethod
     def load_from_checkpoint(cls, path: str | os.PathLike[str]) -> RqVae:
-        """Build a trained model from a run or step folder.
-
-        Args:
-            path: The folder.
-
-        Returns:
-            The model on the CPU, frozen: in evaluation mode, no parameter wants a gradient.
-        """
+        """Build a trained model from a run or step folder: on the CPU, frozen."""
         config, weights = load_model_files(path, prefer=("best", "latest"))
         model = cls.from_config(config)
         model._load(weights, path)
         return model.eval().requires_grad_(False)
 
     def load_pretrained(self, path: str | os.PathLike[str]) -> None:
-        """Take the weights of a trained model of the same shape; the mode may differ.
-
-        Args:
-            path: A run or step folder.
+        """Take the weights of a run or step folder of the same shape; the mode may differ.
 
         Raises:
             ArtifactError: If the shapes differ.
@@ -264,6 +257,7 @@ class RqVae(nn.Module):
         self._load(weights, path)
 
     def _load(self, weights: Mapping[str, Tensor], path: object) -> None:
+        """Take weights, or say which one does not fit."""
         try:
             self.load_state_dict(weights)
         except RuntimeError as error:
@@ -273,26 +267,12 @@ class RqVae(nn.Module):
             ) from error
 
     def encode(self, x: Tensor) -> Tensor:
-        """Map inputs to latents.
-
-        Args:
-            x: Shape ``(B, X)``.
-
-        Returns:
-            Shape ``(B, D)``, not quantised.
-        """
+        """Map inputs ``(B, X)`` to latents ``(B, D)``, not quantised."""
         z: Tensor = self.encoder(self.features.enter(x))
         return F.normalize(z, dim=-1) if self.codebook_normalize else z
 
     def decode(self, z: Tensor) -> Tensor:
-        """Map latents, quantised or not, to reconstructions.
-
-        Args:
-            z: Shape ``(B, D)``.
-
-        Returns:
-            Shape ``(B, X)``, the categorical tail as logits.
-        """
+        """Map latents ``(B, D)`` to reconstructions ``(B, X)``, the categorical tail as logits."""
         return self.features.leave(self.decoder(z))
 
     def forward(
@@ -346,22 +326,22 @@ class RqVae(nn.Module):
             x: Inputs, shape ``(B, X)``.
             x_hat: Reconstructions, shape ``(B, X)``.
             quantized: Latents and codes.
-            commitment_weight: beta.
+            commitment_weight: Weight of the commitment term, >= 0.
 
         Returns:
             Loss and what it is made of.
         """
-        losses = self.losses
+        losses = self.parts.losses
         per_item = self.reconstruction_losses(x, x_hat)  # (B,)
         recon = per_item.mean()
         quant = commitment_weight * quantized.commitment_losses  # (L,)
-        if self.quantizer.codebook_update != "ema":
+        if self.parts.quantizer.codebook_update != "ema":
             quant = quant + losses.codebook_weight * quantized.codebook_losses
         quant = quant.sum() if losses.level_reduction == "sum" else quant.mean()
         if quantized.separation is not None:
             quant = quant + losses.separation_weight * quantized.separation
         # Latents live in the scaled space; errors count in the units of the inputs.
-        quant = quant / self.features.settings.scale**2
+        quant = quant / self.parts.features.scale**2
         self.residual_quantizer.note_errors(per_item, quantized.residuals)
         return RqVaeOutput(
             loss=losses.recon_weight * recon + losses.quant_loss_weight * quant,
@@ -396,14 +376,7 @@ class RqVae(nn.Module):
 
     @torch.no_grad()
     def separate(self, x: Tensor) -> Tensor:
-        """Find ids for the items of a catalogue that share theirs.
-
-        Args:
-            x: Inputs of the whole catalogue, shape ``(N, X)``.
-
-        Returns:
-            Shape ``(N, L)``, int64: what to aim for, the last code -1 where an item shall stay.
-        """
+        """Find ids ``(N, L)`` to aim for; the last code is -1 where an item shall stay."""
         return self.residual_quantizer.separate(self._latents(x))
 
     @torch.no_grad()
@@ -417,14 +390,12 @@ class RqVae(nn.Module):
 
     @torch.no_grad()
     def get_semantic_ids(self, x: Any) -> Tensor:
-        """Choose the nearest code of every level.
+        """Choose the nearest code of every level, ``(B, L)``, int64.
+
+        The same in training and evaluation mode, dropout and batch norm apart.
 
         Args:
             x: Inputs of shape ``(B, X)``, or an object that has them as ``x``.
-
-        Returns:
-            Shape ``(B, L)``, int64. The same in training and evaluation mode, dropout and
-            batch norm apart.
         """
         x = getattr(x, "x", x)
         with torch.autocast(device_type=x.device.type, enabled=False):
@@ -432,43 +403,24 @@ class RqVae(nn.Module):
 
     @torch.no_grad()
     def get_codebook(self) -> list[Tensor]:
-        """Read the codes of all levels, as they are used.
-
-        Returns:
-            L tensors of shape ``(K, D)``.
-        """
+        """Copy the codes of all levels as they are used: L tensors ``(K, D)``."""
         return [level.codes().detach().clone() for level in self.residual_quantizer.levels]
 
     @torch.no_grad()
     def get_codebook_entry(self, ids: Tensor) -> Tensor:
-        """Sum the codes of semantic ids.
-
-        Args:
-            ids: Shape ``(B, L)``, integers.
-
-        Returns:
-            Quantised latents, shape ``(B, D)``; :meth:`decode` maps them to inputs.
-        """
+        """Sum the codes of ids ``(B, L)``: latents ``(B, D)``, for :meth:`decode`."""
         return self.residual_quantizer.embed(ids)
 
     @property
     def distance(self) -> str:
         """What "nearest" means to this tokenizer: ``l2`` or ``cosine``."""
-        return self.quantizer.distance
+        return self.parts.quantizer.distance
 
     def reconstruction_losses(self, x: Tensor, x_hat: Tensor) -> Tensor:
-        """Compare reconstructions with their inputs.
-
-        Args:
-            x: Shape ``(B, X)``.
-            x_hat: From :meth:`decode`, shape ``(B, X)``.
-
-        Returns:
-            Loss of each item, shape ``(B,)``, float32.
-        """
+        """Compare reconstructions with inputs, ``(B, X)`` each: losses ``(B,)``, float32."""
         target = self.features.target(x)
         return reconstruction_losses(
-            x_hat, target, num_categorical=self.n_cat_features, settings=self.losses
+            x_hat, target, num_categorical=self.n_cat_features, settings=self.parts.losses
         )
 
     def _latents(self, x: Tensor) -> Tensor:
@@ -481,13 +433,13 @@ class RqVae(nn.Module):
         return torch.cat(parts)
 
     def _warm_up_loss(self, x: Tensor, z: Tensor) -> RqVaeOutput:
-        """Loss of the plain autoencoder."""
+        """Loss of the plain autoencoder, ``(B, X)`` and its latents ``(B, D)``."""
         recon = self.reconstruction_losses(x, self.decode(z)).mean()
         zero = torch.zeros_like(recon)
         nothing = torch.zeros(len(x), 1, device=x.device)
         # Every parameter takes part: processes that train together wait for all gradients.
         idle = sum((0.0 * p.sum() for p in self.residual_quantizer.parameters()), zero)
-        loss = self.losses.recon_weight * recon + idle
+        loss = self.parts.losses.recon_weight * recon + idle
         return RqVaeOutput(loss, recon, zero, [nothing] * self.n_layers, None)
 
     def _initialize_from_batch(self, x: Tensor) -> None:

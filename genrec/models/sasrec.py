@@ -17,8 +17,9 @@ from genrec.checkpoint import load_model_files
 from genrec.data.catalogue import Catalogue
 from genrec.errors import ArtifactError, ConfigError
 from genrec.models.score_ranker import ScoreRanker
-from genrec.modules.linear_cross_entropy import head_dtype, linear_cross_entropy
-from genrec.modules.start_vectors import start_vectors
+from genrec.modules.causal_encoder import CausalEncoder
+from genrec.modules.kernels.linear_cross_entropy import head_dtype, linear_cross_entropy
+from genrec.modules.start_vectors import QUIET, start_vectors
 
 __all__ = ["SasRec"]
 
@@ -29,10 +30,10 @@ class SasRec(nn.Module):
     """A causal Transformer over item ids whose output scores the same item embeddings.
 
     Args:
-        num_items: N.
+        num_items: Number of items N.
         embedding_dim: D, a multiple of ``num_heads``.
         num_heads: Attention heads.
-        n_layers: Blocks.
+        n_layers: Number of blocks.
         ff_dim: Width of the feed-forward layers.
         dropout: On embeddings and inside the blocks, in ``[0, 1)``.
         max_history: Most items of a history.
@@ -100,27 +101,20 @@ class SasRec(nn.Module):
         self.max_history = max_history
         self.items = nn.Embedding(num_items, embedding_dim)
         self.positions = nn.Embedding(max_history, embedding_dim)
-        self.dropout = nn.Dropout(dropout)
-        # Not nn.TransformerEncoder, which copies one block and its first weights.
-        self.blocks = nn.ModuleList(
-            nn.TransformerEncoderLayer(
-                embedding_dim,
-                num_heads,
-                dim_feedforward=ff_dim,
-                dropout=dropout,
-                batch_first=True,
-                norm_first=True,
-            )
-            for _ in range(n_layers)
+        self.encoder = CausalEncoder(
+            embedding_dim,
+            num_heads=num_heads,
+            num_layers=n_layers,
+            ff_width=ff_dim,
+            dropout=dropout,
         )
-        self.norm = nn.LayerNorm(embedding_dim)
         self.seen_weight = nn.Parameter(torch.zeros(())) if seen_weights else None
         for table in (self.items, self.positions):
             nn.init.normal_(table.weight, std=embedding_dim**-0.5)
 
     @property
     def num_items(self) -> int:
-        """N."""
+        """Number of items ``N``."""
         return self.items.num_embeddings
 
     def encode(self, history: Tensor) -> Tensor:
@@ -142,11 +136,7 @@ class SasRec(nn.Module):
                 "newest ones"
             )
         x = self.items(history.clamp(min=0)) + self.positions.weight[:length]
-        later = torch.ones(length, length, dtype=torch.bool, device=x.device).triu(1)
-        x = self.dropout(x)
-        for block in self.blocks:  # padding lies at the end, where no real item looks
-            x = block(x, src_mask=later)
-        states: Tensor = self.norm(x)
+        states: Tensor = self.encoder(x)
         return states
 
     def forward(self, history: Tensor, targets: Tensor, num_negatives: int | None = None) -> Tensor:
@@ -179,14 +169,7 @@ class SasRec(nn.Module):
         return F.cross_entropy(scores, wanted.clamp(max=0), ignore_index=-1)
 
     def scores(self, history: Tensor) -> Tensor:
-        """Score every item as the next one.
-
-        Args:
-            history: Items, oldest first, shape ``(B, S)``, int64; -1 for padding at the end.
-
-        Returns:
-            Shape ``(B, N)``.
-        """
+        """Score every item as the next one, ``(B, N)``, after histories ``(B, S)`` padded by -1."""
         last = (history >= 0).sum(dim=1) - 1  # (B,)
         states = self.encode(history)
         newest = states[torch.arange(len(history), device=history.device), last]  # (B, D)
@@ -219,6 +202,8 @@ class SasRec(nn.Module):
             vectors: Shape ``(N, X)``, floating point, any X.
         """
         self.items.weight.copy_(start_vectors(vectors, self.items.embedding_dim))
+        self.positions.weight.mul_(QUIET)
+        self.encoder.begin_as_identity()
 
     def ranker(self, catalogue: Catalogue, options: Mapping[str, Any]) -> ScoreRanker:
         """Recommend items of a catalogue, whose rows must be the model's.

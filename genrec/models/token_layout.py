@@ -48,12 +48,12 @@ class TokenLayout:
 
     @property
     def user_offset(self) -> int:
-        """First row of the users."""
+        """Row of the first user's embedding; those of codes and separator lie before it."""
         return self.separator_token + 1
 
     @property
     def size(self) -> int:
-        """Number of rows."""
+        """Number of rows of the encoder's embedding table."""
         return self.user_offset + self.num_users
 
     @property
@@ -62,14 +62,7 @@ class TokenLayout:
         return self.num_levels + int(self.separator)
 
     def item_tokens(self, codes: Tensor) -> Tensor:
-        """Turn codes into tokens.
-
-        Args:
-            codes: Semantic IDs, shape ``(..., L)``, integer; -1 for padding.
-
-        Returns:
-            Shape ``(..., L)``, int64, :data:`PAD_TOKEN` for padding.
-        """
+        """Turn codes ``(..., L)`` into tokens of the same shape, -1 into :data:`PAD_TOKEN`."""
         offsets = torch.tensor(self.level_offsets, device=codes.device)
         return torch.where(codes >= 0, codes.long() + offsets, PAD_TOKEN)
 
@@ -96,15 +89,7 @@ class TokenLayout:
         return tokens
 
     def history_positions(self, num_items: int, device: torch.device) -> Tensor:
-        """Tell which item each encoder token belongs to.
-
-        Args:
-            num_items: Number of history items ``S``.
-            device: Where the result lives.
-
-        Returns:
-            Shape ``(T,)``, int64; -1 for the user token.
-        """
+        """Tell which item each encoder token belongs to: ``(T,)``, -1 for the user token."""
         items = torch.arange(num_items, device=device).repeat_interleave(self.tokens_per_item)
         if self.num_users:
             items = torch.cat([items.new_full((1,), -1), items])
@@ -112,15 +97,7 @@ class TokenLayout:
 
     @staticmethod
     def sizes(num_embeddings: int | Sequence[int], sem_id_dim: int) -> tuple[int, ...]:
-        """Expand one size for all levels.
-
-        Args:
-            num_embeddings: Codes of each level, one number for all or one each.
-            sem_id_dim: Number of levels.
-
-        Returns:
-            One size a level; as many as ``num_embeddings`` has when it is a sequence.
-        """
+        """Expand one size for all levels; a sequence stays as it is."""
         if isinstance(num_embeddings, int):
             return (num_embeddings,) * sem_id_dim
         return tuple(int(size) for size in num_embeddings)

@@ -13,7 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from genrec.modules.dropout import dropout
+from genrec.modules.kernels.attention import (
+    absorb,
+    absorbed_attention,
+    absorbing_pays,
+    attend,
+    attend_step,
+)
 
 __all__ = ["CrossAttention", "CrossMemory", "RelativePositionBias", "SelfAttention"]
 
@@ -49,14 +55,7 @@ class RelativePositionBias(nn.Module):
         self.weight = nn.Parameter(torch.zeros(num_buckets, num_heads))
 
     def buckets(self, distance: Tensor) -> Tensor:
-        """Sort distances into buckets.
-
-        Args:
-            distance: Key position minus query position, any shape, int64.
-
-        Returns:
-            Bucket of each, the same shape, int64.
-        """
+        """Sort distances, key less query position, into buckets of the same shape, int64."""
         count = self.num_buckets
         first = torch.zeros_like(distance)
         if self.bidirectional:
@@ -71,26 +70,13 @@ class RelativePositionBias(nn.Module):
         return first + torch.where(distance < exact, distance, shared)
 
     def forward(self, num_queries: int, num_keys: int, offset: int = 0) -> Tensor:
-        """Compute the bias.
-
-        Args:
-            num_queries: Number of queries ``T``.
-            num_keys: Number of keys ``S``.
-            offset: Position of the first query among the keys.
-
-        Returns:
-            Shape ``(1, H, T, S)``.
-        """
+        """Compute the bias ``(1, H, T, S)`` of T queries, the first at ``offset`` of S keys."""
         device = self.weight.device
         queries = torch.arange(offset, offset + num_queries, device=device)
         keys = torch.arange(num_keys, device=device)
         buckets = self.buckets(keys - queries.unsqueeze(1))  # (T, S)
         bias = F.embedding(buckets, self.weight)  # (T, S, H)
         return bias.permute(2, 0, 1).unsqueeze(0)
-
-
-#: Up to so many scores of a head (queries x keys) fit a core's cache.
-_FEW_SCORES = 128 * 128
 
 
 class SelfAttention(nn.Module):
@@ -111,56 +97,22 @@ class SelfAttention(nn.Module):
         self.out = nn.Linear(inner_width, width, bias=False)
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
-        """Attend.
+        """Mix the rows of ``(B, T, D)`` by what they hold; ``bias`` hides keys where it is -inf.
 
-        Args:
-            x: Shape ``(B, T, D)``.
-            bias: Added to the scores, broadcastable to ``(B, H, T, T)``; ``-inf`` where a query
-                must not see a key.
-
-        Returns:
-            Shape ``(B, T, D)``.
+        ``bias`` is added to the scores and broadcastable to ``(B, H, T, T)``.
         """
         q, k, v = _by_head(self.qkv(x), 3, self.num_heads)
-        return self.out(_attend(q, k, v, bias, self.dropout if self.training else 0.0))
+        return self.out(attend(q, k, v, bias, self.dropout if self.training else 0.0))
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute queries, and keys with values, apart: what is remembered stays on its own.
-
-        Args:
-            x: Shape ``(..., D)``.
-
-        Returns:
-            Shapes ``(..., H * E)`` and ``(..., 2 * H * E)``.
-        """
+        """Map ``(..., D)`` to queries, ``(..., H * E)``, and to keys with values, twice as wide."""
         inner = self.out.in_features
         weight = self.qkv.weight
         return F.linear(x, weight[:inner]), F.linear(x, weight[inner:])
 
     def step(self, q: Tensor, seen: Sequence[Tensor], bias: Tensor) -> Tensor:
-        """Attend from one new position of every beam to itself and the ones before it.
-
-        Args:
-            q: Queries of the new position, shape ``(B, W, H * E)``.
-            seen: Keys and values of each position, the new one last, ``(B, W, 2 * H * E)``, or
-                ``(B, 1, 2 * H * E)`` where the beams of a user share it.
-            bias: Shape ``(1, H, 1, T)``.
-
-        Returns:
-            Shape ``(B, W, D)``.
-        """
-        inner = self.out.in_features
-        heads = (*q.shape[:2], self.num_heads, -1)
-        # Up to six keys a query: products and sums beat a batch of tiny matrix products, and
-        # positions first, a softmax over whole vectors one over tiny rows.
-        scores = torch.stack([(q * k[..., :inner]).view(heads).sum(-1) for k in seen])
-        scores += bias[0, :, 0].T[:, None, None]
-        weights = scores.softmax(dim=0).unsqueeze(-1)  # (T, B, W, H, 1)
-        values = [v[..., inner:].unflatten(-1, (self.num_heads, -1)) for v in seen]
-        mixed = values[0] * weights[0]
-        for value, weight in zip(values[1:], weights[1:], strict=True):
-            mixed.addcmul_(value, weight)
-        return self.out(mixed.flatten(2))
+        """Map queries ``(B, W, H * E)`` of a position to ``(B, W, D)``; see :func:`attend_step`."""
+        return self.out(attend_step(q, seen, bias, self.num_heads))
 
 
 class CrossMemory(NamedTuple):
@@ -197,28 +149,14 @@ class CrossAttention(nn.Module):
         self.out = nn.Linear(inner_width, width, bias=False)
 
     def keys_values(self, memory: Tensor) -> CrossMemory:
-        """Project the encoder's output for one call.
-
-        Args:
-            memory: Shape ``(B, S, D)``.
-
-        Returns:
-            What :meth:`forward` looks at.
-        """
+        """Project the encoder's output, ``(B, S, D)``, for one call of :meth:`forward`."""
         keys, values = _by_head(self.kv(memory), 2, self.num_heads)
         return CrossMemory(keys, values, absorbed=False)
 
     def absorb(self) -> tuple[Tensor, Tensor]:
-        """Multiply the query matrix into the keys', and the output matrix into the values'.
-
-        Returns:
-            Two matrices, each ``(H * D, D)``.
-        """
-        heads = self.num_heads
-        query = self.query.weight.unflatten(0, (heads, -1)).transpose(1, 2)  # (H, D, E)
-        out = self.out.weight.unflatten(1, (heads, -1)).transpose(0, 1)  # (H, D, E)
-        key, value = self.kv.weight.unflatten(0, (2, heads, -1))  # (H, E, D) each
-        return (query @ key).flatten(0, 1), (out @ value).flatten(0, 1)
+        """Multiply projections into each other, see :func:`absorb`: two ``(H * D, D)``."""
+        weights = self.query.weight, self.kv.weight, self.out.weight
+        return absorb(*weights, self.num_heads)
 
     def remember(
         self, memory: Tensor, num_queries: int, absorbed: tuple[Tensor, Tensor] | None = None
@@ -234,22 +172,13 @@ class CrossAttention(nn.Module):
             What :meth:`forward` looks at, in the form that takes fewer operations: keys and
             values as they are, or, for many queries and few keys, with the query and output
             matrices multiplied in.
-
-        Source:
-            The second form is the weight absorption of DeepSeek-V2,
-            https://arxiv.org/abs/2405.04434, section 2.1.2, for another reason.
         """
         (_, length, width), inner = memory.shape, self.out.in_features
-        # Multiplications of a sequence: of all keys, and of all queries.
-        plain = 2 * width * inner * length + 2 * (width + length) * inner * num_queries
-        other = 2 * width * length * self.num_heads * (width + num_queries)
-        # Writing the larger keys takes its time, too.
-        if absorbed is not None and 1.2 * other < plain:
+        pays = absorbing_pays(width, inner, self.num_heads, keys=length, queries=num_queries)
+        if absorbed is not None and pays:
             keys, values = (
-                _by_head(F.linear(memory, weight), 1, self.num_heads)[0].flatten(
-                    1, 2
-                )  # (B, H * S, D)
-                for weight in absorbed
+                _by_head(F.linear(memory, weight), 1, self.num_heads)[0].flatten(1, 2)
+                for weight in absorbed  # (B, H * S, D) each
             )
             return CrossMemory(keys, values, absorbed=True)
         keys, values, _ = self.keys_values(memory)
@@ -259,45 +188,20 @@ class CrossAttention(nn.Module):
         return CrossMemory(keys, values, absorbed=False)
 
     def forward(self, x: Tensor, memory: CrossMemory, bias: Tensor | None) -> Tensor:
-        """Attend.
+        """Mix what the encoder said into each row of ``(B, T, D)``.
 
         Args:
-            x: Shape ``(B, T, D)``; all beams or targets of a user lie in one row of ``B``.
+            x: All beams or targets of a user lie in one row of ``B``.
             memory: From :meth:`keys_values` or :meth:`remember`.
             bias: Broadcastable to ``(B, H, T, S)``, or None where all is visible.
-
-        Returns:
-            Shape ``(B, T, D)``.
         """
         if memory.absorbed:
-            scores = x @ memory.keys.transpose(-2, -1)  # (B, T, H * S)
-            by_head = scores.unflatten(-1, (self.num_heads, -1))
-            if bias is not None:
-                by_head = by_head + bias.transpose(1, 2)
-            return by_head.softmax(dim=-1).flatten(-2) @ memory.values
+            return absorbed_attention(x, memory.keys, memory.values, bias, self.num_heads)
         (q,) = _by_head(self.query(x), 1, self.num_heads)
         dropout_p = self.dropout if self.training else 0.0
-        return self.out(_attend(q, memory.keys, memory.values, bias, dropout_p))
+        return self.out(attend(q, memory.keys, memory.values, bias, dropout_p))
 
 
 def _by_head(x: Tensor, parts: int, num_heads: int) -> Tensor:
     """Split ``(B, T, parts * H * E)`` into parts and heads, ``(parts, B, H, T, E)``."""
     return x.unflatten(-1, (parts, num_heads, -1)).permute(2, 0, 3, 1, 4)
-
-
-def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, p: float) -> Tensor:
-    """Mix values by unscaled attention; return shape ``(B, T, H * E)``."""
-    if bias is not None:
-        bias = bias.to(q.dtype)
-    few = q.shape[-2] * k.shape[-2] <= _FEW_SCORES
-    if q.device.type == "cpu" and (few or torch.is_grad_enabled()):
-        # Short histories: two batches of matrix products beat the fused kernel. And a bias that
-        # learns keeps that kernel out, whose substitute guards against rows without a visible
-        # key, which do not occur here.
-        scores = q @ k.transpose(-2, -1)
-        if bias is not None:
-            scores = scores + bias
-        mixed = dropout(scores.softmax(dim=-1), p, p > 0.0) @ v
-    else:
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=p, scale=1.0)
-    return mixed.transpose(1, 2).flatten(2)

@@ -34,49 +34,28 @@ class FeatureSettings(Settings):
     normalize_output: bool = setting("Scale reconstructions to unit length", False)
 
 
+@dataclass(frozen=True)
 class Features:
     """Scales the dense features of a batch; the categorical ones at the end pass unchanged.
 
     Args:
         num_categorical: C, >= 0.
-        settings: What to do.
+        settings: The scale, and what is brought to unit length.
     """
 
-    def __init__(self, num_categorical: int, settings: FeatureSettings) -> None:
-        self.num_categorical = num_categorical
-        self.settings = settings
+    num_categorical: int
+    settings: FeatureSettings
 
     def target(self, x: Tensor) -> Tensor:
-        """Compute what a reconstruction is compared with.
-
-        Args:
-            x: Shape ``(B, X)``.
-
-        Returns:
-            Shape ``(B, X)``.
-        """
+        """Compute what a reconstruction is compared with, ``(B, X)``."""
         return self._apply(x, unit=self.settings.normalize_input)
 
     def enter(self, x: Tensor) -> Tensor:
-        """Prepare inputs for the encoder.
-
-        Args:
-            x: Shape ``(B, X)``.
-
-        Returns:
-            Shape ``(B, X)``.
-        """
+        """Scale inputs, ``(B, X)``, for the encoder."""
         return self._apply(x, unit=self.settings.normalize_input, scale=self.settings.scale)
 
     def leave(self, y: Tensor) -> Tensor:
-        """Turn the decoder's output into a reconstruction.
-
-        Args:
-            y: Shape ``(B, X)``.
-
-        Returns:
-            Shape ``(B, X)``.
-        """
+        """Undo the scale of the decoder's output, ``(B, X)``: a reconstruction."""
         unit = self.settings.normalize_output
         return self._apply(y, unit=unit, scale=1.0 if unit else 1 / self.settings.scale)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from genrec.modules.nearest import nearest
+from genrec.modules.kernels.nearest import nearest
 
 __all__ = ["KMeansResult", "balanced_assign", "kmeans", "nearest_centroid"]
 
@@ -125,15 +125,7 @@ def kmeans(
 
 
 def nearest_centroid(x: Tensor, centroids: Tensor) -> Tensor:
-    """Pick the cluster of least squared distance for each sample.
-
-    Args:
-        x: Samples, shape ``(N, D)``.
-        centroids: Cluster centres, shape ``(K, D)``.
-
-    Returns:
-        Cluster ids, shape ``(N,)``, int64; the lowest id wins a tie.
-    """
+    """Pick the nearest of ``(K, D)`` for each of ``(N, D)``: ``(N,)``; the lowest id wins a tie."""
     sq_norms = centroids.square().sum(dim=1)  # (K,)
     chunk = max(1, _BLOCK_ENTRIES // len(centroids))
     parts = [nearest(torch.addmm(sq_norms, part, centroids.T, alpha=-2)) for part in x.split(chunk)]

@@ -6,15 +6,14 @@ Shape legend: B = batch, X = features, C = categorical features, D = latent widt
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from genrec.modules.kernels.squares import mean_square, squared_errors
 from genrec.settings import Settings, setting
 
-__all__ = ["LossSettings", "mean_square", "quantization_losses", "reconstruction_losses"]
+__all__ = ["LossSettings", "quantization_losses", "reconstruction_losses"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +57,7 @@ def reconstruction_losses(
         Loss of each item, shape ``(B,)``, float32.
     """
     num_dense = x.shape[-1] - num_categorical
-    compare = _absolute_errors if settings.recon_kind == "l1" else _squared_errors
+    compare = _absolute_errors if settings.recon_kind == "l1" else squared_errors
     loss = compare(x_hat[:, :num_dense], x[:, :num_dense])  # (B,)
     if settings.recon_reduction == "mean":
         loss = loss / num_dense
@@ -75,34 +74,6 @@ def _absolute_errors(x_hat: Tensor, x: Tensor) -> Tensor:
     return F.l1_loss(x_hat.float(), x.float(), reduction="none").sum(dim=-1)
 
 
-def _squared_errors(x_hat: Tensor, x: Tensor) -> Tensor:
-    errors: Tensor = _SquaredErrors.apply(x_hat, x)
-    return errors
-
-
-class _SquaredErrors(torch.autograd.Function):
-    """Squared distance of each row of ``x_hat`` to that of ``x``.
-
-    Two passes over memory forward and one backward, where tensors' own operations make twice
-    as many.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x_hat: Tensor, x: Tensor) -> Tensor:
-        error = x_hat.float() - x.float()  # (B, X)
-        ctx.save_for_backward(error)
-        ctx.dtypes = x_hat.dtype, x.dtype
-        return torch.linalg.vector_norm(error, dim=-1).square()
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, of_errors: Tensor) -> tuple[Tensor, Tensor | None]:
-        (error,) = ctx.saved_tensors
-        gradient = error * (2 * of_errors)[:, None]  # (B, X)
-        to_x = (-gradient).to(ctx.dtypes[1]) if ctx.needs_input_grad[1] else None
-        return gradient.to(ctx.dtypes[0]), to_x
-
-
 def quantization_losses(residual: Tensor, code: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
     """Compute the two distances between the residual and the code of one level.
 
@@ -116,17 +87,3 @@ def quantization_losses(residual: Tensor, code: Tensor, output: Tensor) -> tuple
         the codebook only, the second pulls the residual to the code and reaches the encoder only.
     """
     return mean_square(residual.detach() - code), mean_square(residual - output.detach())
-
-
-def mean_square(difference: Tensor) -> Tensor:
-    """Average the squared lengths of rows.
-
-    Args:
-        difference: Shape ``(B, D)``, B >= 1.
-
-    Returns:
-        Scalar.
-    """
-    # A dot product makes one pass where a sum makes two.
-    flat = difference.flatten()
-    return torch.dot(flat, flat) / len(difference)

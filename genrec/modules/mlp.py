@@ -79,19 +79,13 @@ class Mlp(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Apply the layers.
-
-        Args:
-            x: Shape ``(B, dims[0])``.
-
-        Returns:
-            Shape ``(B, dims[-1])``.
-        """
+        """Map ``(B, dims[0])`` to ``(B, dims[-1])``."""
         out: Tensor = self.layers(x)
         return out
 
 
 def _init_linear(linear: nn.Linear, settings: MlpSettings, *, is_output: bool) -> None:
+    """Start one layer as ``settings.weight_init`` says, its bias at 0."""
     kind = settings.weight_init
     if kind == "default":
         return

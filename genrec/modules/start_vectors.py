@@ -8,7 +8,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["start_vectors"]
+__all__ = ["QUIET", "start_vectors"]
+
+#: Size of random vectors beside start vectors, which they are added to, as a share of these.
+QUIET = 0.2
 
 
 @torch.no_grad()

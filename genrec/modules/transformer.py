@@ -19,7 +19,7 @@ from genrec.modules.attention import (
     RelativePositionBias,
     SelfAttention,
 )
-from genrec.modules.dropout import dropout
+from genrec.modules.kernels.dropout import dropout
 
 __all__ = [
     "Decoder",
@@ -42,11 +42,10 @@ class StackSettings:
         num_heads: Number of heads.
         ff_width: Width of the feed-forward layer.
         dropout: Everywhere that T5 has it.
-        num_buckets: Of the relative position bias.
-        max_distance: Of the relative position bias.
+        num_buckets: Buckets of distance in the relative position bias, even.
+        max_distance: Distances from here on, in tokens, share the last bucket.
         drop_output: Whether dropout follows the last layer too, as in T5.
-        drop_inside: Whether attention weights and the hidden units of the feed-forward layers
-            are dropped too, as in T5.
+        drop_attention: Whether attention weights are dropped too, as in T5.
     """
 
     num_layers: int
@@ -58,12 +57,12 @@ class StackSettings:
     num_buckets: int = 32
     max_distance: int = 128
     drop_output: bool = True
-    drop_inside: bool = True
+    drop_attention: bool = True
 
     @property
-    def inner_dropout(self) -> float:
-        """Dropout of attention weights and hidden units."""
-        return self.dropout if self.drop_inside else 0.0
+    def attention_dropout(self) -> float:
+        """Dropout of attention weights."""
+        return self.dropout if self.drop_attention else 0.0
 
 
 @torch.no_grad()
@@ -99,7 +98,18 @@ class FeedForward(nn.Module):
 
 
 def _norm(width: int) -> nn.RMSNorm:
+    """RMS norm over ``(..., D)`` with T5's epsilon."""
     return nn.RMSNorm(width, eps=1e-6)
+
+
+def _position_bias(s: StackSettings, *, bidirectional: bool) -> RelativePositionBias:
+    """Make the bias that all layers of a stack share."""
+    return RelativePositionBias(
+        s.num_heads,
+        bidirectional=bidirectional,
+        num_buckets=s.num_buckets,
+        max_distance=s.max_distance,
+    )
 
 
 class EncoderLayer(nn.Module):
@@ -108,9 +118,9 @@ class EncoderLayer(nn.Module):
     def __init__(self, s: StackSettings) -> None:
         super().__init__()
         self.attention_norm = _norm(s.width)
-        self.attention = SelfAttention(s.width, s.inner_width, s.num_heads, s.inner_dropout)
+        self.attention = SelfAttention(s.width, s.inner_width, s.num_heads, s.attention_dropout)
         self.ff_norm = _norm(s.width)
-        self.ff = FeedForward(s.width, s.ff_width, s.inner_dropout)
+        self.ff = FeedForward(s.width, s.ff_width, s.dropout)
         self.dropout = s.dropout
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
@@ -126,32 +136,24 @@ class Encoder(nn.Module):
     """A stack of encoder layers.
 
     Args:
-        settings: Its shape.
+        settings: Layers, widths and dropout.
     """
 
     def __init__(self, settings: StackSettings) -> None:
         super().__init__()
-        self.position_bias = RelativePositionBias(
-            settings.num_heads,
-            bidirectional=True,
-            num_buckets=settings.num_buckets,
-            max_distance=settings.max_distance,
-        )
+        self.position_bias = _position_bias(settings, bidirectional=True)
         self.layers = nn.ModuleList(EncoderLayer(settings) for _ in range(settings.num_layers))
         self.norm = _norm(settings.width)
         self.dropout = settings.dropout
         self.drop_output = settings.drop_output
 
     def forward(self, x: Tensor, hidden: Tensor | None) -> Tensor:
-        """Encode.
+        """Encode embedded tokens, ``(B, T, D)`` to ``(B, T, D)``.
 
         Args:
-            x: Embedded tokens, shape ``(B, T, D)``.
+            x: The tokens.
             hidden: Which keys a query must not see, broadcastable to ``(B, 1, T, T)``, bool, or
                 None where all is visible.
-
-        Returns:
-            Shape ``(B, T, D)``.
         """
         bias = self.position_bias(x.shape[1], x.shape[1])
         if hidden is not None:
@@ -168,11 +170,11 @@ class DecoderLayer(nn.Module):
     def __init__(self, s: StackSettings) -> None:
         super().__init__()
         self.attention_norm = _norm(s.width)
-        self.attention = SelfAttention(s.width, s.inner_width, s.num_heads, s.inner_dropout)
+        self.attention = SelfAttention(s.width, s.inner_width, s.num_heads, s.attention_dropout)
         self.cross_norm = _norm(s.width)
-        self.cross = CrossAttention(s.width, s.inner_width, s.num_heads, s.inner_dropout)
+        self.cross = CrossAttention(s.width, s.inner_width, s.num_heads, s.attention_dropout)
         self.ff_norm = _norm(s.width)
-        self.ff = FeedForward(s.width, s.ff_width, s.inner_dropout)
+        self.ff = FeedForward(s.width, s.ff_width, s.dropout)
         self.dropout = s.dropout
 
     def forward(
@@ -268,11 +270,7 @@ class DecoderCache:
     tables: DecoderTables | None = None
 
     def reorder(self, parents: Tensor) -> None:
-        """Let each beam go on from a beam of the step before.
-
-        Args:
-            parents: Columns of the beams that are continued, shape ``(B, W)``, int64.
-        """
+        """Let each beam go on from a beam of the step before, their columns being ``(B, W)``."""
         batch, before = self.own[0][-1].shape[:2]
         first = torch.arange(batch, device=parents.device).unsqueeze(1) * before
         newest = (first + parents).flatten()
@@ -281,14 +279,7 @@ class DecoderCache:
             self.rows.append(newest)
 
     def past(self, layer: int) -> list[Tensor]:
-        """Look up each beam's own keys and values in one layer.
-
-        Args:
-            layer: Number of the layer.
-
-        Returns:
-            One tensor a position, ``(B, W, 2 * H * E)``; the first ``(B, 1, 2 * H * E)``.
-        """
+        """Give a layer's own ``(B, W, 2 * H * E)`` of each position; beams share the first."""
         if not self.own[layer]:
             return []
         shared, *later = self.own[layer]
@@ -303,17 +294,12 @@ class Decoder(nn.Module):
     """A stack of decoder layers.
 
     Args:
-        settings: Its shape.
+        settings: Layers, widths and dropout.
     """
 
     def __init__(self, settings: StackSettings) -> None:
         super().__init__()
-        self.position_bias = RelativePositionBias(
-            settings.num_heads,
-            bidirectional=False,
-            num_buckets=settings.num_buckets,
-            max_distance=settings.max_distance,
-        )
+        self.position_bias = _position_bias(settings, bidirectional=False)
         self.layers = nn.ModuleList(DecoderLayer(settings) for _ in range(settings.num_layers))
         self.norm = _norm(settings.width)
         self.dropout = settings.dropout
@@ -349,14 +335,7 @@ class Decoder(nn.Module):
         return dropout(self.norm(x), self.dropout, self.training and self.drop_output)
 
     def tables(self, embeddings: Sequence[Tensor]) -> DecoderTables:
-        """Compute what depends on the weights alone.
-
-        Args:
-            embeddings: Of all codes of each position, ``(K, D)`` each.
-
-        Returns:
-            For :meth:`start`, as long as no weight changes.
-        """
+        """Compute what depends on the weights alone; each position's codes are ``(K, D)``."""
         layers = self._layers()
         return DecoderTables(
             codes=[layers[0].project(table) for table in embeddings],
@@ -437,3 +416,11 @@ class Decoder(nn.Module):
             x = layer.step(x, q, seen, bias, cache.cross[number], cache.cross_bias)
             cache.own[number].append(kv)
         return self.norm(x)
+
+
+@torch.no_grad()
+def begin_as_identity(stack: nn.Module) -> None:
+    """Let each layer of a stack begin as the identity; see :class:`CausalEncoder` for when."""
+    for name, parameter in stack.named_parameters():
+        if name.endswith(("out.weight", "down.weight")):
+            nn.init.zeros_(parameter)

@@ -9,15 +9,22 @@ import json
 import math
 import os
 import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from genrec.atomic import read_json
 from genrec.checkpoint import resolve_step
 from genrec.errors import ArtifactError, MissingPathError
-from genrec.evaluation.codebook import COLLAPSED_USAGE, LOW_PERPLEXITY
+from genrec.evaluation.codebook import (
+    COLLAPSED_USAGE,
+    LOW_PERPLEXITY,
+    collision_advice,
+    many_collide,
+)
+from genrec.runs import find_run
+from genrec.tokenizer.artifact import ARTIFACT_NAME
 
 __all__ = ["Finding", "RunRecord", "diagnose", "diagnose_run", "format_findings", "read_record"]
 
@@ -60,12 +67,16 @@ class RunRecord:
         losses: Mean reconstruction loss between log lines, as ``(step, value)``; NaN where it
             was not finite.
         grad_norms: Gradient norms before clipping, likewise.
+        ids: Statistics and ``policy`` of the run's ID table; empty where it has none.
+        path: The run's folder.
     """
 
     config: dict[str, Any]
     evaluation: dict[str, float]
     losses: tuple[tuple[int, float], ...]
     grad_norms: tuple[tuple[int, float], ...]
+    ids: Mapping[str, Any] = field(default_factory=dict)
+    path: str = "RUN_DIR"
 
 
 def read_record(run: str | os.PathLike[str]) -> RunRecord:
@@ -81,7 +92,7 @@ def read_record(run: str | os.PathLike[str]) -> RunRecord:
         MissingPathError: If there is no run, or it has no metrics.
         ArtifactError: If it is no stage-one run, or was never evaluated.
     """
-    folder = Path(run)
+    folder = find_run(run)
     file = folder / "metrics.jsonl"
     if not file.is_file():
         raise MissingPathError(
@@ -104,44 +115,38 @@ def read_record(run: str | os.PathLike[str]) -> RunRecord:
             "with train.do_eval=True"
         )
     return RunRecord(
-        config, evaluation, tuple(series["reconstruction_loss"]), tuple(series["grad_norm"])
+        config,
+        evaluation,
+        tuple(series["reconstruction_loss"]),
+        tuple(series["grad_norm"]),
+        _id_statistics(folder),
+        str(folder),
     )
 
 
+def _id_statistics(run: Path) -> dict[str, Any]:
+    """Read what is known of a run's ID table: as training left it, and as it is now."""
+    trained, now = run / "meta.json", run / ARTIFACT_NAME / "meta.json"
+    if not now.is_file():
+        return {}
+    table = read_json(now)
+    before = read_json(trained).get("semantic_ids", {}) if trained.is_file() else {}
+    return {**before, **table["statistics"], "policy": table["policy"]}
+
+
 def diagnose_run(run: str | os.PathLike[str]) -> list[Finding]:
-    """Diagnose a run folder.
-
-    Args:
-        run: The folder.
-
-    Returns:
-        The troubles, worst first; empty where nothing is wrong.
-    """
+    """Diagnose a run folder: its troubles, worst first; none where nothing is wrong."""
     return diagnose(read_record(run))
 
 
 def diagnose(record: RunRecord) -> list[Finding]:
-    """Find what is wrong with a run.
-
-    Args:
-        record: What it wrote down.
-
-    Returns:
-        The troubles, worst first; empty where nothing is wrong.
-    """
-    checks = (_unstable, _collapsed, _poor_reconstruction, _poor_quantization)
+    """Find what is wrong with a run, worst first; none where nothing is wrong."""
+    checks = (_unstable, _collapsed, _poor_reconstruction, _poor_quantization, _colliding)
     return [found for check in checks if (found := check(record)) is not None]
 
 
 def format_findings(findings: Sequence[Finding]) -> str:
-    """Write findings for a person.
-
-    Args:
-        findings: From :func:`diagnose`.
-
-    Returns:
-        Lines of text; ``nothing wrong`` where there are none.
-    """
+    """Write findings for a person; ``nothing wrong`` where there are none."""
     if not findings:
         return "nothing wrong"
     lines = []
@@ -227,7 +232,8 @@ def _collapsed(record: RunRecord) -> Finding | None:
 
 
 def _poor_reconstruction(record: RunRecord) -> Finding | None:
-    r2 = record.evaluation["r2_unquantized"]
+    # The decoder is trained on codes, so that it may do better with them than with latents.
+    r2 = max(record.evaluation["r2_unquantized"], record.evaluation["r2"])
     if r2 >= LOW_UNQUANTIZED_R2:
         return None
     config = record.config
@@ -235,7 +241,7 @@ def _poor_reconstruction(record: RunRecord) -> Finding | None:
     return Finding(
         "reconstruction loss too high",
         (
-            f"even without quantisation the autoencoder explains {100 * r2:.1f} % of the "
+            f"with or without quantisation the autoencoder explains {100 * r2:.1f} % of the "
             f"embeddings' variance, less than {100 * LOW_UNQUANTIZED_R2:.0f} %",
         ),
         (
@@ -252,7 +258,9 @@ def _poor_quantization(record: RunRecord) -> Finding | None:
     gap = evaluation["r2_unquantized"] - evaluation["r2"]
     error = evaluation["quantization_error"]
     evidence = []
-    if gap > HIGH_QUANTIZATION_GAP:
+    trained = record.config.get("model") == "rqvae"
+    # What is fitted to the embeddings themselves has no autoencoder to compare with.
+    if trained and gap > HIGH_QUANTIZATION_GAP:
         evidence.append(
             f"codes cost {gap:.3f} of R2: {evaluation['r2_unquantized']:.3f} without, "
             f"{evaluation['r2']:.3f} with quantisation"
@@ -263,15 +271,31 @@ def _poor_quantization(record: RunRecord) -> Finding | None:
         return None
     beta = record.config.get("commitment_weight", 0.25)
     sizes = _codebook_sizes(record)
+    advice = [
+        f"train.vae_codebook_size: more than {max(sizes)}, or train.vae_n_layers: more than "
+        f"{len(sizes)}"
+    ]
+    if trained:
+        advice.insert(0, f"train.commitment_weight: more than {beta}, beta is too low")
+        advice.append(
+            "train.use_kmeans_init = True, train.kmeans_after_epochs = 10: a better start"
+        )
+    return Finding("quantisation loss too high", tuple(evidence), tuple(advice))
+
+
+def _colliding(record: RunRecord) -> Finding | None:
+    rate, largest = record.evaluation["collision_rate"], record.evaluation["largest_group"]
+    if record.ids.get("policy") == "reassign" or not many_collide(rate, largest):
+        return None
+    advice = (
+        collision_advice(record.ids["reassign_cost"], run=record.path)
+        if "reassign_cost" in record.ids
+        else f"`genrec tokenize {record.path} --policy reassign`, which says what it costs"
+    )
     return Finding(
-        "quantisation loss too high",
-        tuple(evidence),
-        (
-            f"train.commitment_weight: more than {beta}, beta is too low",
-            f"train.vae_codebook_size: more than {max(sizes)}, or train.vae_n_layers: more than "
-            f"{len(sizes)}",
-            "train.use_kmeans_init = True, train.kmeans_after_epochs = 10: a better start",
-        ),
+        "many items of equal codes",
+        (f"{100 * rate:.1f} % of the items collide before repair, and {largest:.0f} share one ID",),
+        (advice,),
     )
 
 

@@ -16,10 +16,11 @@ from torch import Tensor
 
 from genrec.data.text.fused_space import SPACE_NAME, FusedSpace
 from genrec.data.text.item_text import shorten
+from genrec.data.text.kept_encoder import ENCODER_NAME
 from genrec.errors import ConfigError, DataError, MissingPathError
 from genrec.rankers import Ranker
 from genrec.serving.keys import read_keys
-from genrec.trained import ENCODER_NAME, QUANTIZER_NAME, Trained, load_quantizer, with_ids
+from genrec.trained import QUANTIZER_NAME, Trained, load_quantizer, with_ids
 
 __all__ = ["ItemVectors", "NewItems", "item_vectors", "with_items"]
 
@@ -164,9 +165,12 @@ def item_vectors(run: Trained | None, ranker: Ranker) -> Tensor | None:
 def _embedded(run: Trained, texts: list[str]) -> npt.NDArray[Any]:
     """Embed texts as those of the run's data set were; ``(R, D)``."""
     from genrec.data.text.encoders import make_encoder
+    from genrec.data.text.kept_encoder import load_encoder
 
+    if (run.path / ENCODER_NAME).is_dir():
+        return load_encoder(run.path).encoder.encode(texts)
     name = str(run.meta.get("encoder") or run.meta.get("encoder_model_name") or "")
-    if (run.path / ENCODER_NAME).is_dir() or not name or name.split(":")[0] in ("tfidf", "none"):
+    if not name or name.split(":")[0] in ("tfidf", "none") or name.endswith(".npy"):
         raise ConfigError(
             f"texts of new items must be embedded by the run's encoder, got {name or 'an unknown'} "
             "one, which is not kept with the run; give vectors"

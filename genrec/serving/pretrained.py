@@ -14,9 +14,10 @@ from typing import Any
 from genrec.atomic import atomic_directory, read_json, write_json_atomic
 from genrec.checkpoint import RunDirectory
 from genrec.data.text.fused_space import SPACE_NAME
+from genrec.data.text.kept_encoder import ENCODER_NAME
 from genrec.errors import ConfigError, MissingPathError
 from genrec.tokenizer.semantic_id import ARTIFACT_NAME
-from genrec.trained import ENCODER_NAME, QUANTIZER_NAME, Trained
+from genrec.trained import QUANTIZER_NAME, Trained
 
 __all__ = ["fetch", "model_card", "push", "save_run"]
 
@@ -35,6 +36,7 @@ _PORTABLE = (
     "steps",
     "torch",
 )
+_PLACE = "path/to/this/folder"
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -138,6 +140,8 @@ def push(
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "recommender"
         save(folder)
+        card = folder / "README.md"
+        card.write_text(card.read_text("utf-8").replace(_PLACE, repo_id), encoding="utf-8")
         try:
             api = hub.HfApi(token=token)
             api.create_repo(repo_id, private=private, exist_ok=True)
@@ -169,7 +173,7 @@ def model_card(run: Trained, metrics: Mapping[str, Any]) -> str:
     size = f", {run.meta['parameters']:,} parameters" if "parameters" in run.meta else ""
     lines += [f"Recommends {run.catalogue.num_items:,} items{size}.", "", "```python"]
     lines += ["from genrec import Recommender", ""]
-    lines += ['recommender = Recommender.from_pretrained("THIS_FOLDER_OR_NAME")']
+    lines += [f'recommender = Recommender.from_pretrained("{_PLACE}")']
     example = run.catalogue.item_keys[0] if run.catalogue.num_items else "item"
     lines += [f"items, scores = recommender.recommend([{example!r}], k=10)", "```", ""]
     for split, rows in metrics.items():

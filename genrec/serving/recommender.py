@@ -14,21 +14,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from genrec.data.catalogue import Catalogue
 from genrec.data.prepared import PreparedDataset, StringArray
-from genrec.data.schemas import Ranking
-from genrec.data.sequence_dataset import hash_users
 from genrec.device import pick_device
 from genrec.errors import ConfigError, DataError
-from genrec.rankers import Ranker, SearchingRanker
+from genrec.rankers import Ranker
 from genrec.serving.items import NewItems, with_items
-from genrec.serving.keys import Key, KeyLists, Lists, read_keys, read_lists, whole_number
+from genrec.serving.keys import Key, KeyLists, read_keys, read_lists, whole_number
 from genrec.serving.pretrained import fetch, push, save_run
+from genrec.serving.ranking import rank_all, with_beams
 from genrec.serving.recommendations import Recommendations
 from genrec.serving.shelf import Limits, Shelf, Unknown, Users, check_count
-from genrec.threads import side_by_side
 from genrec.tokenizer.semantic_id import SemanticIdTokenizer
 from genrec.trained import load_trained
 
@@ -208,7 +205,7 @@ class Recommender:
         shelf = self._shelf
         unknown = Unknown(on_unknown)
         k = min(whole_number(k, "k", usual=10), shelf.catalogue.num_items)
-        ranker = _searching(shelf.ranker, num_beams)
+        ranker = with_beams(shelf.ranker, num_beams)
         if batch_size is None:
             batch_size = 32 if ranker.device.type == "cpu" else 256
         batch_size = whole_number(batch_size, "batch_size", usual=32)
@@ -229,11 +226,13 @@ class Recommender:
             check_count("users", len(names[0]), count)
         limits = Limits.read(allow, exclude, shelf, unknown, count, many)
         seen = rows if exclude_seen else None
-        found = _rank_all(ranker, shelf.popular, rows, k, limits, seen, names, batch_size)
+        found = rank_all(
+            ranker, shelf.popular, rows, k, limits, seen, names and names[0], batch_size
+        )
         return shelf.answer(
             found,
             owners=list(range(count)) if names is None else names[0],
-            popular=rows.lengths == 0,
+            popular=(rows.lengths == 0) & (shelf.popular is not None),
             many=many,
             whole_numbers=whole_numbers,
         )
@@ -247,8 +246,10 @@ class Recommender:
         allow: Keys | None = None,
         on_unknown: str = "raise",
     ) -> Recommendations:
-        """Find the items nearest to others: by the codes that their IDs share from the first on,
-        then by the distance of their vectors.
+        """Find the items nearest to others, by their IDs and then by their vectors.
+
+        The more codes two IDs share from the first on, the nearer; then the distance of the
+        vectors counts: the model's own where it has some, else the quantiser's.
 
         Args:
             items: One item key, or several.
@@ -264,7 +265,7 @@ class Recommender:
         Raises:
             DataError: If a key is unknown.
             ConfigError: If the model knows neither IDs nor vectors of items.
-        """  # noqa: D205
+        """
         shelf = self._shelf
         unknown = Unknown(on_unknown)
         k = min(whole_number(k, "k", usual=10), shelf.catalogue.num_items)
@@ -419,59 +420,3 @@ class Recommender:
         """Name rows of the catalogue, ``(K,)``, for a person; by their keys without titles."""
         names = self._shelf.catalogue.item_titles
         return [names[int(row)] for row in rows]
-
-
-def _rank_all(
-    ranker: Ranker,
-    popular: Ranker | None,
-    rows: Lists,
-    k: int,
-    limits: Limits,
-    seen: Lists | None,
-    names: tuple[list[Key], bool] | None,
-    batch_size: int,
-) -> tuple[Tensor, Tensor]:
-    """Rank for all users in batches of like length; ``(B, K)`` rows and scores, -1 and -inf."""
-    count = len(rows.lengths)
-    items = torch.full((count, k), -1, dtype=torch.long)
-    scores = torch.full((count, k), -torch.inf)
-    hashes = None
-    if names is not None:
-        keys = StringArray.from_strings(str(name) for name in names[0])
-        hashes = torch.from_numpy(hash_users(keys))
-    lengths = np.minimum(rows.lengths, ranker.max_history)
-    order = np.argsort(lengths, kind="stable")  # like lengths together: little padding
-    empty = int((lengths == 0).sum())
-    parts = [order[at : at + batch_size] for at in range(empty, count, batch_size)]
-    parts.reverse()  # the longest first, so that memory runs out at once or not at all
-    without = [order[at : min(at + batch_size, empty)] for at in range(0, empty, batch_size)]
-    num_popular = 0 if popular is None else len(without)
-
-    def answer(number: int) -> tuple[Rows, Ranking]:
-        if number < len(parts):
-            part = parts[number]
-            given = rows.padded(part, ranker.max_history).to(ranker.device)
-            users = None if hashes is None else hashes[part].to(ranker.device)
-            return part, ranker.rank(given, k, users=users, rules=limits.of(part, seen))
-        part = without[number - len(parts)]
-        assert popular is not None
-        nothing = torch.empty(len(part), 0, dtype=torch.long, device=ranker.device)
-        return part, popular.rank(nothing, k, rules=limits.of(part, None))
-
-    for part, found in side_by_side(answer, len(parts) + num_popular, ranker.device):
-        where = torch.from_numpy(part)
-        items[where], scores[where] = found.items.cpu(), found.scores.cpu()
-    return items, scores
-
-
-def _searching(ranker: Ranker, num_beams: int | None) -> Ranker:
-    """Return the ranker, with another number of beams where one is given."""
-    if num_beams is None:
-        return ranker
-    num_beams = whole_number(num_beams, "num_beams", usual=30)
-    if not isinstance(ranker, SearchingRanker):
-        raise ConfigError(
-            f"num_beams must be left out for a model that ranks all items, got {num_beams} for "
-            f"{ranker.name}; it needs no beams"
-        )
-    return ranker.with_beams(num_beams)

@@ -51,6 +51,17 @@ class Shelf:
         keys = self.catalogue.item_keys
         return all(key.isdecimal() and (key == "0" or key[0] != "0") for key in keys)
 
+    @cached_property
+    def codes(self) -> Tensor | None:
+        """Semantic IDs, shape ``(N, L)``, int32, or None where there are none."""
+        codes = self.catalogue.codes
+        return None if codes is None else torch.from_numpy(np.array(codes))
+
+    @cached_property
+    def vectors(self) -> Tensor | None:
+        """Vectors of the items, shape ``(N, E)``, or None where there are none."""
+        return item_vectors(self.run, self.ranker)
+
     @classmethod
     def of(cls, ranker: Ranker, catalogue: Catalogue, run: Trained | None = None) -> Shelf:
         """Prepare what calls need of a catalogue; ``run`` is where ranker and items are from."""
@@ -80,9 +91,8 @@ class Shelf:
 
     def nearest(self, targets: Lists, k: int, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """Rank items by likeness to each target; ``(B, K)`` rows and scores, -1 and -inf."""
-        codes = self.catalogue.codes
-        vectors = item_vectors(self.run, self.ranker)
-        if codes is None and vectors is None:
+        table, vectors = self.codes, self.vectors
+        if table is None and vectors is None:
             raise ConfigError(
                 f"similar items need a model with semantic IDs or vectors of items, got "
                 f"{self.ranker.name}; use a run of another model"
@@ -91,7 +101,6 @@ class Shelf:
         rows = torch.full((count, k), -1, dtype=torch.long)
         scores = torch.full((count, k), -torch.inf)
         places = np.flatnonzero(targets.lengths)
-        table = None if codes is None else torch.from_numpy(np.array(codes))
         keep = None if mask is None else mask.cpu()
         step = max(1, 50_000_000 // max(1, self.catalogue.num_items))  # 200 MB of scores
         for begin in range(0, len(targets.rows), step):

@@ -103,13 +103,7 @@ def read_artifact(
 
 
 def read_codes(path: str | os.PathLike[str]) -> npt.NDArray[Any]:
-    """Read a bare array of codes.
-
-    Args:
-        path: A ``.npy`` file.
-
-    Returns:
-        Whatever array it holds.
+    """Read whatever array a ``.npy`` file holds.
 
     Raises:
         MissingPathError: If there is no such file.
@@ -162,41 +156,19 @@ def check_codes(ids: npt.NDArray[Any], level_sizes: Sequence[int], *, num_keys: 
 
 
 def pack_keys(strings: Iterable[str]) -> StringArray:
-    """Pack strings, unless they are packed already.
-
-    Args:
-        strings: Item keys.
-
-    Returns:
-        The packed array.
-    """
+    """Pack strings, unless they are packed already."""
     return strings if isinstance(strings, StringArray) else StringArray.from_strings(strings)
 
 
 def join_keys(first: StringArray, second: StringArray) -> StringArray:
-    """Put two packed arrays one after the other, without unpacking them.
-
-    Args:
-        first: Keys.
-        second: More keys.
-
-    Returns:
-        All of them.
-    """
+    """Put two packed arrays one after the other, without unpacking them."""
     head, tail = first.offsets, second.offsets
     data = np.concatenate([first.data[: head[-1]], second.data[: tail[-1]]])
     return StringArray(data, np.concatenate([head, head[-1] + tail[1:]]))
 
 
 def row_keys(count: int) -> StringArray:
-    """Write the numbers ``0 .. count - 1`` as keys, without a Python string for each.
-
-    Args:
-        count: How many.
-
-    Returns:
-        ``count`` keys.
-    """
+    """Write the numbers ``0 .. count - 1`` as keys, without a Python string for each."""
     data, lengths = [np.zeros(0, dtype=np.uint8)], [np.zeros(1, dtype=np.int64)]
     width, start = 1, 0
     while start < count:

@@ -47,14 +47,11 @@ class IdGroups:
 def pack_ids(
     ids: npt.NDArray[np.integer[Any]], level_sizes: Sequence[int]
 ) -> npt.NDArray[np.int64]:
-    """Pack each row of codes into one integer that sorts like the row.
+    """Pack each row of codes ``(N, L)`` into one integer that sorts like the row: ``(N,)``, int64.
 
     Args:
-        ids: Codes, shape ``(N, L)``, each in ``[0, level size)``.
+        ids: Codes, each in ``[0, level size)``.
         level_sizes: Codes of each level; their product must be below 2^63.
-
-    Returns:
-        Mixed-radix keys, shape ``(N,)``, int64.
 
     Raises:
         ValueError: If the product of the sizes is too large.
@@ -72,15 +69,7 @@ def pack_ids(
 
 
 def unpack_ids(keys: npt.NDArray[np.int64], level_sizes: Sequence[int]) -> npt.NDArray[np.int32]:
-    """Undo :func:`pack_ids`.
-
-    Args:
-        keys: Shape ``(N,)``.
-        level_sizes: Codes of each level.
-
-    Returns:
-        Codes, shape ``(N, L)``.
-    """
+    """Undo :func:`pack_ids`: codes ``(N, L)`` from keys ``(N,)``."""
     ids = np.empty((len(keys), len(level_sizes)), dtype=np.int32)
     for level in reversed(range(len(level_sizes))):
         keys, ids[:, level] = np.divmod(keys, level_sizes[level])
@@ -88,15 +77,7 @@ def unpack_ids(keys: npt.NDArray[np.int64], level_sizes: Sequence[int]) -> npt.N
 
 
 def group_ids(ids: npt.NDArray[np.integer[Any]], level_sizes: Sequence[int]) -> IdGroups:
-    """Sort items into groups that share all their codes.
-
-    Args:
-        ids: Codes, shape ``(N, L)``.
-        level_sizes: Codes of each level.
-
-    Returns:
-        The groups, in ascending order of their codes.
-    """
+    """Sort the items of codes ``(N, L)`` into groups that share all codes, in ascending order."""
     keys = pack_ids(ids, level_sizes)
     order = np.argsort(keys, kind="stable")
     keys = keys[order]
@@ -109,17 +90,10 @@ def group_ids(ids: npt.NDArray[np.integer[Any]], level_sizes: Sequence[int]) -> 
 def append_dedup_digit(
     ids: npt.NDArray[np.int32], level_sizes: Sequence[int]
 ) -> tuple[npt.NDArray[np.int32], int]:
-    """Append a digit that tells items with equal codes apart.
+    """Append a digit that tells items of equal codes apart: ``(N, L + 1)``, and its size.
 
     Every item gets one, 0 where its codes are unique, so that all IDs have the same length;
     items of a group are numbered in item order.
-
-    Args:
-        ids: Codes, shape ``(N, L)``.
-        level_sizes: Codes of each level.
-
-    Returns:
-        ``(ids (N, L + 1), size of the new level)``: the size is that of the largest group.
 
     Source:
         TIGER, https://arxiv.org/abs/2305.05065, section 3.1.

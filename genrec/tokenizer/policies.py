@@ -47,13 +47,10 @@ class IdTable:
 
 
 def check_policy(policy: str) -> None:
-    """Refuse an unknown collision policy.
-
-    Args:
-        policy: A name.
+    """Refuse a collision policy that is none of :data:`POLICIES`.
 
     Raises:
-        ConfigError: If it is none of :data:`POLICIES`.
+        ConfigError: Naming the near ones.
     """
     if policy not in POLICIES:
         raise ConfigError(
@@ -205,15 +202,7 @@ def _extend(
 
 
 def left_over(ids: npt.NDArray[np.int32], level_sizes: tuple[int, ...]) -> dict[str, int]:
-    """Count the items that still share an ID once a policy is done.
-
-    Args:
-        ids: Codes, shape ``(N, L)``.
-        level_sizes: Codes of each column.
-
-    Returns:
-        ``left_items_sharing_id`` and ``left_largest_group``.
-    """
+    """Count the items of ``(N, L)`` that still share an ID once a policy is done."""
     sizes = group_ids(ids, level_sizes).sizes
     return {
         "left_items_sharing_id": int(sizes[sizes > 1].sum()),
@@ -222,14 +211,7 @@ def left_over(ids: npt.NDArray[np.int32], level_sizes: tuple[int, ...]) -> dict[
 
 
 def quantizer_digest(quantizer: ItemQuantizer) -> str:
-    """Compute a digest of the codebooks, 16 hexadecimal digits: which quantiser made an ID.
-
-    Args:
-        quantizer: The frozen quantiser.
-
-    Returns:
-        The digest.
-    """
+    """Compute a digest of the codebooks, 16 hexadecimal digits: which quantiser made an ID."""
     digest = hashlib.sha256()
     for codebook in quantizer.get_codebook():
         array = np.ascontiguousarray(codebook.detach().cpu().float().numpy(), dtype="<f4")

@@ -100,7 +100,7 @@ def encode_rows(
     batch_size: int = 4096,
     device: torch.device | str | None = None,
 ) -> Iterator[tuple[int, Tensor]]:
-    """Compute the latents of some items, block by block.
+    """Yield the latents ``(<= batch_size, E)`` of some items, and their position in ``rows``.
 
     Args:
         quantizer: The frozen quantiser.
@@ -108,23 +108,12 @@ def encode_rows(
         rows: Item ids to read, shape ``(R,)``; ascending order reads a file once.
         batch_size: Rows of one block.
         device: Where the quantiser lives.
-
-    Yields:
-        Position of the block in ``rows``, and its latents ``(<= batch_size, E)``.
     """
     yield from _blocks(quantizer.encode, quantizer, embeddings, rows, batch_size, device)
 
 
 def read_rows(embeddings: npt.NDArray[Any], rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-    """Copy some rows of an array or a memory map, without keeping the file's pages resident.
-
-    Args:
-        embeddings: Shape ``(N, D)``.
-        rows: Rows to read, shape ``(R,)``.
-
-    Returns:
-        Shape ``(R, D)``, float32.
-    """
+    """Copy rows of ``(N, D)``, a file's pages not kept resident: ``(R, D)``, float32."""
     found = np.empty((len(rows), embeddings.shape[1]), dtype=np.float32)
     for start in range(0, len(rows), _READ_ROWS):
         found[start : start + _READ_ROWS] = embeddings[rows[start : start + _READ_ROWS]]
@@ -134,11 +123,7 @@ def read_rows(embeddings: npt.NDArray[Any], rows: npt.NDArray[np.int64]) -> npt.
 
 @contextmanager
 def evaluation_mode(quantizer: ItemQuantizer) -> Iterator[None]:
-    """Switch dropout and batch statistics off for a while, where the quantiser has them.
-
-    Args:
-        quantizer: Any quantiser; one that is no ``torch.nn.Module`` is left alone.
-    """
+    """Switch dropout and batch statistics off for a while, where the quantiser has them."""
     module: object = quantizer
     if not isinstance(module, torch.nn.Module) or not module.training:
         yield

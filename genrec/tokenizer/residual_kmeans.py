@@ -144,14 +144,7 @@ class ResidualKMeans(nn.Module):
         return [self.get_buffer(f"codebook_{level}") for level in range(len(self.codebook_sizes))]
 
     def get_codebook_entry(self, ids: Tensor) -> Tensor:
-        """Add up the codes of IDs.
-
-        Args:
-            ids: Codes, shape ``(B, L)``.
-
-        Returns:
-            Reconstructed latents, shape ``(B, D)``.
-        """
+        """Sum the codes of ids ``(B, L)``: latents ``(B, D)``."""
         parts = [
             codebook[ids[:, level]] for level, codebook in enumerate(self.get_codebook())
         ]  # L of (B, D)
@@ -167,14 +160,7 @@ class ResidualKMeans(nn.Module):
 
     @torch.no_grad()
     def get_semantic_ids(self, x: Tensor) -> Tensor:
-        """Find the codes of items.
-
-        Args:
-            x: Embeddings, shape ``(B, D)``.
-
-        Returns:
-            Codes, shape ``(B, L)``, int64.
-        """
+        """Choose the nearest code of every level for ``(B, D)``: ``(B, L)``, int64."""
         residual = self.encode(x)
         ids = []
         for codebook in self.get_codebook():
@@ -184,11 +170,7 @@ class ResidualKMeans(nn.Module):
         return torch.stack(ids, dim=1)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the quantiser as a folder that explains itself.
-
-        Args:
-            path: The folder to make or replace.
-        """
+        """Write the quantiser to a folder that explains itself, in place of an old one."""
         write_model_files(path, weights=self.state_dict(), config=self.config)
 
     @classmethod

@@ -317,22 +317,12 @@ class SemanticIdTokenizer:
         return tokens.flatten(-2).long()  # (..., T)
 
     def verify_semantic_ids(self, prefixes: Tensor) -> Tensor:
-        """Tell which code prefixes some item begins with.
-
-        Args:
-            prefixes: Codes, shape ``(B, l)`` with ``1 <= l <= L``.
-
-        Returns:
-            True where an item has this prefix, shape ``(B,)``, bool.
-        """
+        """Tell which prefixes ``(B, l)``, ``l >= 1``, some item begins with: ``(B,)``, bool."""
         verified: Tensor = self._prefix_index.verify(prefixes)
         return verified
 
     def check_items(self, items_fingerprint: str) -> None:
-        """Refuse to go on with a table of other items.
-
-        Args:
-            items_fingerprint: ``PreparedDataset.items_fingerprint`` of the data in use.
+        """Refuse a data set, by its ``items_fingerprint``, whose items are not the table's.
 
         Raises:
             ArtifactError: If the table was built for other items, or in another order.
@@ -345,11 +335,7 @@ class SemanticIdTokenizer:
             )
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the table as a folder that stands alone; an older one is replaced.
-
-        Args:
-            path: The folder.
-        """
+        """Write the table as a folder that stands alone; an older one is replaced."""
         meta = {
             "level_sizes": list(self.level_sizes),
             "policy": self.policy,
@@ -402,8 +388,7 @@ class SemanticIdTokenizer:
 
         Args:
             path: The ``.index.json`` file.
-            keyed_by: Name items by their ``"row"`` number, as those projects do, or by their
-                ``"key"``.
+            keyed_by: Name items by ``"row"`` number, as those projects do, or by ``"key"``.
         """
         if keyed_by not in ("row", "key"):
             raise ConfigError(f"keyed_by must be row or key, got {keyed_by!r}; use row")
@@ -439,11 +424,7 @@ class SemanticIdTokenizer:
         return cls(ids, level_sizes=level_sizes or _sizes_of(ids), item_keys=keys)
 
     def export_npy(self, path: str | os.PathLike[str]) -> None:
-        """Write the bare table of codes, shape ``(N, L)``, int32.
-
-        Args:
-            path: The ``.npy`` file.
-        """
+        """Write the bare table of codes, ``(N, L)``, int32, as ``.npy``."""
         with atomic_file(path) as temporary, temporary.open("wb") as file:
             np.save(file, self.ids)
 
@@ -455,15 +436,12 @@ class SemanticIdTokenizer:
         item_keys: Iterable[str] | None = None,
         level_sizes: Sequence[int] | None = None,
     ) -> SemanticIdTokenizer:
-        """Take over a bare table of codes.
+        """Take over a bare table of codes, ``(N, L)``, from a ``.npy`` file of whole numbers.
 
         Args:
-            path: A ``.npy`` file of whole numbers, shape ``(N, L)``.
+            path: The file.
             item_keys: The catalogue's own item ids, ``N``; row numbers by default.
             level_sizes: Codes of each level; the largest code plus one by default.
-
-        Returns:
-            The table.
 
         Raises:
             MissingPathError: If there is no such file.

@@ -262,7 +262,7 @@ class RetrievalTask:
         ConfigError: If there are not as many weights as levels.
     """
 
-    name = "model"
+    name = "generation"
 
     def __init__(
         self,
@@ -311,7 +311,7 @@ class ItemTokenTask:
         ConfigError: If a size or the number of weights is wrong.
     """
 
-    name = "model"
+    name = "generation"
 
     def __init__(
         self,

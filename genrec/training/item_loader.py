@@ -43,9 +43,9 @@ class ItemLoader:
     Args:
         items: Shape ``(N, X)``, any floating dtype, on the device to train on.
         batch_size: Items of a batch on each process, >= 1.
-        seed: Of the order.
+        seed: With the epoch, it gives the order of the items.
         process_index: Which process this is.
-        num_processes: P.
+        num_processes: How many processes P share a batch of ``P * batch_size`` items.
 
     Raises:
         ConfigError: If the batch size is below 1.
@@ -73,15 +73,7 @@ class ItemLoader:
         return math.ceil(len(self.items) / (self.batch_size * self.num_processes))
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[ItemRows]:
-        """Yield this process's batches of an epoch.
-
-        Args:
-            epoch: From 0.
-            start: Batches to leave out.
-
-        Yields:
-            Batches of ``B`` items.
-        """
+        """Yield this process's batches of an epoch, from 0, ``start`` of them left out."""
         generator = torch.Generator().manual_seed(mix_seed(self.seed, epoch))
         order = torch.randperm(len(self.items), generator=generator)  # (N,)
         together = self.batch_size * self.num_processes
@@ -129,15 +121,11 @@ def load_items(
 
 
 def feature_scale(items: Tensor, *, num_categorical: int = 0) -> float:
-    """Compute the factor that brings dense features to a root mean square of 1.
+    """Compute the factor, to four digits, that brings dense features to a root mean square of 1.
 
     Args:
-        items: Shape ``(N, X)``, finite.
+        items: Shape ``(N, X)``, finite. Of unit length, they give the square root of X.
         num_categorical: Features at the end that do not count.
-
-    Returns:
-        The factor, rounded to four digits; 1 for features that are all zero. The square root of
-        X for embeddings of unit length.
     """
     dense = items[:, : items.shape[1] - num_categorical]
     total = sum(float(rows.double().square().sum()) for rows in dense.split(65_536))

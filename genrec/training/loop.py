@@ -50,10 +50,10 @@ class Stateful(Protocol):
     """Something of a stage that a resumed run must find as it was."""
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return the state."""
+        """Return what a checkpoint keeps of it."""
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take the state back."""
+        """Go on from what :meth:`state_dict` returned."""
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,9 @@ class BestRule:
     """Which step a pointer such as ``best`` names.
 
     Attributes:
-        name: The pointer.
+        name: File in the run folder that names the step.
         metric: A key of what ``evaluate`` returns.
-        mode: ``max`` or ``min``.
+        mode: Which values are better, ``max`` or ``min``.
     """
 
     name: str
@@ -84,7 +84,7 @@ class FitResult:
     Attributes:
         step: Optimiser steps done, over all sessions of the run.
         seconds: Wall time of the training steps of this session, evaluation left out.
-        metrics: Last evaluation.
+        metrics: What the last evaluation gave.
         best: Pointer name to ``(step, value)``.
         history: Every evaluation as ``(step, metrics)``.
         stopped_early: Whether patience ran out.
@@ -180,7 +180,7 @@ def fit(
     Args:
         accelerator: Its mixed precision and processes are used.
         learner: What to train.
-        rhythm: For how long.
+        rhythm: For how many steps, and what happens how often.
         run_dir: Where checkpoints go.
         resume: A step folder to go on from, or None.
         tracker: Where metrics go.
@@ -350,7 +350,7 @@ class _State:
         self.accelerator.wait_for_everyone()
 
     def load(self, step_path: Path) -> None:
-        """Go on from a checkpoint."""
+        """Take weights, optimiser, schedule and position of a step folder."""
         learner, accelerator = self.learner, self.accelerator
         _, weights = load_model_files(step_path)
         try:

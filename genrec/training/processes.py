@@ -19,15 +19,10 @@ _PARENT = os.getppid()
 
 
 def start_accelerator(**options: Any) -> Accelerator:
-    """Join the other processes.
+    """Join the other processes; options are those of ``accelerate.Accelerator``.
 
-    A run may follow another one in the same process, with another precision.
-
-    Args:
-        **options: Of ``accelerate.Accelerator``.
-
-    Returns:
-        The accelerator; its process group is left when Python ends.
+    A run may follow another one in the same process, with another precision. The process group is
+    left when Python ends.
     """
     AcceleratorState._reset_state()  # the precision; the processes stay joined
     accelerator = Accelerator(**options)

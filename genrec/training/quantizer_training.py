@@ -5,8 +5,10 @@ Shape legend: N = items, X = features, B = batch.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -18,8 +20,17 @@ from torch import Tensor, nn
 from genrec.data.item_dataset import ItemData
 from genrec.data.prepared import PreparedDataset
 from genrec.data.text.fused_space import SPACE_NAME, FusedSpace
+from genrec.data.text.kept_encoder import copy_encoder
+from genrec.data.text.known_vectors import KnownVectors
 from genrec.errors import ConfigError
-from genrec.evaluation.codebook import CodebookReport, Described, collapse_alarms, evaluate_codebook
+from genrec.evaluation.codebook import (
+    CodebookReport,
+    Described,
+    collapse_alarms,
+    collision_advice,
+    evaluate_codebook,
+    many_collide,
+)
 from genrec.models.rqvae import QuantizeForwardMode, RqVae
 from genrec.modules.quantize.residual import per_level
 from genrec.registry import QUANTIZERS, find
@@ -63,30 +74,27 @@ class Training(Protocol):
         ...
 
 
+@dataclass
 class QuantizerWork:
     """A tokenizer's training, and the semantic IDs at its end.
 
-    Args:
+    Attributes:
         session: The run.
         data: The catalogue.
         items: What is trained on, shape ``(N, X)``.
         settings: Of stage one.
         training: How the quantiser comes about.
         space: What turned the data set's vectors into ``items``; None where they are the same.
+        quantizer: What came out, once trained.
     """
 
-    def __init__(
-        self,
-        session: Session,
-        data: PreparedDataset,
-        items: Tensor,
-        settings: RqVaeSettings,
-        training: Training,
-        space: FusedSpace | None = None,
-    ) -> None:
-        self.session, self.data, self.items, self.space = session, data, items, space
-        self.settings, self.training = settings, training
-        self.quantizer: ItemQuantizer | None = None
+    session: Session
+    data: PreparedDataset
+    items: Tensor
+    settings: RqVaeSettings
+    training: Training
+    space: FusedSpace | None = None
+    quantizer: ItemQuantizer | None = None
 
     @property
     def title(self) -> str:
@@ -107,12 +115,14 @@ class QuantizerWork:
         }
 
     def save(self, run: Path) -> None:
-        """Write the space of the items; IDs need the trained quantiser."""
+        """Write the space of the items and what embeds new ones; IDs need the quantiser."""
+        copy_encoder(self.data.path, run)
+        KnownVectors.of(self.data).save(run)
         if self.space is not None:
             self.space.save(run / SPACE_NAME)
 
     def train(self) -> FitResult:
-        """Train."""
+        """Train the quantiser and keep it for :meth:`finish`."""
         self.quantizer, result = self.training.train()
         return result
 
@@ -140,19 +150,28 @@ class QuantizerWork:
                 f"{ids.level_sizes}, policy {self.settings.collision_policy}; "
                 f"{statistics['left_items_sharing_id']:,} items share an ID"
             )
+            if many_collide(statistics["collision_rate"], statistics["largest_group"]):
+                statistics["reassign_cost"] = cost = self._reassign_cost(ids)
+                if ids.policy != "reassign":
+                    self.session.say(
+                        f"advice: {statistics['items_sharing_id']:,} items share their codes, "
+                        f"largest group {statistics['largest_group']}; "
+                        + collision_advice(cost, run=str(self.session.run_dir.path))
+                    )
         return {"evaluation": result.metrics, "semantic_ids": statistics}
+
+    def _reassign_cost(self, ids: SemanticIdTokenizer) -> float | None:
+        """Measure what the policy ``reassign`` costs of R2; None where it has no room."""
+        assert self.quantizer is not None
+        if len(self.items) > math.prod(self.quantizer.codebook_sizes):
+            return None
+        if ids.policy != "reassign":
+            ids = SemanticIdTokenizer.build(self.quantizer, self.items.numpy(), policy="reassign")
+        return float(ids.statistics["added_distortion"])
 
 
 def build_work(session: Session, data: PreparedDataset, settings: RqVaeSettings) -> QuantizerWork:
-    """Build the training of a tokenizer.
-
-    Args:
-        session: The run.
-        data: The catalogue.
-        settings: Of stage one.
-
-    Returns:
-        The training; nothing of it refuses any more.
+    """Build the training of a tokenizer; nothing of it refuses any more.
 
     Raises:
         ConfigError: If a setting is out of range or does not fit the data.
@@ -235,14 +254,7 @@ def evaluate_rqvae(model: RqVae, items: Tensor, *, batch_size: int = 8192) -> Co
 
 
 def compare_steps(result: FitResult) -> str:
-    """Set the last evaluation beside the best ones, in a small table.
-
-    Args:
-        result: Of the run.
-
-    Returns:
-        Lines of text; empty where nothing was evaluated.
-    """
+    """Set the last evaluation beside the best ones, in a table; empty where there was none."""
     by_step = dict(result.history)
     chosen = {"last": result.history[-1][0]} if result.history and result.history[-1][1] else {}
     chosen |= {name: step for name, (step, _) in result.best.items() if step in by_step}

@@ -19,6 +19,7 @@ from genrec.models.rqvae import (
     QuantizeForwardMode,
     QuantizerSettings,
     RqVae,
+    RqVaeParts,
 )
 from genrec.registry import QUANTIZERS
 from genrec.settings import again, setting
@@ -177,19 +178,21 @@ class RqVaeSettings(OptimizerSettings, LossSettings, QuantizerSettings, Training
             n_layers=self.vae_n_layers,
             n_cat_features=self.vae_n_cat_feats,
             commitment_weight=self.commitment_weight,
-            mlp=MlpSettings(
-                activation=self.vae_activation,
-                dropout=self.vae_dropout,
-                batch_norm=self.vae_batch_norm,
-                weight_init=self.vae_weight_init,
+            parts=RqVaeParts(
+                mlp=MlpSettings(
+                    activation=self.vae_activation,
+                    dropout=self.vae_dropout,
+                    batch_norm=self.vae_batch_norm,
+                    weight_init=self.vae_weight_init,
+                ),
+                features=FeatureSettings(
+                    scale=scale if self.vae_feature_scale is None else self.vae_feature_scale,
+                    normalize_input=self.normalize_input,
+                    normalize_output=self.normalize_output,
+                ),
+                losses=self.part(LossSettings),
+                quantizer=self.part(QuantizerSettings),
             ),
-            features=FeatureSettings(
-                scale=scale if self.vae_feature_scale is None else self.vae_feature_scale,
-                normalize_input=self.normalize_input,
-                normalize_output=self.normalize_output,
-            ),
-            losses=self.part(LossSettings),
-            quantizer=self.part(QuantizerSettings),
         )
 
     def temperature(self, done: float) -> float:

@@ -14,7 +14,7 @@ from genrec.data.catalogue import Catalogue
 from genrec.data.prepared import PreparedDataset
 from genrec.data.schemas import SequenceBatch
 from genrec.models.sasrec import SasRec
-from genrec.modules.linear_cross_entropy import HEAD_DTYPES
+from genrec.modules.kernels.linear_cross_entropy import HEAD_DTYPES
 from genrec.settings import again, setting
 from genrec.training.optimizer import OptimizerSettings
 from genrec.training.sequence_training import SequenceSettings, train_sequence

@@ -11,24 +11,12 @@ __all__ = ["mix_seed", "seed_everything"]
 
 
 def mix_seed(seed: int, *parts: int) -> int:
-    """Derive an independent seed from a seed and some counters.
-
-    Args:
-        seed: The run's seed, >= 0.
-        *parts: Counters, for example epoch or step and process, each >= 0.
-
-    Returns:
-        A seed in ``[0, 2**63)``; the same numbers always give the same seed, on any machine.
-    """
+    """Derive a seed in ``[0, 2**63)`` from a seed and counters >= 0, the same on any machine."""
     return int(np.random.SeedSequence([seed, *parts]).generate_state(1, np.uint64)[0] >> 1)
 
 
 def seed_everything(seed: int) -> None:
-    """Seed Python, NumPy and torch on all devices.
-
-    Args:
-        seed: Any integer >= 0.
-    """
+    """Seed Python, NumPy and torch on all devices with an integer >= 0."""
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002  third parties draw from the global generator
     torch.manual_seed(seed)

@@ -28,7 +28,7 @@ from genrec.evaluation.compare import compare
 from genrec.evaluation.evaluator import Evaluator
 from genrec.evaluation.settings import EvaluationSettings
 from genrec.evaluation.tables import format_table, write_metrics
-from genrec.rankers import Ranker, baselines
+from genrec.rankers import Cooccurrence, Ranker, baselines
 from genrec.settings import again, setting
 from genrec.trained import load_ranker
 from genrec.training.loop import BestRule, FitResult, Learner, fit
@@ -289,36 +289,59 @@ class SequenceWork:
         )
 
     def finish(self, result: FitResult) -> Mapping[str, Any]:
-        """Say which step is best, and read the test split once."""
+        """Say which step is best and whether counting beats it, and read the test split once."""
         session = self.session
         for name, (step, value) in result.best.items():
             session.say(f"{name}: step {step:,} with validation {value:.4f}")
         if not self.settings.do_eval:
             return {}
-        options = self.options | self._choose_options()
+        choice, reached = self._choose_options()
+        gained = self._beside_cooccurrence(result, reached)
+        options = self.options | choice
         if self.settings.test_at_end:
             self._test(result.step, options)
-        return {"evaluation": options}
+        return {**gained, "evaluation": options}
 
-    def _choose_options(self) -> dict[str, Any]:
-        """Try on validation what may be chosen at the end; return the best."""
+    def _choose_options(self) -> tuple[dict[str, Any], float | None]:
+        """Try on validation what may be chosen at the end; return the best and what it reaches."""
         choices = self.settings.ranking_choices()
         if not choices:
-            return {}
+            return {}, None
         session, hide = self.session, self.settings.exclude_history
         evaluator = self.evaluator("valid")
         measured = []
+        name = evaluator.chooser.replace("recall", "ndcg")
         for choice in choices:
-            ranker = self._load(choice)
-            metrics = evaluator.run(ranker, hide_history=hide)
-            name = evaluator.chooser.replace("recall", "ndcg")
-            measured.append(metrics[name])
+            metrics = evaluator.run(self._load(choice), hide_history=hide)
+            measured.append((metrics[name], metrics[evaluator.chooser]))
             said = ", ".join(f"{key} {value:g}" for key, value in choice.items())
             session.say(
                 f"valid with {said}: {evaluator.chooser} {metrics[evaluator.chooser]:.4f}, "
                 f"{name} {metrics[name]:.4f}"
             )
-        return choices[measured.index(max(measured))]
+        best = max(range(len(choices)), key=lambda place: measured[place][0])
+        return choices[best], measured[best][1]
+
+    def _beside_cooccurrence(self, result: FitResult, reached: float | None) -> dict[str, Any]:
+        """Set the best step, as it is used, beside co-occurrence on validation; warn if it loses.
+
+        ``reached`` is its value with the options that were chosen, None where none were.
+        """
+        if self.validator is None or "best" not in result.best:
+            return {}
+        step, value = result.best["best"]
+        value = value if reached is None else reached
+        evaluator = self.validator.full
+        counting = Cooccurrence.fit(self.data, device=self.session.accelerator.device)
+        found = evaluator.run(counting, hide_history=self.settings.exclude_history)
+        bar = found[evaluator.chooser]
+        if value <= bar:
+            self.session.say(
+                f"warning: validation {evaluator.chooser} {value:.4f} does not beat last-item "
+                f"co-occurrence, {bar:.4f}, which only counts: do not serve this run; "
+                + _how_to_improve(step, self.rhythm.num_steps, self.settings)
+            )
+        return {"validation": {evaluator.chooser: value, counting.name: bar}}
 
     def _test(self, step: int, options: Mapping[str, Any]) -> None:
         """Read the test split once, with the options as they are now and with those given."""
@@ -345,6 +368,25 @@ class SequenceWork:
         loss, logs = self.task.loss(module, batch)
         weight = batch.weight  # so that every target of the step counts the same on any process
         return loss * weight, {"loss": loss * weight, **{k: v * weight for k, v in logs.items()}}
+
+
+def _how_to_improve(step: int, num_steps: int, settings: SequenceSettings) -> str:
+    """Say what to change in a run whose best step, of so many, is not good enough."""
+    if step > 0.8 * num_steps:
+        name = "iterations" if settings.epochs is None else "epochs"
+        length = getattr(settings, name)
+        first = f"it was best near its end, so train longer, for example train.{name}={4 * length}"
+    else:
+        first = (
+            f"it was best at step {step:,} of {num_steps:,} and then fitted its training data "
+            "alone, so set train.dropout_p or train.weight_decay higher, or a smaller model"
+        )
+    if not hasattr(settings, "num_beams"):
+        return first
+    return (
+        f"{first}; `genrec diagnose {settings.pretrained_rqvae_path}` tells whether the semantic "
+        "IDs are good, `genrec train sasrec` what the usual model reaches"
+    )
 
 
 class _Validator:

@@ -8,6 +8,7 @@ from genrec.atomic import read_json
 from genrec.data.prepared import PreparedDataset
 from genrec.data.processed import RecDataset, load_or_prepare
 from genrec.errors import ConfigError, MissingPathError
+from genrec.runs import find_run
 from genrec.tokenizer.semantic_id import ARTIFACT_NAME, SemanticIdTokenizer
 from genrec.training.settings import TrainingSettings
 
@@ -15,7 +16,7 @@ __all__ = ["find_tokenizer", "load_ids", "open_data"]
 
 
 def find_tokenizer(path: str, split: str | None) -> Path:
-    """Find stage one's run, below its split where there is one.
+    """Find stage one's run, below its split where there is one; without a split the only one.
 
     Args:
         path: The setting ``pretrained_rqvae_path``.
@@ -26,10 +27,13 @@ def find_tokenizer(path: str, split: str | None) -> Path:
 
     Raises:
         MissingPathError: If there is no ID table.
+        ConfigError: If no split says which of several runs is meant.
     """
     for candidate in ([Path(path) / split] if split else []) + [Path(path)]:
         if (candidate / ARTIFACT_NAME).is_dir() or (candidate / "ids.npy").is_file():
             return candidate
+    if split is None and ((below := find_run(path, part=ARTIFACT_NAME)) / ARTIFACT_NAME).is_dir():
+        return below
     if Path(path).suffix == ".json" and Path(path).is_file():
         return Path(path)
     where = Path(path) / split if split else Path(path)
@@ -96,6 +100,9 @@ def load_ids(stage_one: Path, data: PreparedDataset, *, dedup_digit: bool) -> Se
         table = SemanticIdTokenizer.from_index_json(stage_one, item_keys=data.item_keys)
     else:
         table = SemanticIdTokenizer.load(stage_one)
+        if table.num_items >= data.num_items and table.items_fingerprint != data.items_fingerprint:
+            # An extended table keeps the order in which items came, and those that went.
+            table = _rows_of(table, data)
     table.check_items(data.items_fingerprint)
     if dedup_digit or not table.has_dedup_digit:
         return table
@@ -105,3 +112,9 @@ def load_ids(stage_one: Path, data: PreparedDataset, *, dedup_digit: bool) -> Se
         item_keys=table.item_keys,
         policy="none",
     )
+
+
+def _rows_of(table: SemanticIdTokenizer, data: PreparedDataset) -> SemanticIdTokenizer:
+    """Bring a table into the order of a data set's items; leave it where it lacks one of them."""
+    known = set(table.item_keys)
+    return table.select(data.item_keys) if known.issuperset(data.item_keys) else table

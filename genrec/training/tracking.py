@@ -47,13 +47,7 @@ class Tracker:
 
     @staticmethod
     def check(names: list[str]) -> list[str]:
-        """Check names of external trackers.
-
-        Args:
-            names: For example ``["wandb"]``.
-
-        Returns:
-            The same names.
+        """Return names of external trackers, for example ``["wandb"]``, if they can be used.
 
         Raises:
             ConfigError: If one is unknown or its package is not installed.
@@ -71,11 +65,7 @@ class Tracker:
         return names
 
     def truncate(self, step: int) -> None:
-        """Drop what a run wrote after the step from which it is resumed.
-
-        Args:
-            step: Last step to keep.
-        """
+        """Drop what a run wrote after ``step``, the one from which it is resumed."""
         if not self.accelerator.is_main_process or not self.path.is_file():
             return
         lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)

@@ -19,7 +19,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent.parent
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "data/README.md")
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 SETTINGS = {
-    f"train_{name}.py": {field.name for field in dataclasses.fields(stage.settings)}
+    f"train_{name}.py": {known.name for known in dataclasses.fields(stage.settings)}
     for name, stage in STAGES.items()
 }
 
@@ -112,6 +112,32 @@ def test_the_tree_is_the_one_there_is():
             assert any(place.is_file() for place in places), f"{file} in {line!r}"
     packages = {path.parent for path in (REPOSITORY / "genrec").glob("*/__init__.py")}
     assert packages - named == set()
+
+
+def places() -> list[tuple[str, str, str]]:
+    """Rows of the table of new things, each cell with the files that it names."""
+    text = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    rows = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("| ")]
+    return [(row[0].strip(), row[1], row[2]) for row in rows[1:] if "---" not in row[0]]
+
+
+@pytest.mark.parametrize(("what", "written", "known"), places(), ids=lambda text: text.strip()[:14])
+def test_a_new_thing_has_a_place(what, written, known):
+    for cell in (written, known):
+        named = re.findall(r"`([^`]+)`", cell)
+        paths = [REPOSITORY / name for name in named if "/" in name]
+        assert [path for path in paths if not path.exists()] == []
+        files = [
+            file for path in paths for file in (path.glob("*.py") if path.is_dir() else [path])
+        ]
+        text = "".join(file.read_text(encoding="utf-8") for file in files)
+        names = [name for name in named if "/" not in name]
+        assert [name for name in names if not re.search(rf"\b{name}\b", text)] == []
+
+
+def test_every_kind_of_new_thing_has_a_place():
+    wanted = {"data set", "quantiser", "sequence model", "loss", "metric", "command", "ranker"}
+    assert wanted <= {what for what, _, _ in places()}
 
 
 def test_no_placeholder_is_left():

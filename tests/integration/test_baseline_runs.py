@@ -148,3 +148,16 @@ def test_bad_settings_are_one_line(
     assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_loses_to_counting_says_so_and_what_to_change(
+    workshop, sample_tokenizer: Path, tmp_path: Path
+) -> None:
+    words = {"iterations": 2, "test_at_end": False}
+    done = workshop.try_sasrec(tmp_path / "short", sample_tokenizer, processes=1, **words)
+    assert done.returncode == 0, done.stderr
+    (line,) = (line for line in done.stdout.splitlines() if line.startswith("warning: "))
+    assert "does not beat last-item co-occurrence, 0." in line
+    assert line.endswith("so train longer, for example train.iterations=8")
+    found = json.loads((tmp_path / "short" / "meta.json").read_text())["validation"]
+    assert 0 <= found["recall@10"] < found["co-occurrence"]

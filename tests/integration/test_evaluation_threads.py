@@ -22,7 +22,7 @@ def test_any_number_of_threads_evaluates_to_the_last_digit(sample_decoder):
         run = load_trained(sample_decoder)
         data = PreparedDataset.load(run.meta["prepared"])
         settings = replace(EvaluationSettings.from_options(run.options), max_rows=16)
-        rankers = {"model": run.ranker, **baselines(data)}
+        rankers = {"generation": run.ranker, **baselines(data)}
         found = compare(rankers, data, "test", settings, limit=400)
         answers.append(
             {
@@ -32,4 +32,4 @@ def test_any_number_of_threads_evaluates_to_the_last_digit(sample_decoder):
         )
     torch.set_num_threads(before)
     assert answers[0] == answers[1]
-    assert answers[0]["model"]["recall@10"] > 0
+    assert answers[0]["generation"]["recall@10"] > 0

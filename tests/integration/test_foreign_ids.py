@@ -28,6 +28,6 @@ def test_a_foreign_index_json_trains_and_recommends(workshop, write_data, tmp_pa
         f"foreign {num_levels}", file, dataset_folder=str(data.path), iterations=2, batch_size=8
     )
     metrics = json.loads((run / "metrics.json").read_text())
-    assert metrics["test"]["model"]["users"] == 20
+    assert metrics["test"]["generation"]["users"] == 20
     items, _ = Recommender.from_pretrained(run, device="cpu").recommend([["B001", "B002"]], k=5)
     assert len(set(items[0])) == 5

@@ -72,8 +72,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
     "codes alone": {
         "items": ItemVectorSettings(item_vectors=False),
-        "tree": TreeSettings("level", prefix_vectors=False),
-        "head": ItemHeadSettings(0.0),
+        "tree": TreeSettings(normalize_over="level", prefix_vectors=False),
+        "head": ItemHeadSettings(item_head_weight=0.0),
     },
 }
 

@@ -48,7 +48,7 @@ def test_a_new_sequence_model_is_trained_evaluated_and_served(
     results = evaluate_runs([run], with_baselines=True)
     assert results["averages"]["recall@10"] > results["popularity"]["recall@10"]
     both = evaluate_runs([sample_decoder, run], with_baselines=False)
-    assert {"averages", "model"} <= set(both)
+    assert {"averages", "generation"} <= set(both)
     assert "averages, item level" in capsys.readouterr().out
     items, scores = Recommender.from_pretrained(run).recommend([["G0316", "G0649"], ["G0413"]], k=5)
     assert [len(own) for own in items] == [len(own) for own in scores] == [5, 5]

@@ -25,6 +25,9 @@ from genrec.training.rqvae import RqVaeSettings, train
 NUM_ITEMS, WIDTH = 600, 24
 Train = Callable[..., Path]
 
+#: What diagnosis says of every run here: two variants of a kind are hard to tell apart.
+COLLISIONS = "many items of equal codes"
+
 #: Mean losses of steps 1 to 10 of :func:`test_ten_steps_give_the_recorded_losses`.
 GOLDEN = [
     1.11173,
@@ -103,7 +106,10 @@ def test_a_run_leaves_everything_that_stage_two_needs(
     ids = model.get_semantic_ids(torch.from_numpy(np.array(data.item_embeddings)))
     assert np.array_equal(ids.numpy(), table.ids[:, :3])
     assert evaluation(run_dir)["eval/r2"] > 0.8
-    assert diagnose_run(run_dir) == []
+    assert meta["semantic_ids"]["reassign_cost"] < 0.01
+    (finding,) = diagnose_run(run_dir)
+    assert finding.trouble == COLLISIONS
+    assert f"{meta['semantic_ids']['reassign_cost']:.4f} of R2" in finding.settings[0]
 
 
 def test_the_same_seed_gives_the_same_ids(run: Train) -> None:
@@ -174,7 +180,7 @@ def test_no_mode_collapses(
         assert metrics[f"eval/perplexity_{level}"] > 10
     assert metrics["eval/r2"] > 0.7
     assert "warning" not in capsys.readouterr().out
-    assert diagnose_run(run_dir) == []
+    assert {finding.trouble for finding in diagnose_run(run_dir)} <= {COLLISIONS}
 
 
 def test_sabotage_is_seen_by_alarm_and_diagnosis(
@@ -225,7 +231,7 @@ def test_residual_kmeans_leaves_the_same_kind_of_run(run: Train, tokenizer: str)
     assert table.num_items == NUM_ITEMS
     assert ResidualKMeans.load_from_checkpoint(run_dir).codebook_sizes == (16, 16, 16)
     assert evaluation(run_dir)["eval/r2"] > 0.7
-    assert diagnose_run(run_dir) == []
+    assert {finding.trouble for finding in diagnose_run(run_dir)} <= {COLLISIONS}
 
 
 def test_training_goes_on_from_other_weights(run: Train) -> None:
@@ -303,4 +309,4 @@ def test_collaborative_vectors_are_kept_for_new_items(write_data: Any, tmp_path:
     codes = tokenize_run(fused, data_path=wider.path, out=tmp_path / "ids", policy="none").ids
     assert np.array_equal(codes[:80, :3], table.ids[order, :3])
     extended = tokenize_run(fused, data_path=wider.path, out=tmp_path / "more", extend=True)
-    assert np.array_equal(extended.ids[:80], table.ids[order])
+    assert np.array_equal(extended.ids[:80], table.ids)

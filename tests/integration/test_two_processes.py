@@ -47,7 +47,7 @@ def test_stage_two_learns_the_same_and_evaluates_to_the_last_digit(
     two = workshop.decoder("decoder-two", sample_tokenizer, processes=2, dropout_p=0.0)
     assert losses(two) == pytest.approx(losses(one), rel=1e-3)
     trained = without_speed(two)
-    assert trained["model"]["users"] == 2000
+    assert trained["generation"]["users"] == 2000
     answers = [trained]
     for processes in (None, 2):
         done = launch("evaluate_decoder.py", two, processes=processes)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from genrec.models.rqvae import QuantizeForwardMode, QuantizerSettings, RqVae
+from genrec.models.rqvae import QuantizeForwardMode, QuantizerSettings, RqVae, RqVaeParts
 from genrec.modules.quantize.residual import Quantized
 
 MODES = list(QuantizeForwardMode)
@@ -77,7 +77,10 @@ def test_the_whole_loss_trains_everything(mode: QuantizeForwardMode) -> None:
 
 
 def test_ema_codebooks_are_reached_by_no_gradient() -> None:
-    model, x, _ = make(QuantizeForwardMode.STE, quantizer=QuantizerSettings(codebook_update="ema"))
+    model, x, _ = make(
+        QuantizeForwardMode.STE,
+        parts=RqVaeParts(quantizer=QuantizerSettings(codebook_update="ema")),
+    )
     before = model.get_codebook()
     model(x).loss.backward()
     assert not list(model.residual_quantizer.parameters())

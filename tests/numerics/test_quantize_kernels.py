@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from genrec.modules.kernels.hard_code import subtract_code
+from genrec.modules.kernels.nearest import nearest
 from genrec.modules.losses import quantization_losses
-from genrec.modules.nearest import nearest
 from genrec.modules.quantize.ema import ema_update
 from genrec.modules.quantize.estimators import (
     gumbel_noise,
@@ -20,7 +21,6 @@ from genrec.modules.quantize.estimators import (
     rotation_trick,
     straight_through,
 )
-from genrec.modules.quantize.hard_code import subtract_code
 from genrec.modules.quantize.sinkhorn import balanced_codes, sinkhorn_assign
 
 

@@ -23,8 +23,8 @@ STAGE_OF = {folder: name for name, stage in STAGES.items() for folder in stage.f
 #: All of them, so that none can fall out of the search.
 FILES = {
     "benchmark": ["beauty.gin", "sample.gin"],
-    "decoder": ["amazon.gin", "amazon_cpu.gin", "movielens.gin", "sample.gin"],
-    "rkmeans": ["amazon.gin"],
+    "decoder": ["amazon.gin", "amazon_cpu.gin", "amazon_items.gin", "movielens.gin", "sample.gin"],
+    "rkmeans": ["amazon.gin", "amazon_fused.gin"],
     "rqvae": ["amazon.gin", "movielens.gin", "sample.gin"],
     "sasrec": ["amazon.gin", "movielens.gin"],
 }

@@ -55,6 +55,14 @@ def test_the_trail_that_gin_appends_is_cut(capsys):
     assert capsys.readouterr().err == "error: a must be b, got c; fix\n"
 
 
+def test_messages_name_options_as_they_are_typed(capsys):
+    error = ConfigError("ties must be x, got min_rating=2 in a/min_rating.csv; ties, min_rating")
+    with pytest.raises(SystemExit):
+        run_command(raising(error), options={"min_rating": "--min-rating", "ties": "--ties"})
+    expected = "--ties must be x, got min_rating=2 in a/min_rating.csv; ties, --min-rating"
+    assert capsys.readouterr().err == f"error: {expected}\n"
+
+
 def test_ctrl_c_has_its_own_status(capsys):
     with pytest.raises(SystemExit) as caught:
         run_command(raising(KeyboardInterrupt()))
@@ -97,5 +105,5 @@ def test_near_names_come_first_and_all_names_when_none_is_near():
     assert did_you_mean("xyz", choices) == "allowed: beauty, sports, toys"
     names = [f"rate_{i}" for i in range(9)]
     assert did_you_mean("rate_1", names, limit=2).count(",") == 1
-    users = [f"user-{i:04d}" for i in range(1000)]
+    users = [f"user-{i:04d}" for i in range(70)]
     assert did_you_mean("xyz", users) == "for example user-0000, user-0001, user-0002"

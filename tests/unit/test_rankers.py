@@ -187,7 +187,7 @@ def test_results_carry_no_gradient(ranker, history, users):
 
 
 def test_only_what_searches_has_beams(ranker):
-    searches = ranker.name == "model"
+    searches = ranker.name == "generation"
     assert isinstance(ranker, SearchingRanker) == searches
     if searches:
         other = ranker.with_beams(2)

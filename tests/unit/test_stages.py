@@ -79,6 +79,13 @@ def test_a_prepared_data_set_has_no_split(monkeypatch, write_data):
     one, two = plan(["amazon"], Options(data=str(data.path)))
     assert (one.settings.dataset_split, two.settings.dataset_split) == (None, None)
     assert one.run == Path("runs/rqvae/amazon")
+    larger = plan(  # what the README tells larger shops
+        ["rqvae/amazon", "decoder/amazon_cpu"], Options(data=str(data.path), name="my-shop")
+    )
+    assert [step.run for step in larger] == [
+        Path("runs/rqvae/my-shop"),
+        Path("runs/decoder/my-shop"),
+    ]
 
 
 def test_overrides_find_their_stage():

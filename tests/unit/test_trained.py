@@ -99,15 +99,15 @@ def runs(tmp_path, data, table, monkeypatch) -> dict[str, Path]:
     )
     sasrec = SasRec(N, embedding_dim=8, ff_dim=16, max_history=S)
     found = {
-        "model": write_run(tmp_path / "decoder", generative, data),
+        "generation": write_run(tmp_path / "decoder", generative, data),
         "SASRec": write_run(tmp_path / "sasrec", sasrec, data),
         "Toy": write_run(tmp_path / "toy", Toy(N), data),
     }
-    table.save(found["model"] / "semantic_ids")
+    table.save(found["generation"] / "semantic_ids")
     return found
 
 
-NAMES = ["model", "SASRec", "Toy"]
+NAMES = ["generation", "SASRec", "Toy"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -135,8 +135,8 @@ def test_users_of_the_data_set_are_served(runs, data, name):
 
 
 def test_beams_are_for_what_searches(runs):
-    assert load_ranker(runs["model"], num_beams=3).num_beams == 3
-    assert load_ranker(runs["model"], num_beams=None).num_beams == 8
+    assert load_ranker(runs["generation"], num_beams=3).num_beams == 3
+    assert load_ranker(runs["generation"], num_beams=None).num_beams == 8
     recommender = Recommender.from_pretrained(runs["SASRec"], device="cpu")
     with pytest.raises(ConfigError, match="num_beams must be left out for a model that ranks all"):
         recommender.recommend(["B003"], num_beams=5)
@@ -161,9 +161,9 @@ def test_one_table_for_all(runs, capsys):
 
 
 def test_each_run_keeps_its_numbers_and_they_are_reused(runs, capsys, monkeypatch):
-    paths = [runs["model"], runs["Toy"]]
+    paths = [runs["generation"], runs["Toy"]]
     first = evaluate_runs(paths)
-    for path, name in zip(paths, ("model", "Toy"), strict=True):
+    for path, name in zip(paths, ("generation", "Toy"), strict=True):
         kept = json.loads((path / "metrics.json").read_text())["test"]
         assert kept[name] == first[name]
         assert kept["popularity"] == first["popularity"]
@@ -173,7 +173,7 @@ def test_each_run_keeps_its_numbers_and_they_are_reused(runs, capsys, monkeypatc
     assert [os.stat(path / "metrics.json").st_mtime_ns for path in paths] == before
     wide = evaluate_runs(paths, reuse=True, num_beams=20)  # other beams: not the same numbers
     assert wide["Toy"] == first["Toy"]
-    assert wide["model"] != first["model"]
+    assert wide["generation"] != first["generation"]
     assert "recall@7" in evaluate_runs(paths, reuse=True, ks=[7])["Toy"]
     limited = evaluate_runs(paths, reuse=True, limit=10)
     assert limited["Toy"]["users"] == 10
@@ -210,12 +210,12 @@ def test_runs_of_other_data_are_refused(runs):
 
 
 def test_runs_without_a_catalogue_name_their_items_elsewhere(runs, data):
-    for name in ("model", "SASRec"):
+    for name in ("generation", "SASRec"):
         shutil.rmtree(runs[name] / "catalogue")
         assert load_trained(runs[name]).catalogue.item_titles[0] == "title B000"
         meta = json.loads((runs[name] / "meta.json").read_text())
         write_json_atomic(runs[name] / "meta.json", meta | {"prepared": None})
-    assert list(load_trained(runs["model"]).catalogue.item_titles) == KEYS
+    assert list(load_trained(runs["generation"]).catalogue.item_titles) == KEYS
     with pytest.raises(MissingPathError, match="run must hold a catalogue/"):
         load_trained(runs["SASRec"])
 
@@ -225,18 +225,18 @@ def test_what_does_not_fit_is_said(runs, table, tmp_path):
         load_ranker(tmp_path / "nowhere")
     with pytest.raises(ArtifactError, match="can be given only to a run that has one"):
         load_ranker(runs["SASRec"], table=table)
-    shutil.rmtree(runs["model"] / "semantic_ids")
+    shutil.rmtree(runs["generation"] / "semantic_ids")
     with pytest.raises(ArtifactError, match=r"must have IDs of the model's level sizes \(3, 4, 2"):
-        load_ranker(runs["model"])
+        load_ranker(runs["generation"])
 
 
 def test_a_catalogue_of_other_items_is_refused(runs, table):
     renamed = SemanticIdTokenizer(
         table.ids, level_sizes=SIZES, item_keys=[*KEYS[:-1], "other"], policy="none"
     )
-    renamed.save(runs["model"] / "semantic_ids")
+    renamed.save(runs["generation"] / "semantic_ids")
     with pytest.raises(ArtifactError, match="semantic IDs must be those of the data set's items"):
-        load_ranker(runs["model"])
+        load_ranker(runs["generation"])
 
 
 def test_a_quantiser_does_not_recommend_and_a_model_makes_no_ids(runs, tmp_path):
@@ -270,7 +270,7 @@ def test_serving_needs_neither_training_nor_accelerate(runs, data):
         "print([name for name in sys.modules if name.startswith(wrong)])\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, str(runs["model"]), str(runs["SASRec"])],
+        [sys.executable, "-c", code, str(runs["generation"]), str(runs["SASRec"])],
         capture_output=True,
         text=True,
     )
@@ -281,3 +281,9 @@ def test_unknown_items_are_still_named(runs):
     recommender = Recommender.from_pretrained(runs["Toy"], device="cpu")
     with pytest.raises(DataError, match="histories must hold items of the catalogue"):
         recommender.recommend(["nothing"])
+
+
+def test_the_only_run_below_a_folder_is_opened(runs, tmp_path, capsys):
+    shutil.copytree(runs["SASRec"], tmp_path / "below" / "amazon" / "beauty")
+    assert load_ranker(tmp_path / "below").num_items == load_ranker(runs["SASRec"]).num_items
+    assert "taking the run below it" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Text encoders: TF-IDF with SVD, sentence-transformers, vectors of your own.
+"""Text encoders: sentence-transformers, and the choice of one by name.
 
 Shape legend: N = items, D = width of the embeddings.
 """
@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from genrec.atomic import atomic_file
+from genrec.data.text.tfidf import TfidfSvdEncoder
 from genrec.data.text.vectors import PrecomputedEncoder
 from genrec.errors import ConfigError, DataError
 
@@ -26,8 +27,8 @@ __all__ = [
     "DEFAULT_SENTENCE_MODEL",
     "SentenceTransformerEncoder",
     "TextEncoder",
-    "TfidfSvdEncoder",
     "embed_texts",
+    "fitted",
     "make_encoder",
 ]
 
@@ -66,76 +67,6 @@ class TextEncoder(Protocol):
             Embeddings, shape ``(N, D)``, float32 or float16, finite.
         """
         ...
-
-
-@dataclass(frozen=True)
-class TfidfSvdEncoder:
-    """Embed by word counts: TF-IDF of words and word pairs, reduced by a truncated SVD.
-
-    It needs no download and no accelerator, which makes it the offline default. It learns from
-    the catalogue that it embeds, so vectors of two catalogues cannot be compared.
-
-    Attributes:
-        dim: Width of the embeddings, >= 1. A catalogue with fewer items or words gets fewer.
-        seed: Seed of the randomised SVD.
-    """
-
-    dim: int = 256
-    _: KW_ONLY
-    seed: int = 0
-    cacheable: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        if self.dim < 1:
-            raise ConfigError(f"tfidf width must be >= 1, got {self.dim}; 256 is the default")
-
-    @property
-    def name(self) -> str:
-        """For example ``"tfidf:256"``."""
-        return f"tfidf:{self.dim}"
-
-    @property
-    def identity(self) -> str:
-        """Width, seed, and a number that counts changes of the recipe."""
-        return f"tfidf:{self.dim}:{self.seed}:2"
-
-    def encode(self, texts: Sequence[str], *, item_keys: Sequence[str] | None = None) -> Embeddings:
-        """Embed texts; rows have length 1, a text without a word gives a row of zeros.
-
-        Args:
-            texts: One text an item, ``N``.
-            item_keys: Not used.
-
-        Returns:
-            Embeddings, shape ``(N, D)``, float32.
-
-        Raises:
-            DataError: If no text holds a word.
-        """
-        from sklearn.feature_extraction.text import TfidfVectorizer
-        from sklearn.utils.extmath import randomized_svd
-
-        vectorizer = TfidfVectorizer(
-            sublinear_tf=True,
-            ngram_range=(1, 2),
-            # Words of a single item tell near duplicates apart; only large catalogues drop them.
-            min_df=2 if len(texts) >= 100_000 else 1,
-            max_features=200_000,
-            token_pattern=r"(?u)\b\w+\b",
-            dtype=np.float32,
-        )
-        try:
-            counts = vectorizer.fit_transform(texts)  # (N, words), sparse
-        except ValueError as error:
-            raise DataError(
-                f"item texts must hold words to embed, got {len(texts)} texts without a usable one "
-                f"({error}); choose other text columns or give vectors (.npy)"
-            ) from None
-        dim = min(self.dim, *counts.shape)
-        left, scale, _ = randomized_svd(counts, dim, n_iter=5, random_state=self.seed)
-        vectors = (left * scale).astype(np.float32)  # (N, D)
-        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-        return vectors / np.maximum(norms, np.finfo(np.float32).tiny)
 
 
 @dataclass(frozen=True)
@@ -280,6 +211,11 @@ def make_encoder(name: str, **options: Any) -> TextEncoder:
             )
         return TfidfSvdEncoder(int(width) if width else 256, **options)
     return SentenceTransformerEncoder(name, **options)
+
+
+def fitted(encoder: TextEncoder, texts: Sequence[str]) -> TextEncoder:
+    """Fit an encoder to a catalogue's texts, ``N``, where it is one that learns from them."""
+    return encoder.fit(texts) if isinstance(encoder, TfidfSvdEncoder) else encoder
 
 
 def embed_texts(

@@ -13,14 +13,7 @@ __all__ = ["gumbel_noise", "gumbel_softmax", "rotation_trick", "straight_through
 
 
 def straight_through(x: Tensor, code: Tensor) -> Tensor:
-    """Pass the code forward and copy the gradient to the latent.
-
-    Args:
-        x: Latent, shape ``(B, D)``.
-        code: The code picked for it, shape ``(B, D)``; receives no gradient.
-
-    Returns:
-        Shape ``(B, D)``, equal to ``code`` to the last bit.
+    """Give the code's value to the last bit, and the gradient to the latent; ``(B, D)`` each.
 
     Source:
         Bengio et al. 2013, https://arxiv.org/abs/1308.3432.
@@ -75,14 +68,7 @@ def rotation_trick(x: Tensor, code: Tensor, *, min_norm: float = 1e-6) -> Tensor
 
 
 def gumbel_noise(like: Tensor) -> Tensor:
-    """Draw standard Gumbel noise.
-
-    Args:
-        like: Gives shape, dtype and device.
-
-    Returns:
-        Independent draws, the shape of ``like``.
-    """
+    """Draw standard Gumbel noise of the shape, dtype and device of ``like``."""
     # Exponential draws are > 0, so that the logarithm is finite.
     tiny = torch.finfo(like.dtype).tiny
     draws = torch.empty_like(like, requires_grad=False).exponential_()
@@ -90,15 +76,12 @@ def gumbel_noise(like: Tensor) -> Tensor:
 
 
 def gumbel_softmax(logits: Tensor, *, temperature: float | Tensor, noise: Tensor) -> Tensor:
-    """Sample a soft choice of one code, differentiable in the logits.
+    """Sample soft choices, weights ``(B, K)`` that sum to 1, from log-preferences ``(B, K)``.
 
     Args:
-        logits: Log-preferences for the codes, shape ``(B, K)``.
+        logits: Log-preferences for the codes.
         temperature: > 0; towards 0 the choice becomes a single code.
         noise: From :func:`gumbel_noise`, shape ``(B, K)``; zero gives the plain softmax.
-
-    Returns:
-        Weights over the codes, shape ``(B, K)``, each row summing to 1.
 
     Source:
         Jang et al. 2016, https://arxiv.org/abs/1611.01144, equation 2.

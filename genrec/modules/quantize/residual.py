@@ -65,7 +65,7 @@ class ResidualQuantizer(nn.Module):
 
     Args:
         sizes: K of each level.
-        dim: D.
+        dim: Latent width D.
         modes: Gradient through the choice of a code, of each level.
         kmeans_init: Whether :meth:`initialize` has to run before the codes mean anything.
         normalize_first: Scale the first level's codes to unit length. Deeper levels hold
@@ -162,20 +162,16 @@ class ResidualQuantizer(nn.Module):
         copied = sum(not output.requires_grad for output in outputs)
         if copied == len(outputs):
             return straight_through(z, total)
-        # A residual is the latent less constants: what straight-through levels owe it goes to z.
+        # A straight-through level's output is a constant here; the gradient it owes goes to z, from
+        # which its residual differs by a constant: 0 in value, once a level in gradient.
         share = straight_through(z, z.new_zeros(())) * copied if copied else 0.0
+        # The value stays the sum to the last bit; only the gradient is divided. Undivided, every
+        # level would hand the encoder the decoder's whole gradient, L times too much.
         return total.detach() + (total - total.detach() + share) / len(outputs)
 
     @torch.no_grad()
     def assign(self, z: Tensor) -> Tensor:
-        """Choose the nearest code of every level.
-
-        Args:
-            z: Latents, shape ``(B, D)``, float32.
-
-        Returns:
-            Shape ``(B, L)``, int64.
-        """
+        """Choose the nearest code of every level, ``(B, L)``, for latents ``(B, D)``, float32."""
         ids, residual = [], z
         for level in self.levels:
             codes = level.codes()
@@ -186,14 +182,9 @@ class ResidualQuantizer(nn.Module):
 
     @torch.no_grad()
     def separate(self, z: Tensor) -> Tensor:
-        """Find ids for the items that share theirs, see :func:`separate_last_level`.
+        """Find ids ``(N, L)`` for items that share theirs; the last code is -1 where one stays.
 
-        Args:
-            z: Latents of the whole catalogue, shape ``(N, D)``, float32.
-
-        Returns:
-            Shape ``(N, L)``, int64: an item's codes, with the last one replaced by the code to
-            move to, or by -1 where the item shall stay.
+        See :func:`~genrec.modules.quantize.separation.separate_last_level`.
         """
         ids = self.assign(z)
         residual = z - self.embed(ids) + self.levels[-1].codes()[ids[:, -1]]
@@ -202,14 +193,7 @@ class ResidualQuantizer(nn.Module):
 
     @torch.no_grad()
     def embed(self, ids: Tensor) -> Tensor:
-        """Sum the codes of semantic ids.
-
-        Args:
-            ids: Shape ``(B, L)``, integers.
-
-        Returns:
-            Shape ``(B, D)``.
-        """
+        """Sum the codes of ids ``(B, L)``: ``(B, D)``."""
         parts = [level.codes()[ids[:, index]] for index, level in enumerate(self.levels)]
         return torch.stack(parts).sum(dim=0)
 
@@ -231,12 +215,7 @@ class ResidualQuantizer(nn.Module):
 
     @torch.no_grad()
     def note_errors(self, errors: Tensor, residuals: Sequence[Tensor]) -> None:
-        """Remember a batch's residuals, worst item first, as seeds for dead codes.
-
-        Args:
-            errors: Reconstruction error of each item, shape ``(B,)``.
-            residuals: What each level quantised, L tensors of shape ``(B, D)``.
-        """
+        """Keep L residuals ``(B, D)``, the item of largest error first, as seeds of dead codes."""
         if self.training and self.reseeds:
             order = errors.detach().argsort(descending=True)  # (B,)
             self._worst = [residual.detach()[order] for residual in residuals]
@@ -272,19 +251,13 @@ def _valid_aims(aims: Tensor, ids: Sequence[Tensor]) -> Tensor:
 
 
 def _forget_ready(module: nn.Module, incompatible_keys: object) -> None:
+    """Read the buffer anew after loading: the host's copy is of the weights before."""
     module._ready = None  # type: ignore[assignment]
 
 
 @torch.no_grad()
 def distinct_share(ids: Tensor) -> Tensor:
-    """Count distinct semantic ids as a share of all, without waiting for the device.
-
-    Args:
-        ids: Shape ``(B, L)``, integers, B >= 1.
-
-    Returns:
-        Scalar in ``(0, 1]``, float32.
-    """
+    """Count distinct rows of ``(B, L)`` as a share of all, without waiting for the device."""
     keys = torch.zeros(len(ids), dtype=torch.int64, device=ids.device)  # (B,)
     for column in ids.unbind(dim=1):
         keys = keys * _ODD + column  # a hash modulo 2**64: no limit on levels and codes
@@ -293,15 +266,7 @@ def distinct_share(ids: Tensor) -> Tensor:
 
 
 def per_level(name: str, value: Any, num_levels: int) -> list[Any]:
-    """Spread a setting over the levels.
-
-    Args:
-        name: Of the setting, for the error.
-        value: One value for all levels, or a sequence with one a level.
-        num_levels: L.
-
-    Returns:
-        L values.
+    """Spread a setting, one value or a sequence with one a level, over L levels.
 
     Raises:
         ConfigError: If there are more or fewer values than levels.

@@ -13,12 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from genrec.errors import ConfigError
+from genrec.modules.kernels.hard_code import subtract_code
+from genrec.modules.kernels.nearest import nearest
 from genrec.modules.kmeans import kmeans
 from genrec.modules.losses import quantization_losses
-from genrec.modules.nearest import nearest
 from genrec.modules.quantize.ema import ema_update
 from genrec.modules.quantize.estimators import gumbel_noise, gumbel_softmax, rotation_trick
-from genrec.modules.quantize.hard_code import subtract_code
 from genrec.modules.quantize.modes import QuantizeForwardMode
 from genrec.modules.quantize.sinkhorn import balanced_codes
 from genrec.settings import Settings, setting
@@ -87,7 +87,7 @@ class VectorQuantizer(nn.Module):
         mode: How a gradient passes the choice, in training.
         normalize: Scale the codes to unit length.
         sim_vq: Keep the codebook fixed and learn one linear map of all its codes.
-        settings: The rest.
+        settings: How codes are measured, moved and re-seeded.
 
     Attributes:
         codebook: Shape ``(K, D)``; a parameter, or a buffer where EMA or ``sim_vq`` keep it.
@@ -145,24 +145,15 @@ class VectorQuantizer(nn.Module):
         self._sums: Tensor | None = None
 
     def codes(self) -> Tensor:
-        """Compute the codes as they are used: mapped by ``sim_vq``, scaled by ``normalize``.
-
-        Returns:
-            Shape ``(K, D)``.
-        """
+        """Compute the codes as used, ``(K, D)``: mapped by ``sim_vq``, scaled by ``normalize``."""
         vectors = self.codebook if self.projection is None else self.projection(self.codebook)
         return F.normalize(vectors, dim=-1) if self.normalize else vectors
 
     def cost(self, residual: Tensor, codes: Tensor) -> Tensor:
-        """Compute the distance of each residual to each code.
+        """Compute the distance of each residual ``(B, D)`` to each of :meth:`codes`: ``(B, K)``.
 
-        Args:
-            residual: Shape ``(B, D)``.
-            codes: Shape ``(K, D)``, from :meth:`codes`.
-
-        Returns:
-            Shape ``(B, K)``. For ``l2`` the squared distance less ``||residual||^2``, which does
-            not change which code is nearest; for ``cosine`` the negative similarity.
+        For ``l2`` the squared distance less ``||residual||^2``, which does not change which code is
+        nearest; for ``cosine`` the negative similarity.
         """
         if self.settings.distance == "cosine":
             return -F.normalize(residual, dim=-1) @ F.normalize(codes, dim=-1).T
@@ -170,15 +161,7 @@ class VectorQuantizer(nn.Module):
 
     @torch.no_grad()
     def assign(self, residual: Tensor, codes: Tensor | None = None) -> Tensor:
-        """Pick the nearest code of each residual; the lowest id wins a tie.
-
-        Args:
-            residual: Shape ``(B, D)``.
-            codes: From :meth:`codes`, to save computing them again.
-
-        Returns:
-            Shape ``(B,)``, int64.
-        """
+        """Pick the nearest of :meth:`codes` for ``(B, D)``: ``(B,)``; the lowest id wins a tie."""
         return nearest(self.cost(residual, self.codes() if codes is None else codes))
 
     def forward(
@@ -209,7 +192,7 @@ class VectorQuantizer(nn.Module):
         return found
 
     def _hard(self, residual: Tensor, codes: Tensor, aims: Tensor | None) -> LevelOutput:
-        """Pick one code for each item."""
+        """Pick a code for each of ``(B, D)``: the nearest, a balanced one, or the aim."""
         with torch.no_grad():
             cost = self.cost(residual, codes)  # (B, K)
             if self.training and self.mode is QuantizeForwardMode.SINKHORN:

@@ -84,13 +84,38 @@ def test_options_reach_the_pipeline(run, shop, tmp_path):
     assert data.item_texts[1] == "Blue Cup"
 
 
-def test_a_prepared_set_may_be_replaced_and_nothing_else(run, shop, tmp_path):
-    out = tmp_path / "out"
-    for _ in range(2):
-        assert run(shop, "--out", out, *COLUMNS, "--raw-dir", tmp_path / "raw").exit_code == 0
-    done = run(shop, "--out", shop, *COLUMNS)
+def test_a_prepared_set_is_replaced_with_force_and_nothing_else(run, shop, tmp_path):
+    out, raw = tmp_path / "out", ["--raw-dir", tmp_path / "raw"]
+    assert run(shop, "--out", out, *COLUMNS, *raw).exit_code == 0
+    before = (out / "meta.json").stat().st_mtime_ns
+    done = run(shop, "--out", out, *COLUMNS, *raw)
     assert done.exit_code == 2
+    assert "on which runs may rest; choose another folder, or add --force" in done.stderr
+    assert (out / "meta.json").stat().st_mtime_ns == before
+    assert run(shop, "--out", out, *COLUMNS, *raw, "--force").exit_code == 0
+    assert (out / "meta.json").stat().st_mtime_ns != before
+    for force in ([], ["--force"]):
+        assert run(shop, "--out", shop, *COLUMNS, *force).exit_code == 2
     assert (shop / "log.csv").read_text() == LOG
+
+
+def test_new_items_lie_among_the_old_ones(run, shop, tmp_path):
+    """Fitted anew, TF-IDF gives every old item another vector."""
+    raw = ["--raw-dir", tmp_path / "raw"]
+    names = [*COLUMNS, "--text-column", "name"]
+    assert run(shop, "--out", tmp_path / "old", *names, *raw).exit_code == 0
+    (shop / "catalogue.csv").write_text(ITEMS + "4,Red Mug,red,5\n5,Pink Fork,pink,4\n")
+    old = PreparedDataset.load(tmp_path / "old")
+    like = ["--like", tmp_path / "old", "--text-column", "colour"]  # its template counts
+    done = run(shop, "--out", tmp_path / "few", *names, *raw, *like)
+    assert "2 items that nobody took are left out; --keep-unseen-items keeps them" in done.output
+    done = run(shop, "--out", tmp_path / "new", *names, *raw, *like, "--keep-unseen-items")
+    assert done.exit_code == 0, done.output
+    new = PreparedDataset.load(tmp_path / "new")
+    assert list(new.item_keys) == ["1", "2", "3", "4", "5"]
+    assert list(new.item_texts[:3]) == list(old.item_texts)
+    assert np.array_equal(new.item_embeddings[:3], old.item_embeddings)
+    assert new.item_embeddings[3] @ new.item_embeddings[0] > 0.3
 
 
 @pytest.mark.parametrize(
@@ -104,20 +129,26 @@ def test_a_prepared_set_may_be_replaced_and_nothing_else(run, shop, tmp_path):
         (["{shop}/log.csv", "--out", "{out}"], "--interactions log.csv --items <items file>"),
         (["{shop}/..", "--out", "{out}"], "SOURCE must hold a release"),
         (["beuty", "--out", "{out}"], "got 'beuty'; did you mean beauty"),
-        (["{shop}", "--out", "{out}", "--dataset", "ml"], "dataset must be one of the known kinds"),
+        (
+            ["{shop}", "--out", "{out}", "--dataset", "ml"],
+            "error: --dataset must be one of the known",
+        ),
         (["{shop}", "--out", "{out}", "--dataset", "ml-1m"], "ml-1m must hold ratings.dat"),
         (["{shop}", "--out", "{out}", *COLUMNS[:-1], "whn"], "got 'whn'"),
         (
             ["{shop}", "--out", "{out}", *COLUMNS, "--time-format", "%d/%m/%Y"],
             "have the --time-format '%d/%m/%Y', got '2024-01-01' in 'when'",
         ),
-        (["{shop}", "--out", "{out}", *COLUMNS, "--min-rating", "3"], "interactions with a rating"),
+        (["{shop}", "--out", "{out}", *COLUMNS, "--min-rating", "3"], "leave --min-rating out"),
         (["{shop}", "--out", "{out}", *COLUMNS, "--k-core", "9"], "keep at least one interaction"),
         (
             ["{shop}", "--out", "{out}", *COLUMNS, "--encoder", "x.npy"],
             "embeddings file must exist",
         ),
-        (["{shop}", "--out", "{out}", *COLUMNS, "--ties", "no"], "ties must be one of"),
+        (["{shop}", "--out", "{out}", *COLUMNS, "--like", "{shop}"], "--like must be a prepared"),
+        (["{shop}", "--out", "{out}", *COLUMNS, "--ties", "no"], "error: --ties must be"),
+        (["{shop}", "--out", "{out}", *COLUMNS, "--min-user", "-1"], "error: --min-user must be"),
+        (["{shop}", "--out", "{out}", *COLUMNS, "--encoder", "tfidf:x"], "error: --encoder must"),
         (["{shop}", "--out", "{out}", *COLUMNS, "--text-template", "{{x}}"], "got 'x'"),
     ],
 )

@@ -46,9 +46,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
     "deep": {"n_layers": (1, 3), "num_heads": 4},
     "seen items": {"history": HistorySettings(seen_weights=True)},
-    "no seen items": {"history": HistorySettings(True, skip_history=True)},
-    "level": {"tree": TreeSettings("level", prefix_vectors=False)},
-    "vocabulary": {"tree": TreeSettings("vocabulary", prefix_vectors=False)},
+    "no seen items": {"history": HistorySettings(seen_weights=True, skip_history=True)},
+    "level": {"tree": TreeSettings(normalize_over="level", prefix_vectors=False)},
+    "vocabulary": {"tree": TreeSettings(normalize_over="vocabulary", prefix_vectors=False)},
 }
 
 
@@ -205,7 +205,7 @@ def test_smoothing_spreads_over_the_children(index: PrefixIndex) -> None:
 
 
 def test_level_weights(index: PrefixIndex) -> None:
-    model = build(index, head=ItemHeadSettings(0.0))
+    model = build(index, head=ItemHeadSettings(item_head_weight=0.0))
     batch = SequenceBatch(HISTORY, torch.tensor([[2], [5], [9]]), torch.zeros(3).long())
     out = model(batch, index, level_weights=(1.0, 0.0, 2.0))
     torch.testing.assert_close(out.loss.detach(), out.level_losses[0] + 2 * out.level_losses[2])
@@ -340,7 +340,7 @@ def test_work_does_not_grow_with_the_catalogue(monkeypatch: pytest.MonkeyPatch) 
         ),
         (
             {
-                "tree": TreeSettings("level", prefix_vectors=False),
+                "tree": TreeSettings(normalize_over="level", prefix_vectors=False),
                 "history": HistorySettings(seen_weights=True),
             },
             "seen_weights and skip_history must be off",
@@ -355,8 +355,8 @@ def test_sizes_that_do_not_fit(options: dict[str, Any], message: str, index: Pre
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: TreeSettings("prefixes"), "normalize_over must be one of"),
-        (lambda: TreeSettings("level"), "prefix_vectors must be off"),
+        (lambda: TreeSettings(normalize_over="prefixes"), "normalize_over must be one of"),
+        (lambda: TreeSettings(normalize_over="level"), "prefix_vectors must be off"),
         (lambda: TreeSettings(vectors_per_prefix=(0,)), "vectors_per_prefix must be >= 1"),
         (lambda: TreeSettings(prefix_rows=0), "prefix_rows must be >= 1"),
         (lambda: TreeSettings(items_from=0), "items_from must be >= 1"),
@@ -372,7 +372,7 @@ def test_settings_that_make_no_sense(make: Any, message: str) -> None:
 
 
 def test_wrong_inputs(index: PrefixIndex, tmp_path: Path) -> None:
-    model = build(index, head=ItemHeadSettings(0.0))
+    model = build(index, head=ItemHeadSettings(item_head_weight=0.0))
     other = PrefixIndex.from_ids(random_ids(29), SIZES)
     with pytest.raises(ArtifactError, match="index must have the model's 30 items"):
         model.generate(HISTORY, other, num_beams=3)

@@ -20,6 +20,7 @@ from genrec.models.rqvae import (
     QuantizerSettings,
     RqVae,
     RqVaeOutput,
+    RqVaeParts,
 )
 from genrec.tokenizer.quantizer import ItemQuantizer
 
@@ -97,7 +98,7 @@ def test_every_combination_learns(
         codebook_mode=mode,
         codebook_normalize=normalize,
         codebook_sim_vq=sim_vq,
-        quantizer=settings,
+        parts=RqVaeParts(quantizer=settings),
     )
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     losses = [step(model, optimizer, items).reconstruction_loss.item() for _ in range(25)]
@@ -121,7 +122,9 @@ def test_ids_are_nearest_codes_level_by_level(items: Tensor) -> None:
 
 
 def test_cosine_picks_the_nearest_direction(items: Tensor) -> None:
-    model = ready(items, quantizer=QuantizerSettings(distance="cosine"), n_layers=1)
+    model = ready(
+        items, parts=RqVaeParts(quantizer=QuantizerSettings(distance="cosine")), n_layers=1
+    )
     z = model.encode(items).detach()
     similarity = torch.cosine_similarity(z[:, None], model.get_codebook()[0][None], dim=-1)
     assert torch.equal(similarity.argmax(dim=1), model.get_semantic_ids(items)[:, 0])
@@ -159,11 +162,15 @@ def test_config_builds_a_twin(items: Tensor) -> None:
         codebook_mode=MODES[:3],
         codebook_size=(8, 6, 4),
         n_cat_features=2,
-        mlp=MlpSettings(activation="silu", batch_norm=True),
-        features=FeatureSettings(scale=3.0),
-        losses=LossSettings(recon_kind="l1"),
-        quantizer=QuantizerSettings(codebook_update="ema"),
+        parts=RqVaeParts(
+            mlp=MlpSettings(activation="silu", batch_norm=True),
+            features=FeatureSettings(scale=3.0),
+            losses=LossSettings(recon_kind="l1"),
+            quantizer=QuantizerSettings(codebook_update="ema"),
+        ),
     )
+    assert {"mlp", "features", "losses", "quantizer"} <= set(model.config)  # as ever, and flat
+    assert "parts" not in model.config
     twin = RqVae.from_config(json.loads(json.dumps(model.config)))
     twin.load_state_dict(model.state_dict())
     assert twin.config == model.config
@@ -273,7 +280,7 @@ def test_compute_loss_can_be_overridden(items: Tensor) -> None:
 def test_weights_scale_their_terms(items: Tensor) -> None:
     def loss(beta: float | None = None, **settings: float) -> RqVaeOutput:
         torch.manual_seed(0)
-        model = ready(items, losses=LossSettings(**settings))
+        model = ready(items, parts=RqVaeParts(losses=LossSettings(**settings)))
         out: RqVaeOutput = model(items, commitment_weight=beta)
         return out
 
@@ -284,14 +291,14 @@ def test_weights_scale_their_terms(items: Tensor) -> None:
     # At the start both terms of a level have one value, v: 1.25 v in all by default.
     torch.testing.assert_close(loss(beta=1.0).rqvae_loss, quant * 2 / 1.25)
     torch.testing.assert_close(loss(codebook_weight=0.0).rqvae_loss, quant * 0.25 / 1.25)
-    mean = ready(items, losses=LossSettings(level_reduction="mean"))(items)
+    mean = ready(items, parts=RqVaeParts(losses=LossSettings(level_reduction="mean")))(items)
     torch.testing.assert_close(mean.rqvae_loss, quant / 3)
 
 
 def test_feature_scale_leaves_the_meaning_of_the_loss(items: Tensor) -> None:
     """Scaling data by s and features by 1 / s scales both terms by s squared."""
     one = ready(items)
-    scaled = make(features=FeatureSettings(scale=0.1))
+    scaled = make(parts=RqVaeParts(features=FeatureSettings(scale=0.1)))
     scaled.initialize_codebooks(items * 10)
     first, second = one(items), scaled(items * 10)
     torch.testing.assert_close(second.reconstruction_loss, 100 * first.reconstruction_loss)
@@ -311,7 +318,9 @@ def test_categorical_tail_is_reconstructed_as_logits() -> None:
 
 
 def test_dead_codes_are_reseeded_from_badly_reconstructed_items(items: Tensor) -> None:
-    model = ready(items, n_layers=1, quantizer=QuantizerSettings(dead_code_steps=2))
+    model = ready(
+        items, n_layers=1, parts=RqVaeParts(quantizer=QuantizerSettings(dead_code_steps=2))
+    )
     level = model.residual_quantizer.levels[0]
     with torch.no_grad():
         level.codebook[3] = 1e3  # nobody picks it
@@ -332,7 +341,7 @@ def test_dead_codes_are_reseeded_from_badly_reconstructed_items(items: Tensor) -
 
 def test_ema_moves_codes_to_their_items_over_accumulated_batches(items: Tensor) -> None:
     settings = QuantizerSettings(codebook_update="ema", ema_decay=0.0, ema_epsilon=1e-12)
-    model = ready(items, n_layers=1, quantizer=settings)
+    model = ready(items, n_layers=1, parts=RqVaeParts(quantizer=settings))
     ids, z = model.get_semantic_ids(items)[:, 0], model.encode(items)
     for part in items.split(50):
         model(part)
@@ -361,7 +370,10 @@ def test_half_precision_keeps_codes_in_float32(items: Tensor) -> None:
         ({"codebook_size": 0}, "codebook_size must be >= 1, got 0"),
         ({"codebook_size": (8, 8)}, "codebook_size must be one value or one a level, 3, got 2"),
         (
-            {"codebook_sim_vq": True, "quantizer": QuantizerSettings(codebook_update="ema")},
+            {
+                "codebook_sim_vq": True,
+                "parts": RqVaeParts(quantizer=QuantizerSettings(codebook_update="ema")),
+            },
             "sim_vq learns a map of a fixed codebook by gradient, got codebook_update='ema'",
         ),
     ],
@@ -374,9 +386,9 @@ def test_wrong_options_are_named(options: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"distance": "dot"}, "distance must be l2 or cosine, got 'dot'"),
-        ({"codebook_update": "none"}, "codebook_update must be gradient or ema, got 'none'"),
-        ({"ema_decay": 1.0}, r"ema_decay must lie in \[0, 1\), got 1.0"),
+        ({"distance": "dot"}, "distance must be known, got 'dot'; allowed: cosine, l2"),
+        ({"codebook_update": "none"}, "codebook_update must be known, got 'none'"),
+        ({"ema_decay": 1.0}, "ema_decay must be >= 0 and < 1, got 1.0"),
         ({"ema_epsilon": 0.0}, "ema_epsilon must be > 0, got 0.0"),
         ({"dead_code_steps": -1}, "dead_code_steps must be >= 0, got -1"),
         ({"sinkhorn_epsilon": 0.0}, "sinkhorn_epsilon must be > 0"),

@@ -29,6 +29,7 @@ def healthy() -> RunRecord:
         "quantization_error": 0.2,
         "unique_ids": 9_700.0,
         "collision_rate": 0.03,
+        "largest_group": 4.0,
     }
     for level in (1, 2, 3):
         evaluation |= {f"codes_used_{level}": 256.0, f"perplexity_{level}": 230.0}
@@ -40,7 +41,8 @@ def healthy() -> RunRecord:
         "hidden_dims": [512],
         "commitment_weight": 0.25,
     }
-    return RunRecord(config, evaluation, falling, tuple((s, 1.0) for s, _ in falling))
+    norms = tuple((s, 1.0) for s, _ in falling)
+    return RunRecord(config, evaluation, falling, norms, {"reassign_cost": 0.0003})
 
 
 def changed(**evaluation: float) -> RunRecord:
@@ -66,7 +68,10 @@ TROUBLES: dict[str, tuple[RunRecord, str, str, tuple[str, ...]]] = {
         ("use_kmeans_init",),
     ),
     "suspicious": (
-        changed(quantization_error=0.001, unique_ids=100.0, collision_rate=0.99),
+        replace(
+            changed(quantization_error=0.001, unique_ids=100.0, collision_rate=0.99),
+            ids={"policy": "reassign"},
+        ),
         "codebook collapse",
         "suspiciously low: codes lose 0.10 % of the latents' variance with only 100 distinct",
         ("use_kmeans_init",),
@@ -88,6 +93,24 @@ TROUBLES: dict[str, tuple[RunRecord, str, str, tuple[str, ...]]] = {
         "quantisation loss too high",
         "codes lose 60 % of the latents' variance",
         ("commitment_weight", "kmeans_after_epochs"),
+    ),
+    "many collisions": (
+        changed(collision_rate=0.185),
+        "many items of equal codes",
+        "18.5 % of the items collide before repair, and 4 share one ID",
+        ("train.collision_policy='reassign'", "at 0.0003 of R2"),
+    ),
+    "a large group": (
+        changed(largest_group=62.0),
+        "many items of equal codes",
+        "and 62 share one ID",
+        ("genrec tokenize RUN_DIR --policy reassign",),
+    ),
+    "costly repair": (
+        replace(changed(largest_group=62.0), ids={"policy": "none", "reassign_cost": 0.02}),
+        "many items of equal codes",
+        "and 62 share one ID",
+        ("train.vae_codebook_size", "would cost 0.0200 of R2"),
     ),
     "jump": (
         replace(healthy(), losses=(*healthy().losses[:20], (1050, 9.0), *healthy().losses[20:])),
@@ -125,7 +148,22 @@ def test_each_trouble_is_named_with_evidence_and_settings(
         assert setting in advice
     text = format_findings([finding])
     assert text.startswith(f"1. {trouble}\n   seen: ")
-    assert "\n   try:  train." in text
+    assert "\n   try:  " in text
+
+
+def test_codes_that_fit_better_than_latents_are_no_poor_autoencoder() -> None:
+    assert diagnose(changed(r2=0.549, r2_unquantized=0.392)) == []
+
+
+def test_a_fitted_quantiser_is_not_judged_as_an_autoencoder() -> None:
+    record = changed(r2=0.64, r2_unquantized=1.0, quantization_error=0.36)
+    config = {"model": "residual_kmeans", "codebook_sizes": [256] * 3}
+    assert diagnose(replace(record, config=config)) == []
+
+
+def test_repaired_collisions_are_no_trouble() -> None:
+    record = replace(changed(collision_rate=0.185), ids={"policy": "reassign"})
+    assert diagnose(record) == []
 
 
 def test_mean_reduction_is_the_first_suspect_of_a_collapse() -> None:
@@ -158,7 +196,7 @@ def write_run(folder: Path, record: RunRecord, evaluate: bool = True) -> Path:
 
 def test_a_record_is_read_from_its_folder(tmp_path: Path) -> None:
     run = write_run(tmp_path, healthy())
-    assert read_record(run) == healthy()
+    assert read_record(run) == replace(healthy(), ids={}, path=str(run))
     assert diagnose_run(run) == []
 
 

@@ -52,7 +52,7 @@ def write_run(path: Path, model, data: PreparedDataset) -> Path:
     }
     write_json_atomic(path / "meta.json", meta)
     row = {"recall@5": 0.25, "ndcg@5": 0.125, "users": 30}
-    write_json_atomic(path / "metrics.json", {"test": {"settings": {}, "model": row}})
+    write_json_atomic(path / "metrics.json", {"test": {"settings": {}, "generation": row}})
     Catalogue.from_data(data).save(path)
     return path
 

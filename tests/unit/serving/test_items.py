@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import shutil
+import threading
 
 import numpy as np
 import polars as pl
 import pytest
 
+from genrec.data.text.kept_encoder import save_encoder
+from genrec.data.text.tfidf import TfidfSvdEncoder
 from genrec.errors import ArtifactError, ConfigError, DataError, MissingPathError
 from genrec.rankers import Popularity
 from genrec.serving.items import NewItems
@@ -44,6 +47,19 @@ def test_new_items_get_ids_of_their_kind_and_no_old_one_moves(recommender):
     titles = dict(zip(after.items, after.titles, strict=True))
     assert (titles["new a"], titles["new c"], titles["b1"]) == ("A new one", "new c", "title b1")
     assert len(recommender.recommend(["new a", "new c"], k=5).items) == 5
+
+
+def test_texts_are_embedded_by_the_encoder_that_the_run_keeps(run, tmp_path):
+    words = TfidfSvdEncoder(dim=6).fit(["red", "green", "blue", "big", "small", "round"])
+    shutil.copytree(run, tmp_path / "run")
+    save_encoder(tmp_path / "run", words, text_template=None)
+    by_text = Recommender.from_pretrained(tmp_path / "run", device="cpu")
+    by_text.add_items([("new", "A new one", "green round")])
+    by_vector = Recommender.from_pretrained(run, device="cpu")
+    by_vector.add_items([("new", "A new one", words.encode(["green round"])[0])])
+    found, expected = (r.recommend(["a1", "c2"], k=40) for r in (by_text, by_vector))
+    assert "new" in found.items
+    assert found.items == expected.items
 
 
 @pytest.mark.parametrize("kind", ["polars", "pandas", "columns", "records", "matrix"])
@@ -202,3 +218,29 @@ def test_texts_and_vectors_are_told_apart():
     assert (new.titles, new.texts, new.vectors) == (["x", "Y"], ["red polish", ""], None)
     one = NewItems.read(("x", "X", [1.0, 2.0]))
     assert one.vectors.tolist() == [[1.0, 2.0]]
+
+
+def test_changes_beside_calls_are_seen_by_the_next_call(recommender, vectors):
+    """Four threads recommend while items come and go; nothing is ever half there."""
+    failures = []
+    stop = threading.Event()
+
+    def ask() -> None:
+        while not stop.is_set():
+            found = recommender.recommend([["a1", "a2"], ["c3"], []], k=50, exclude_seen=False)
+            counts = {len(items) for items in found.items}
+            if len(counts) != 1 or any(len(set(items)) < len(items) for items in found.items):
+                failures.append(found)
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for number in range(8):
+        recommender.add_items([(f"n{number}", "", vectors[number])])
+        assert f"n{number}" in recommender.recommend(["a1"], k=50).items
+        recommender.remove_items([f"n{number}"])
+        assert f"n{number}" not in recommender.recommend(["a1"], k=50).items
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert failures == []

@@ -226,7 +226,8 @@ def test_a_recommender_goes_to_a_hub_and_comes_back(run, tmp_path):
     assert missing.startswith("MissingPathError run must be a folder with meta.json or a name on")
     card = Hub.files["README.md"].decode()
     assert card.startswith("---\nlibrary_name: genrec\n")
-    assert "| model | 0.2500 | 0.1250 |" in card
+    assert 'Recommender.from_pretrained("me/shop")' in card
+    assert "| generation | 0.2500 | 0.1250 |" in card
     assert "1,234 parameters" in card
     assert {"meta.json", "step_0/model.safetensors", "catalogue/counts.npy"} <= set(Hub.files)
 

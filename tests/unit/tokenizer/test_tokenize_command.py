@@ -13,10 +13,12 @@ from typer.testing import CliRunner
 from genrec.atomic import write_json_atomic
 from genrec.checkpoint import RunDirectory
 from genrec.commands.tokenize import app_command
+from genrec.data.text.known_vectors import KnownVectors
 from genrec.models.rqvae import RqVae
 from genrec.tokenizer.residual_kmeans import ResidualKMeans
 from genrec.tokenizer.semantic_id import SemanticIdTokenizer
 from genrec.trained import load_quantizer
+from genrec.training.tokenizer_run import load_ids
 
 RUNNER = CliRunner()
 
@@ -40,6 +42,7 @@ def run(tmp_path, quantizer, embeddings, keys, write_data):
     run_dir = RunDirectory(tmp_path / "run")
     run_dir.save(7, weights=quantizer.state_dict(), config=quantizer.config)
     write_json_atomic(run_dir.path / "meta.json", {"prepared": str(data.path)})
+    KnownVectors.of(data).save(run_dir.path)
     return run_dir.path
 
 
@@ -80,25 +83,87 @@ def test_json_and_exports(run, tmp_path):
     assert not (run / "semantic_ids").exists()
 
 
-def test_extend_keeps_old_ids_in_the_order_of_the_new_data_set(
-    run, tmp_path, embeddings, keys, write_data
-):
+@pytest.fixture
+def grow(run, tmp_path, embeddings, keys, write_data):
+    """A prepared data set of the run's items and some new ones, mixed up."""
+
+    def write(num_new, vectors=embeddings):
+        order = np.random.default_rng(0).permutation(90 + num_new)
+        grown = np.concatenate([vectors, embeddings[:num_new] + 0.01])[order]
+        grown_keys = np.array([*keys, *(f"N{row}" for row in range(num_new))])[order].tolist()
+        return write_data(tmp_path / f"grown{num_new}", grown_keys, grown)
+
+    return write
+
+
+def test_extend_moves_no_id_and_leaves_the_table_of_the_run(run, grow, keys):
     assert tokenize(run).exit_code == 0
     old = SemanticIdTokenizer.load(run)
-    rng = np.random.default_rng(0)
-    order = rng.permutation(95)
-    grown = np.concatenate([embeddings, embeddings[:5] + 0.01])[order]
-    grown_keys = np.array([*keys, *(f"N{row}" for row in range(5))])[order].tolist()
-    data = write_data(tmp_path / "grown", grown_keys, grown)
-    done = tokenize(run, "--extend", "--data", data.path, "--out", tmp_path / "ids")
+    data = grow(5)
+    done = tokenize(run, "--extend", "--data", data.path)
     assert done.exit_code == 0, done.output
     assert "5 items added" in done.output
-    table = SemanticIdTokenizer.load(tmp_path / "ids")
-    table.check_items(data.items_fingerprint)
+    assert SemanticIdTokenizer.load(run).fingerprint == old.fingerprint
+    table = SemanticIdTokenizer.load(run / "semantic_ids-extended")
     assert table.level_sizes == old.level_sizes
-    for row, key in enumerate(keys):
-        assert table.ids[grown_keys.index(key)].tolist() == old.ids[row].tolist()
+    assert table.item_keys[:90] == keys  # what a model of the run's items needs
+    assert np.array_equal(table.ids[:90], old.ids)
     assert len(np.unique(table.ids, axis=0)) == 95
+    rows = load_ids(run / "semantic_ids-extended", data, dedup_digit=True)
+    assert list(rows.item_keys) == list(data.item_keys)
+
+
+def test_extend_goes_on_from_its_last_table(run, grow, tmp_path):
+    assert tokenize(run).exit_code == 0
+    for more in ([], ["--out", tmp_path / "ids"]):
+        assert tokenize(run, "--extend", "--data", grow(5).path, *more).exit_code == 0
+        path = more[1] if more else run / "semantic_ids-extended"
+        first = SemanticIdTokenizer.load(path)
+        assert tokenize(run, "--extend", "--data", grow(8).path, *more).exit_code == 0
+        second = SemanticIdTokenizer.load(path)
+        assert second.num_items == 98
+        assert np.array_equal(second.ids[:95], first.ids)
+
+
+def test_other_vectors_of_the_known_items_are_refused(run, grow, embeddings):
+    assert tokenize(run).exit_code == 0
+    before = SemanticIdTokenizer.load(run).fingerprint
+    for extend in ([], ["--extend"]):
+        done = tokenize(run, *extend, "--data", grow(5, vectors=embeddings[:, ::-1]).path)
+        assert done.exit_code == 2
+        assert "got other ones for 90 of 90" in done.stderr
+    assert SemanticIdTokenizer.load(run).fingerprint == before
+    assert not (run / "semantic_ids-extended").exists()
+
+
+def test_extend_refuses_a_data_set_of_other_items(run, embeddings, write_data, tmp_path):
+    assert tokenize(run).exit_code == 0
+    data = write_data(tmp_path / "other", [f"N{row}" for row in range(90)], embeddings)
+    done = tokenize(run, "--extend", "--data", data.path)
+    assert "must hold the run's items beside new ones, got none of its 90" in done.stderr
+
+
+def test_extend_says_why_there_is_nothing_to_add(run, grow):
+    assert tokenize(run).exit_code == 0
+    data = grow(0)
+    done = tokenize(run, "--extend", "--data", data.path)
+    assert done.exit_code == 2
+    assert "must hold items that the table lacks, got 90 that all have IDs" in done.stderr
+    card = {"card": {"items_left_out_without_interactions": 20}}
+    write_json_atomic(data.path / "meta.json", {**data.meta, **card})
+    done = tokenize(run, "--extend", "--data", data.path)
+    assert "20 items of its source were left out" in done.stderr
+    assert "--keep-unseen-items" in done.stderr
+
+
+def test_extend_needs_data_and_another_folder(run, grow):
+    assert tokenize(run).exit_code == 0
+    done = tokenize(run, "--extend")
+    assert done.exit_code == 2
+    assert "--extend needs --data" in done.stderr
+    done = tokenize(run, "--extend", "--data", grow(5).path, "--out", run / "semantic_ids")
+    assert done.exit_code == 2
+    assert "--out must not be the run's own table" in done.stderr
 
 
 def test_rqvae_run_and_choice_of_checkpoint(tmp_path, embeddings, keys, write_data):
@@ -159,9 +224,9 @@ def test_folders_that_are_no_stage_one_run(tmp_path, quantizer):
     assert "--data must be given where the run" in tokenize(tmp_path / "bare").stderr
 
 
-def test_extend_refuses_another_policy(run):
+def test_extend_refuses_another_policy(run, grow):
     assert tokenize(run).exit_code == 0
-    done = tokenize(run, "--extend", "--policy", "none")
+    done = tokenize(run, "--extend", "--policy", "none", "--data", grow(5).path)
     assert "--policy must be the table's dedup_token with --extend, got none" in done.stderr
 
 

@@ -2,6 +2,9 @@
 
 torch draws a Bernoulli number for each element there, which takes longer than the matrix
 product before it. Here one 64-bit number serves four elements.
+
+Equals ``torch.nn.functional.dropout``, with other draws.
+Shown by: tests/unit/modules/kernels/test_dropout.py.
 """
 
 from __future__ import annotations

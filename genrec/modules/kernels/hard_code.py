@@ -2,6 +2,9 @@
 
 The gradients are known in closed form, and all of them are made of what is left of the residual.
 Written with tensors' own operations they cost a quarter of the whole quantiser.
+Equals ``codes[ids]``, ``residual - codes[ids].detach()`` and
+:func:`~genrec.modules.losses.quantization_losses`.
+Shown by: tests/numerics/test_quantize_kernels.py.
 Shape legend: B = items in the batch, K = codes in one codebook, D = width.
 """
 
@@ -12,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genrec.modules.losses import mean_square
+from genrec.modules.kernels.squares import mean_square
 
 __all__ = ["subtract_code"]
 

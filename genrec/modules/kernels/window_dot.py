@@ -1,5 +1,7 @@
 """Dot products of states with windows of a large table, without copying rows of the table.
 
+Equals ``(x[:, None] * table[columns]).sum(-1) * wanted``.
+Shown by: tests/unit/modules/kernels/test_window_dot.py.
 Shape legend: M = rows, C = columns of a window, V = rows of the table, D = width.
 """
 
@@ -18,9 +20,8 @@ __all__ = ["window_dot"]
 def window_dot(x: Tensor, table: Tensor, columns: Tensor, wanted: Tensor) -> Tensor:
     """Multiply each state with some rows of a table.
 
-    Equals ``(x[:, None] * table[columns]).sum(-1) * wanted``, which is what runs on a GPU. On a
-    CPU it reads each row of the table where it lies: on a window of 50 of 7,700 rows of 64
-    numbers that takes a fiftieth of the time of copying the rows.
+    A GPU copies the rows. A CPU reads each row of the table where it lies: on a window of 50 of
+    7,700 rows of 64 numbers that takes a fiftieth of the time of copying them.
 
     Args:
         x: States, shape ``(M, D)``, floating point.

@@ -1,5 +1,7 @@
 """Cross-entropy over a large table, whose scores never lie in memory all at once.
 
+Equals ``F.cross_entropy(x @ table.T + extra, targets)``.
+Shown by: tests/unit/modules/kernels/test_linear_cross_entropy.py.
 Shape legend: M = states, N = rows of the table, D = width, P = listed pairs.
 """
 
@@ -49,9 +51,8 @@ def linear_cross_entropy(
 ) -> Tensor:
     """Score all rows of a table for each state and take the mean cross-entropy of the targets.
 
-    Equals ``F.cross_entropy(x @ table.T + extra, targets)``. Scores are made, turned into
-    gradients and forgotten a few states at a time, which more than halves the time on a CPU and
-    bounds the memory.
+    Scores are made, turned into gradients and forgotten a few states at a time, which more than
+    halves the time on a CPU and bounds the memory.
 
     Args:
         x: States, shape ``(M, D)``, M >= 1.

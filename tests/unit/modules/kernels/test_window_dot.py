@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genrec.modules.window_dot import window_dot
+from genrec.modules.kernels.window_dot import window_dot
 
 
 @settings(max_examples=40, deadline=None)

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from genrec.modules import linear_cross_entropy as module
-from genrec.modules.linear_cross_entropy import linear_cross_entropy
+from genrec.modules.kernels import linear_cross_entropy as module
+from genrec.modules.kernels.linear_cross_entropy import linear_cross_entropy
 
 
 @pytest.mark.parametrize("rows_at_once", [1, 3, 100])

@@ -1,0 +1,1 @@
+"""What is written for speed; each module says what it equals, and which test holds it to that."""
