@@ -12,7 +12,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["atomic_directory", "atomic_file", "read_json", "write_json_atomic"]
+from genrec.errors import ArtifactError
+
+__all__ = ["atomic_directory", "atomic_file", "read_json", "sweep", "write_json_atomic"]
+
+
+_RANDOM_LETTERS = 8  # in the names that tempfile makes
 
 
 def _sync(path: Path) -> None:
@@ -75,7 +80,10 @@ def atomic_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
     temporary.chmod(0o777 & ~_umask())
     try:
         yield temporary
+        mask = _umask()
         for file in temporary.rglob("*"):
+            if file.is_file():
+                file.chmod(0o666 & ~mask)  # some libraries write private files
             _sync(file)
         _sync(temporary)
         _swap_in(temporary, target)
@@ -119,6 +127,25 @@ def _move_away(target: Path) -> Path | None:
     return old
 
 
+def sweep(folder: str | os.PathLike[str]) -> None:
+    """Remove what killed writers left in a folder; nobody may be writing there.
+
+    Args:
+        folder: Where :func:`atomic_file` and :func:`atomic_directory` wrote. A folder that was
+            moved away and has no successor is put back.
+    """
+    for path in Path(folder).glob(".*"):
+        name, _, rest = path.name[1:].rpartition(".")[0].rpartition(".")
+        if path.suffix not in (".tmp", ".old") or not name or len(rest) != _RANDOM_LETTERS:
+            continue
+        if path.suffix == ".old" and any(path.iterdir()) and not path.with_name(name).exists():
+            path.rename(path.with_name(name))
+        elif path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
 def write_json_atomic(path: str | os.PathLike[str], value: Any) -> None:
     """Write a JSON file, keys in the given order, two spaces of indent; NaN is refused."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
@@ -127,5 +154,22 @@ def write_json_atomic(path: str | os.PathLike[str], value: Any) -> None:
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
-    """Read the value in a JSON file."""
-    return json.loads(Path(path).read_text(encoding="utf-8"))
+    """Read a JSON file.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Its value.
+
+    Raises:
+        ArtifactError: If it is no JSON.
+        OSError: If it cannot be read.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (RecursionError, ValueError) as error:
+        raise ArtifactError(
+            f"{Path(path).name} must be readable, got {path} with {error}; it was damaged or "
+            "edited, make its folder again"
+        ) from error

@@ -1,14 +1,18 @@
 """Run and step folders: what a run leaves behind, written so that it is whole or absent.
 
 A run folder holds ``config.gin`` (operative), ``meta.json``, ``metrics.jsonl``, ``step_N/``
-(``model.safetensors``, ``config.json``, ``trainer.pt``) and pointers: ``latest``, ``best`` and
-others are one-line files that name a step folder. This module knows no model class.
+(``model.safetensors``, ``config.json``, ``trainer.pt``, ``files.json`` with the digests of these)
+and pointers: ``latest``, ``best`` and others are one-line files that name a step folder. This
+module knows no model class.
 """
 
 from __future__ import annotations
 
 import os
+import pickle
+import re
 import shutil
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from genrec.atomic import atomic_directory, atomic_file, read_json, write_json_atomic
+from genrec.digests import sealed, verify
 from genrec.errors import ArtifactError, MissingPathError
 
 __all__ = [
@@ -48,6 +53,10 @@ _ASIDE = ".replaced"  # where an older run waits until the new one has a checkpo
 _MODEL = "model.safetensors"
 _CONFIG = "config.json"
 _TRAINER = "trainer.pt"
+_MANIFEST = "files.json"
+_POINTER_BYTES = 64
+_POINTED = re.compile(r"step_[0-9]+")
+_OTHER_STEP = "delete that folder to use the step before it, or train again"
 
 
 class RunDirectory:
@@ -64,8 +73,22 @@ class RunDirectory:
 
     def steps(self) -> list[int]:
         """List the steps that are saved, oldest first."""
-        found = [p.name[5:] for p in self.path.glob("step_*") if (p / _MODEL).is_file()]
-        return sorted(int(name) for name in found if name.isdigit())
+        return sorted(int(p.name[5:]) for p in self.step_folders() if _is_whole(p))
+
+    def step_folders(self) -> list[Path]:
+        """List the folders of steps, those too that lack a file."""
+        return [p for p in self.path.glob("step_*") if p.name[5:].isdigit() and p.is_dir()]
+
+    def newest(self) -> Path | None:
+        """Find the step to go on from.
+
+        Returns:
+            The step that ``latest`` names; where that is lost, the newest one that is whole; None
+            where there is none.
+        """
+        named = self.pointed("latest")
+        steps = self.steps()
+        return named or (self.step_path(steps[-1]) if steps else None)
 
     def step_path(self, step: int) -> Path:
         """Name the folder of a step, whether or not it exists."""
@@ -131,9 +154,7 @@ class RunDirectory:
     def _own(self) -> list[Path]:
         """List what a training wrote into the folder."""
         names = [*RUN_FILES, *RUN_FOLDERS, *self.pointers()]
-        return [p for p in map(self.path.joinpath, names) if p.exists()] + [
-            self.step_path(step) for step in self.steps()
-        ]
+        return [p for p in map(self.path.joinpath, names) if p.exists()] + self.step_folders()
 
     def point(self, name: str, step: int) -> None:
         """Move a pointer, for example ``latest`` or ``best``, to a step that is saved."""
@@ -141,21 +162,24 @@ class RunDirectory:
             temporary.write_text(f"step_{step}\n", encoding="utf-8")
 
     def pointed(self, name: str) -> Path | None:
-        """Follow a pointer, for example ``latest``, to a step's folder; None without one."""
+        """Follow a pointer, such as ``latest``, to a whole step of this run; None without one."""
         pointer = self.path / name
-        if not pointer.is_file():
+        if not pointer.is_file() or pointer.stat().st_size > _POINTER_BYTES:
             return None
-        target = self.path / pointer.read_text(encoding="utf-8").strip()
-        return target if (target / _MODEL).is_file() else None
+        content = pointer.read_bytes().strip().decode("utf-8", errors="replace")
+        if _POINTED.fullmatch(content) is None:  # a path would lead out of the run
+            return None
+        target = self.path / content
+        return target if _is_whole(target) else None
 
     def pointers(self) -> dict[str, str]:
         """List the pointers: their names and the step folders that they name."""
         found = {}
         for file in self.path.glob("*"):
             # Other files without a suffix may lie here too, and are none of our business.
-            if file.is_file() and not file.suffix and file.stat().st_size < 64:
+            if file.is_file() and not file.suffix and file.stat().st_size <= _POINTER_BYTES:
                 content = file.read_bytes().strip().decode("utf-8", errors="replace")
-                if content.startswith("step_") and content[5:].isdigit():
+                if _POINTED.fullmatch(content):
                     found[file.name] = content
         return found
 
@@ -171,6 +195,7 @@ class RunDirectory:
 
         Raises:
             MissingPathError: If the step was saved without it.
+            ArtifactError: If it is damaged, or holds more than tensors and plain values.
         """
         file = step_path / _TRAINER
         if not file.is_file():
@@ -178,7 +203,14 @@ class RunDirectory:
                 f"resume needs {_TRAINER}, got {step_path} without it; "
                 "resume from the run's latest step"
             )
-        state: dict[str, Any] = torch.load(file, map_location=map_location, weights_only=True)
+        _verify_step(step_path, _TRAINER)
+        try:
+            state: dict[str, Any] = torch.load(file, map_location=map_location, weights_only=True)
+        except (EOFError, KeyError, OSError, RuntimeError, pickle.UnpicklingError) as error:
+            raise ArtifactError(
+                f"{_TRAINER} must be readable, got {step_path} with "
+                f"{str(error).splitlines()[0]}; {_OTHER_STEP}"
+            ) from error
         return state
 
     def _prune(self) -> None:
@@ -214,6 +246,20 @@ def write_model_files(
         write_json_atomic(folder / _CONFIG, dict(config))
         if trainer is not None:
             torch.save(dict(trainer), folder / _TRAINER)
+        write_json_atomic(folder / _MANIFEST, sealed(folder, {}))
+
+
+def _is_whole(step: Path) -> bool:
+    """Tell whether a step folder has what every step has."""
+    return (step / _MODEL).is_file() and (step / _CONFIG).is_file()
+
+
+def _verify_step(step: Path, *names: str) -> None:
+    """Refuse files of a step that are not as written; older steps do not say how that was."""
+    manifest = step / _MANIFEST
+    if not manifest.is_file():
+        return
+    verify(step, {"seal": None, **read_json(manifest)}, names, what="step", fix=_OTHER_STEP)
 
 
 def resolve_step(
@@ -223,27 +269,34 @@ def resolve_step(
 
     Args:
         path: A run folder, a step folder, or the ``model.safetensors`` in one.
-        prefer: Pointers to follow in a run folder, first match.
+        prefer: Pointers to follow in a run folder, first match. A lost ``latest`` warns and
+            gives way to the newest step.
 
     Returns:
         A folder that holds ``model.safetensors`` and ``config.json``.
 
     Raises:
         MissingPathError: If there is none.
+        ArtifactError: If a pointer other than ``latest`` names a step that is gone.
     """
     folder = Path(path)
     if folder.is_file() and folder.name == _MODEL:
         folder = folder.parent
-    if (folder / _MODEL).is_file() and (folder / _CONFIG).is_file():
+    if _is_whole(folder):
         return folder
-    if folder.is_dir():
-        run = RunDirectory(folder)
-        for name in prefer:
-            target = run.pointed(name)
-            if target is not None:
-                return target
-        if steps := run.steps():
-            return run.step_path(steps[-1])
+    run = RunDirectory(folder)
+    for name in prefer:
+        if (target := run.pointed(name)) is not None:
+            return target
+        if name != "latest" and (folder / name).is_file():
+            raise ArtifactError(
+                f"{name} must name a step of the run, got {folder} where it names none; give a "
+                "step folder, or delete that file to use the latest step"
+            )
+    if (newest := run.newest()) is not None:
+        if "latest" in prefer:
+            warnings.warn(f"{folder} has lost its latest; using {newest.name}", stacklevel=2)
+        return newest
     raise MissingPathError(
         f"checkpoint must be a run folder or a step folder with {_MODEL}, got {folder}; "
         "give the folder that training printed at its end"
@@ -267,6 +320,7 @@ def load_model_files(
         ArtifactError: If the file is damaged.
     """
     folder = resolve_step(path, prefer=prefer)
+    _verify_step(folder, _MODEL, _CONFIG)
     try:
         return read_json(folder / _CONFIG), load_file(folder / _MODEL)
     except (SafetensorError, ValueError) as error:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import json
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterable, Mapping
 
@@ -12,11 +14,17 @@ __all__ = [
     "ConfigError",
     "DataError",
     "GenRecError",
+    "Interrupted",
     "MissingPathError",
     "TrainingError",
     "did_you_mean",
+    "printable",
     "run_command",
 ]
+
+
+#: What steers a terminal: controls, halves of a letter, and what turns the direction of writing.
+_STEERING = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u202a-\\u202e\\u2066-\\u2069\\ud800-\\udfff]")
 
 
 class GenRecError(Exception):
@@ -41,6 +49,23 @@ class MissingPathError(GenRecError, FileNotFoundError):
 
 class TrainingError(GenRecError, RuntimeError):
     """Training cannot go on, for example because the loss is not finite."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """A training was stopped from outside, after it had saved.
+
+    Args:
+        number: The signal that stopped it.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"signal {number}")
+        self.number = number
+
+
+def printable(text: str) -> str:
+    """Escape what could steer the terminal that a text is shown on; JSON stays valid JSON."""
+    return _STEERING.sub(lambda found: json.dumps(found.group())[1:-1], text)
 
 
 def did_you_mean(name: str, choices: Iterable[str], *, limit: int = 3) -> str:
@@ -80,7 +105,8 @@ def run_command(
             replaced only where a message begins with it.
 
     Raises:
-        SystemExit: Status 2 for a user's error, 130 for Ctrl-C.
+        SystemExit: Status 2 for a user's error, 130 for Ctrl-C, 143 where SIGTERM ended a
+            training.
     """
     try:
         command()
@@ -90,13 +116,13 @@ def run_command(
         # gin appends where the failing configurable was called; that is no help to a user.
         message = str(error).split("\n  In call to configurable")[0]
         message = _as_typed(" ".join(message.split()), options or {})
-        print(f"error: {message}", file=sys.stderr)
+        print(f"error: {printable(message)}", file=sys.stderr)
         raise SystemExit(2) from None
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         if debug:
             raise
         print("interrupted; what was saved is complete", file=sys.stderr)
-        raise SystemExit(130) from None
+        raise SystemExit(128 + getattr(error, "number", signal.SIGINT)) from None
 
 
 def _as_typed(message: str, options: Mapping[str, str]) -> str:

@@ -33,6 +33,7 @@ def setting(
     below: float | None = None,
     choices: Sequence[str] = (),
     when: Mapping[str, Sequence[Any]] | None = None,
+    outside: bool = False,
 ) -> Any:
     """Declare a setting: the field of a dataclass with all that is to be known of it.
 
@@ -45,6 +46,8 @@ def setting(
         below: Every allowed number is smaller.
         choices: Texts allowed; others are answered with the near ones.
         when: Names of other settings and the values with which this one has an effect.
+        outside: Whether it only says where a run lies and how it is watched and kept, so that
+            weights and metrics do not depend on it.
 
     Returns:
         A dataclass field.
@@ -55,10 +58,12 @@ def setting(
         "rules": {name: bound for name, bound in rules.items() if bound is not None},
         "choices": tuple(choices),
         "when": dict(when or {}),
+        "outside": outside,
     }
     return dataclasses.field(default=default, metadata=metadata)
 
 
+_STARTING = ("resume", "resume_changed", "overwrite")
 _SAME = object()
 
 
@@ -112,6 +117,11 @@ class Settings:
         """Take the settings of one of the groups that this class is composed of."""
         return group(**{known.name: getattr(self, known.name) for known in fields(group)})
 
+    @classmethod
+    def outside(cls) -> set[str]:
+        """Name the settings that weights and metrics do not depend on."""
+        return {known.name for known in fields(cls) if known.metadata["outside"]}
+
     def as_dict(self) -> dict[str, Any]:
         """Return all settings as JSON values."""
         return {known.name: _jsonable(getattr(self, known.name)) for known in fields(self)}
@@ -119,9 +129,9 @@ class Settings:
     def as_gin(self) -> str:
         """Write the settings as a gin file that gives them back, defaults included.
 
-        How the run was started, ``resume`` and ``overwrite``, is left out.
+        How the run was started, ``resume`` and the like, is left out.
         """
-        shown = {k: v for k, v in self.as_dict().items() if k not in ("resume", "overwrite")}
+        shown = {k: v for k, v in self.as_dict().items() if k not in _STARTING}
         return "".join(f"train.{name} = {value!r}\n" for name, value in shown.items())
 
 

@@ -75,9 +75,9 @@ class Options:
         data: Folder of the source or of a prepared data set, or None for the recipe's.
         name: Runs lie in ``runs/STAGE/NAME``; None takes the recipe's folder.
         bindings: Overrides, ``train.x=1`` or with the stage's name in place of ``train``.
-        resume: Whether to go on: finished stages are kept, an interrupted one is resumed.
-        restart: With ``resume``: a single stage too is kept where it is finished, and begun where
-            there is nothing to resume.
+        resume: Whether to go on: finished stages are kept, an interrupted one is resumed, one
+            without a checkpoint is begun.
+        restart: With ``resume``: a single stage too is kept where it is finished.
     """
 
     split: str | None = None
@@ -177,9 +177,12 @@ def run_plan(steps: Sequence[Step]) -> None:
         GenRecError: If the data is not as it should be.
         KeyboardInterrupt: If the training was stopped from outside; it can be resumed.
     """
+    from genrec.checkpoint import RunDirectory
+
     for number, step in enumerate(steps, start=1):
         recipe = f"{step.recipe.parent.name}/{step.recipe.stem}"
-        what = "done before" if step.done else "go on with" if step.settings.resume else "train"
+        begun = step.settings.resume and RunDirectory(step.run).newest() is not None
+        what = "done before" if step.done else "go on with" if begun else "train"
         _say(f"{number}/{len(steps)} {step.stage}: recipe {recipe}; {what} {step.run}")
     for step in steps:
         if not step.done:
@@ -286,17 +289,13 @@ def _shorthands(options: Options) -> dict[str, Any]:
 
 
 def _go_on(settings: TrainingSettings) -> tuple[bool, TrainingSettings]:
-    """Tell whether a run is finished; if not, go on with it where it has a checkpoint."""
-    from genrec.atomic import read_json
-    from genrec.checkpoint import RunDirectory
-    from genrec.training.session import run_path
+    """Tell whether a run is finished; if not, go on with it."""
+    from genrec.training.session import read_meta, run_path
 
-    run = RunDirectory(run_path(settings))
-    meta = run.path / "meta.json"
     # The last thing that a training writes is how long it took.
-    if meta.is_file() and "train_seconds" in read_json(meta):
+    if "train_seconds" in read_meta(run_path(settings)):
         return True, settings
-    return False, dataclasses.replace(settings, resume=run.pointed("latest") is not None)
+    return False, dataclasses.replace(settings, resume=True)
 
 
 def _check_folders(steps: Sequence[Step]) -> None:

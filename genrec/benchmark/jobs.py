@@ -19,15 +19,15 @@ from genrec.data.processed import RecDataset
 from genrec.errors import ConfigError, did_you_mean
 from genrec.settings import Settings
 from genrec.stages import STAGES, Options, Step, choose, plan
-from genrec.training.settings import DataSettings, TrainingSettings
+from genrec.training.settings import DataSettings, RunSettings, TrainingSettings
 
 __all__ = ["Job", "own_settings", "plan_jobs", "shell_line"]
 
 #: Where a run lies, how it is watched, and its data, which a fingerprint stands for.
 _OUTSIDE = {
     *(known.name for known in fields(DataSettings)),
-    *("save_dir_root", "resume", "overwrite", "pretrained_rqvae_path", "test_at_end"),
-    *("log_every", "trackers", "wandb_logging"),
+    *RunSettings.outside(),
+    *("pretrained_rqvae_path", "test_at_end"),
 }
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from genrec.commands import add_command
-from genrec.errors import ConfigError, DataError, did_you_mean
+from genrec.errors import ConfigError, DataError, did_you_mean, printable
 
 if TYPE_CHECKING:
     from genrec.data.prepared import PreparedDataset
@@ -159,7 +159,7 @@ def format_answer(answer: dict[str, Any], *, shown: int = 5) -> str:
         lines.append(f"{mark}{place:>2} {item['title']}  [{item['key']}]")
     if taken is not None:
         lines.append(f"took next (held out): {taken['title']}  [{taken['key']}]")
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))
 
 
 #: What messages of the library call otherwise than the options here.
@@ -171,9 +171,7 @@ _OPTIONS = {
     "allow": "--allow",
     "exclude": "--exclude",
     "device": "--device",
-    "on_unknown='ignore'": "--on-unknown ignore",
     "on_unknown": "--on-unknown",
-    "open the recommender with data=, or give histories": "name it with --data, or use --history",
 }
 
 
@@ -282,7 +280,8 @@ def app_command(app: typer.Typer) -> None:
             chosen = pick_users(known, told.user or (), told.users)
             answers = recommend_for(recommender, known, chosen, **options)
         if told.as_json:
-            print("\n".join(json.dumps(answer, ensure_ascii=False) for answer in answers))
+            lines = (json.dumps(answer, ensure_ascii=False) for answer in answers)
+            print("\n".join(map(printable, lines)))
         else:
             print("\n\n".join(format_answer(answer) for answer in answers))
 

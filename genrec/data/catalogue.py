@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from genrec.atomic import atomic_directory, read_json, write_json_atomic
 from genrec.data.prepared import PreparedDataset, StringArray
+from genrec.digests import sealed, verify
 from genrec.errors import ArtifactError
 
 __all__ = ["CATALOGUE_NAME", "Catalogue"]
@@ -91,8 +92,8 @@ class Catalogue:
             for name in _ARRAYS:
                 if (array := getattr(self, name)) is not None:
                     np.save(folder / f"{name}.npy", array)
-            head = {"format": _FORMAT, "version": _FORMAT_VERSION}
-            write_json_atomic(folder / "meta.json", head | {"num_items": self.num_items})
+            meta = {"format": _FORMAT, "version": _FORMAT_VERSION, "num_items": self.num_items}
+            write_json_atomic(folder / "meta.json", sealed(folder, meta))
 
     @classmethod
     def load(cls, run_folder: str | os.PathLike[str]) -> Catalogue | None:
@@ -112,17 +113,21 @@ class Catalogue:
             return None
         try:
             meta = read_json(folder / "meta.json")
+            version, count = (meta["format"], meta["version"]), meta["num_items"]
+            if version == (_FORMAT, _FORMAT_VERSION):
+                verify(folder, meta, what="catalogue", fix="train the run again")
             keys, titles = (StringArray.load(folder, f"item_{what}") for what in ("keys", "titles"))
             files = {name: folder / f"{name}.npy" for name in _ARRAYS}
             arrays: dict[str, Any] = {
                 name: np.load(file, mmap_mode="r") for name, file in files.items() if file.is_file()
             }
-        except (EOFError, OSError, ValueError) as error:
+        except ArtifactError:
+            raise
+        except (EOFError, KeyError, OSError, TypeError, ValueError) as error:
             raise ArtifactError(
                 f"catalogue must be complete, got {folder} with {error}; train the run again"
             ) from error
-        found = (meta.get("format"), meta.get("version"), len(keys), len(titles))
-        count = meta.get("num_items")
+        found = (*version, len(keys), len(titles))
         if found != (_FORMAT, _FORMAT_VERSION, count, count):
             raise ArtifactError(
                 f"catalogue must have format {_FORMAT} version {_FORMAT_VERSION} and {count} keys "

@@ -19,9 +19,10 @@ import numpy as np
 import numpy.typing as npt
 
 from genrec.atomic import atomic_directory, read_json, write_json_atomic
+from genrec.digests import sealed, verify
 from genrec.errors import ArtifactError, DataError, MissingPathError
 
-__all__ = ["PreparedDataset", "StringArray", "is_prepared", "write_prepared"]
+__all__ = ["PreparedDataset", "StringArray", "is_prepared", "open_array", "write_prepared"]
 
 FORMAT = "genrec-dataset"
 FORMAT_VERSION = 1
@@ -58,9 +59,25 @@ class StringArray(Sequence[str]):
 
     @classmethod
     def load(cls, folder: Path, name: str) -> StringArray:
-        """Memory-map what :meth:`save` wrote into a folder under a name."""
-        data = np.load(folder / f"{name}.npy", mmap_mode="r")
-        return cls(data, np.load(folder / f"{name}.offsets.npy", mmap_mode="r"))
+        """Memory-map what :meth:`save` wrote into a folder under a name.
+
+        Args:
+            folder: The folder.
+            name: What the files are named after.
+
+        Returns:
+            The strings.
+
+        Raises:
+            ValueError: If a file is no such array, or the offsets do not lie in the bytes.
+            OSError: If a file cannot be read.
+        """
+        data = open_array(folder / f"{name}.npy", np.uint8)
+        offsets = open_array(folder / f"{name}.offsets.npy", np.int64)
+        ordered = len(offsets) > 0 and offsets[0] == 0 and bool(np.all(offsets[:-1] <= offsets[1:]))
+        if not ordered or offsets[-1] > len(data):
+            raise ValueError(f"{name}.offsets.npy must rise from 0 to at most {len(data)}")
+        return cls(data, offsets)
 
     def save(self, folder: Path, name: str) -> None:
         """Write ``<name>.npy`` and ``<name>.offsets.npy`` into an existing folder."""
@@ -183,7 +200,7 @@ class PreparedDataset:
 
         Raises:
             MissingPathError: If there is no such folder, or it is no prepared data set.
-            ArtifactError: If it was written by a newer version, or a file is missing.
+            ArtifactError: If it was written by a newer version, or a file is missing or damaged.
         """
         folder = Path(path)
         if not is_prepared(folder):
@@ -197,16 +214,45 @@ class PreparedDataset:
                 f"prepared data set must have format {FORMAT} version {FORMAT_VERSION}, got "
                 f"{meta.get('format')} version {meta.get('version')} in {folder}; prepare it again"
             )
+        verify(folder, meta, what="prepared data set", fix="prepare it again")
         try:
             arrays: dict[str, Any] = {
-                name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in _ARRAYS
+                name: open_array(folder / f"{name}.npy", dtype) for name, dtype in _INTEGERS.items()
             }
+            arrays["item_embeddings"] = open_array(
+                folder / "item_embeddings.npy", np.float16, np.float32, ndim=2
+            )
             strings: dict[str, Any] = {name: StringArray.load(folder, name) for name in _STRINGS}
+            _check_shapes(strings, arrays)
         except (OSError, ValueError) as error:
             raise ArtifactError(
                 f"prepared data set must be complete, got {folder} with {error}; prepare it again"
             ) from error
         return cls(path=folder, meta=meta, **arrays, **strings)
+
+
+def open_array(path: Path, *dtypes: npt.DTypeLike, ndim: int = 1) -> npt.NDArray[Any]:
+    """Memory-map an array and make sure that it is one of the kind that is expected.
+
+    Args:
+        path: A ``.npy`` file.
+        dtypes: Types that it may have.
+        ndim: Number of its axes.
+
+    Returns:
+        The array, read-only; a header that claims more than the file holds is refused.
+
+    Raises:
+        ValueError: If it is another array, or none.
+        OSError: If the file cannot be read.
+    """
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (EOFError, MemoryError, OverflowError, SyntaxError, TypeError, ValueError) as error:
+        raise ValueError(f"{path.name}: {error}") from error
+    if not isinstance(array, np.ndarray) or array.ndim != ndim or array.dtype not in dtypes:
+        raise ValueError(f"{path.name} of another kind")
+    return array
 
 
 def is_prepared(path: str | os.PathLike[str]) -> bool:
@@ -286,7 +332,7 @@ def write_prepared(
             packed.save(folder, key)
         if write_more is not None:
             write_more(folder)
-        write_json_atomic(folder / "meta.json", meta)
+        write_json_atomic(folder / "meta.json", sealed(folder, meta))
     return PreparedDataset.load(path)
 
 
@@ -301,13 +347,22 @@ def _as_float(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 def _check(strings: Mapping[str, StringArray], arrays: Mapping[str, npt.NDArray[Any]]) -> None:
-    num_items, num_users = len(strings["item_keys"]), len(strings["user_keys"])
+    """Refuse columns that contradict each other."""
+    num_items = len(strings["item_keys"])
     counts = Counter(strings["item_keys"])
     if len(counts) < num_items:
         key, times = counts.most_common(1)[0]
         raise DataError(
             f"item_keys must be unique, got {key!r} {times} times; keep one row an item"
         )
+    _check_shapes(strings, arrays)
+
+
+def _check_shapes(
+    strings: Mapping[str, StringArray], arrays: Mapping[str, npt.NDArray[Any]]
+) -> None:
+    """Refuse lengths and positions that do not fit, before anything is read by them."""
+    num_items, num_users = len(strings["item_keys"]), len(strings["user_keys"])
     for key in ("item_titles", "item_texts"):
         if len(strings[key]) != num_items:
             raise DataError(

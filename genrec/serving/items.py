@@ -16,7 +16,7 @@ from torch import Tensor
 
 from genrec.data.text.fused_space import SPACE_NAME, FusedSpace
 from genrec.data.text.item_text import shorten
-from genrec.data.text.kept_encoder import ENCODER_NAME
+from genrec.data.text.kept_encoder import ENCODER_NAME, load_encoder
 from genrec.errors import ConfigError, DataError, MissingPathError
 from genrec.rankers import Ranker
 from genrec.serving.keys import read_keys
@@ -164,11 +164,10 @@ def item_vectors(run: Trained | None, ranker: Ranker) -> Tensor | None:
 
 def _embedded(run: Trained, texts: list[str]) -> npt.NDArray[Any]:
     """Embed texts as those of the run's data set were; ``(R, D)``."""
-    from genrec.data.text.encoders import make_encoder
-    from genrec.data.text.kept_encoder import load_encoder
-
     if (run.path / ENCODER_NAME).is_dir():
         return load_encoder(run.path).encoder.encode(texts)
+    from genrec.data.text.encoders import make_encoder
+
     name = str(run.meta.get("encoder") or run.meta.get("encoder_model_name") or "")
     if not name or name.split(":")[0] in ("tfidf", "none") or name.endswith(".npy"):
         raise ConfigError(

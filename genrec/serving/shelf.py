@@ -185,7 +185,7 @@ class Users:
             if self._prepared is None or not is_prepared(self._prepared):
                 raise MissingPathError(
                     f"users can be named only with their data set, got none at {self._prepared}; "
-                    "open the recommender with data=, or give histories"
+                    "open the recommender with data (--data), or give histories"
                 )
             data = PreparedDataset.load(self._prepared)
         keys = shelf.catalogue.item_keys
@@ -224,7 +224,7 @@ class Unknown:
             return
         near = did_you_mean(missing[0], choices) if known <= 100_000 else ""
         hint = f" ({near})" if near.startswith("did") else ""
-        raise DataError(f"{text}{hint}; leave them out, or pass on_unknown='ignore'")
+        raise DataError(f"{text}{hint}; leave them out, or set on_unknown to ignore")
 
 
 @dataclass(frozen=True)

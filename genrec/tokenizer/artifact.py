@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from genrec.atomic import atomic_directory, read_json, write_json_atomic
-from genrec.data.prepared import StringArray
+from genrec.data.prepared import StringArray, open_array
+from genrec.digests import sealed, verify
 from genrec.errors import ArtifactError, MissingPathError
 
 __all__ = [
@@ -33,6 +34,7 @@ ARTIFACT_NAME = "semantic_ids"  # folder inside a stage-one run
 
 _FORMAT = "genrec-semantic-ids"
 _FORMAT_VERSION = 1
+_AGAIN = "make them again with `genrec tokenize RUN_DIR`"
 
 
 def write_artifact(
@@ -55,7 +57,7 @@ def write_artifact(
         item_keys.save(folder, "item_keys")
         head = {"format": _FORMAT, "version": _FORMAT_VERSION}
         shape = {"num_items": ids.shape[0], "num_levels": ids.shape[1]}
-        write_json_atomic(folder / "meta.json", head | shape | meta)
+        write_json_atomic(folder / "meta.json", sealed(folder, head | shape | meta))
 
 
 def read_artifact(
@@ -86,17 +88,16 @@ def read_artifact(
         if (meta.get("format"), meta.get("version")) != (_FORMAT, _FORMAT_VERSION):
             raise ArtifactError(
                 f"semantic IDs must have format {_FORMAT} version {_FORMAT_VERSION}, got "
-                f"{meta.get('format')} version {meta.get('version')} in {folder}; "
-                "make them again with `genrec tokenize RUN_DIR`"
+                f"{meta.get('format')} version {meta.get('version')} in {folder}; {_AGAIN}"
             )
-        ids = np.load(folder / "ids.npy", mmap_mode="r")
+        verify(folder, meta, what="semantic IDs", fix=_AGAIN)
+        ids = open_array(folder / "ids.npy", np.int32, ndim=2)
         keys = StringArray.load(folder, "item_keys")
     except ArtifactError:
         raise
-    except (EOFError, OSError, ValueError) as error:
+    except (AttributeError, OSError, ValueError) as error:
         raise ArtifactError(
-            f"semantic IDs must be complete, got {folder} with {error}; "
-            "make them again with `genrec tokenize RUN_DIR`"
+            f"semantic IDs must be complete, got {folder} with {error}; {_AGAIN}"
         ) from error
     return folder, ids, keys, meta
 

@@ -7,19 +7,16 @@ and save. Randomness inside a step depends on (seed, step, process) alone, and b
 
 from __future__ import annotations
 
-import signal
-import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -27,9 +24,13 @@ from genrec.checkpoint import RunDirectory, load_model_files
 from genrec.errors import ArtifactError, ConfigError, TrainingError
 from genrec.training.progress import Progress
 from genrec.training.seeding import mix_seed
+from genrec.training.stopping import Watch
 from genrec.training.tracking import Tracker
 
 __all__ = ["BestRule", "EpochLoader", "FitResult", "Learner", "Rhythm", "Stateful", "fit"]
+
+#: Entries of a parameter group that are not settings.
+_MOVING = ("params", "lr", "initial_lr")
 
 LossStep = Callable[[nn.Module, Any, int], tuple[Tensor, Mapping[str, Tensor]]]
 Evaluate = Callable[[nn.Module, int], Mapping[str, float]]
@@ -87,7 +88,7 @@ class FitResult:
         best: Pointer name to ``(step, value)``.
         history: Every evaluation as ``(step, metrics)``.
         stopped_early: Whether patience ran out.
-        interrupted: Whether Ctrl-C ended it; the run is saved.
+        interrupted: Number of the signal that ended it, 0 for none; the run is saved.
     """
 
     step: int = 0
@@ -96,7 +97,7 @@ class FitResult:
     best: dict[str, tuple[int, float]] = field(default_factory=dict)
     history: list[tuple[int, dict[str, float]]] = field(default_factory=list)
     stopped_early: bool = False
-    interrupted: bool = False
+    interrupted: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +108,8 @@ class Rhythm:
         num_steps: Steps of the whole run, >= 1.
         eval_every: Steps between evaluations; 0 for only at the end.
         save_every: Steps between checkpoints; 0 for only with evaluations and at the end.
+        save_every_s: Seconds between checkpoints besides those; 0 for none. They change neither
+            weights nor logs.
         log_every: Steps between reads of the losses from the device, >= 1.
         accumulate: Batches a step, >= 1.
         patience: Evaluations without improvement before stopping, or None.
@@ -116,6 +119,7 @@ class Rhythm:
     num_steps: int
     eval_every: int = 0
     save_every: int = 0
+    save_every_s: float = 0.0
     log_every: int = 50
     accumulate: int = 1
     patience: int | None = None
@@ -202,12 +206,14 @@ def fit(
     progress = Progress(label, total=num_steps, done=result.step, shown=shown)
     if shown:
         print(_length(rhythm, result.step), flush=True)
-    since_log: list[Mapping[str, Tensor]] = []
+    since_log = state.pending
+    watch = Watch(accelerator, save_every_s=rhythm.save_every_s, log_every=rhythm.log_every)
+    stop, saving = 0, True
     clock = logged_at = time.perf_counter()
     logged_step = result.step
     model.train()
-    with progress, _stop_on_signal(accelerator) as stopping:
-        while result.step < num_steps and not result.stopped_early and not stopping.is_set():
+    with progress, watch:
+        while result.step < num_steps and not result.stopped_early and not stop:
             step = result.step
             torch.manual_seed(mix_seed(rhythm.seed, step, accelerator.process_index))
             for micro in range(rhythm.accumulate):
@@ -229,6 +235,7 @@ def fit(
             result.step += 1
             progress.advance()
 
+            stop, due = watch.look(result.step)
             done = result.step == num_steps
             evaluating = evaluate is not None and (done or _due(result.step, rhythm.eval_every))
             saving = done or evaluating or _due(result.step, rhythm.save_every)
@@ -255,13 +262,20 @@ def fit(
                     pointers += state.judge(metrics)
                     if tracker is not None:
                         tracker.log(result.step, metrics)
-                state.save(tuple(pointers))
+                state.save(tuple(pointers), since_log)
+                watch.saved()
                 clock = logged_at = time.perf_counter()
+            elif due or stop:
+                guard.check()
+                now = time.perf_counter()
+                result.seconds += now - clock
+                state.save(("latest",), since_log)
+                watch.saved()
+                clock = time.perf_counter()
+                logged_at += clock - now
         result.seconds += time.perf_counter() - clock
-        if stopping.is_set() and result.step < num_steps:
-            guard.check()
-            result.interrupted = True
-            state.save(("latest",))
+        finished = result.step == num_steps or result.stopped_early
+        result.interrupted = 0 if finished else stop
     return result
 
 
@@ -282,6 +296,7 @@ class _State:
         self.run_dir = run_dir
         self.epoch = self.batch = 0
         self.without_improvement = 0
+        self.pending: list[Mapping[str, Tensor]] = []
         self.result = FitResult()
 
     def judge(self, metrics: dict[str, float]) -> list[str]:
@@ -305,8 +320,10 @@ class _State:
         result.stopped_early = patience is not None and self.without_improvement >= patience
         return moved
 
-    def save(self, pointers: tuple[str, ...]) -> None:
-        """Write a checkpoint on the main process; the others wait."""
+    def save(self, pointers: tuple[str, ...], since_log: Sequence[Mapping[str, Tensor]]) -> None:
+        """Write a checkpoint on the main process, with what is not logged yet; the others wait."""
+        pending = [{k: float(v.detach()) for k, v in row.items()} for row in since_log]
+        of_each = gather_object([pending]) if pending else []
         if self.accelerator.is_main_process:
             scaler, learner = self.accelerator.scaler, self.learner
             self.run_dir.save(
@@ -322,6 +339,7 @@ class _State:
                     "without_improvement": self.without_improvement,
                     "best": {k: list(v) for k, v in self.result.best.items()},
                     "history": [[s, dict(m)] for s, m in self.result.history],
+                    "pending": of_each,
                     "optimizer": learner.optimizer.state_dict(),
                     "schedule": learner.schedule.state_dict(),
                     "scaler": scaler.state_dict() if scaler is not None else None,
@@ -333,7 +351,7 @@ class _State:
 
     def load(self, step_path: Path) -> None:
         """Take weights, optimiser, schedule and position of a step folder."""
-        learner, seed = self.learner, self.rhythm.seed
+        learner, accelerator = self.learner, self.accelerator
         _, weights = load_model_files(step_path)
         try:
             self.accelerator.unwrap_model(learner.model).load_state_dict(weights)
@@ -343,15 +361,9 @@ class _State:
                 f"{str(error).splitlines()[-1].strip()}; use the same settings"
             ) from error
         trainer = self.run_dir.load_trainer(step_path)
-        if trainer["seed"] != seed:
-            raise ConfigError(
-                f"resume needs the run's seed {trainer['seed']}, got {seed}; "
-                f"set train.seed={trainer['seed']}"
-            )
-        learner.optimizer.load_state_dict(trainer["optimizer"])
-        learner.schedule.load_state_dict(trainer["schedule"])
-        if self.accelerator.scaler is not None and trainer["scaler"] is not None:
-            self.accelerator.scaler.load_state_dict(trainer["scaler"])
+        _load_optimizer(learner, trainer["optimizer"], trainer["schedule"])
+        if accelerator.scaler is not None and trainer["scaler"] is not None:
+            accelerator.scaler.load_state_dict(trainer["scaler"])
         if learner.stateful is not None:
             learner.stateful.load_state_dict(trainer["stage"])
         self.epoch, self.batch = trainer["epoch"], trainer["batch"]
@@ -361,6 +373,44 @@ class _State:
         self.result.history = [(int(s), dict(m)) for s, m in trainer["history"]]
         if self.result.history:
             self.result.metrics = self.result.history[-1][1]
+        of_each = trainer.get("pending", [])
+        if len(of_each) == accelerator.num_processes:
+            self.pending = [
+                {
+                    name: torch.tensor(value, device=accelerator.device)
+                    for name, value in row.items()
+                }
+                for row in of_each[accelerator.process_index]
+            ]
+
+
+def _load_optimizer(learner: Learner, optimizer: Any, schedule: Any) -> None:
+    """Take the state of optimiser and schedule back, and keep the settings given now.
+
+    They are those of the checkpoint, unless the run goes on with changed ones.
+    """
+    bases = list(learner.schedule.base_lrs)
+    given = [{k: v for k, v in g.items() if k not in _MOVING} for g in _groups(learner)]
+    try:
+        learner.optimizer.load_state_dict(optimizer)
+        learner.schedule.load_state_dict(schedule)
+    except (KeyError, ValueError) as error:
+        raise ArtifactError(
+            f"resume needs the optimiser that the run was begun with, got another: {error}; use "
+            "the same train.optimizer and train.weight_decay"
+        ) from error
+    for group, base, settings in zip(_groups(learner), bases, given, strict=True):
+        group.update(settings)
+        if group["initial_lr"] != base:
+            group["lr"] *= base / group["initial_lr"]
+            group["initial_lr"] = base
+    learner.schedule.base_lrs = bases
+
+
+def _groups(learner: Learner) -> list[dict[str, Any]]:
+    """Give the parameter groups of the optimiser."""
+    groups: list[dict[str, Any]] = learner.schedule.optimizer.param_groups
+    return groups
 
 
 class _FiniteGuard:
@@ -442,30 +492,3 @@ def _mean_logs(accelerator: Accelerator, rows: Sequence[Mapping[str, Tensor]]) -
     local = torch.stack([torch.stack(column).mean() for column in columns])
     means = accelerator.reduce(local, reduction="mean").tolist()
     return dict(zip(names, means, strict=True))
-
-
-@contextmanager
-def _stop_on_signal(accelerator: Accelerator) -> Iterator[threading.Event]:
-    """Let the first Ctrl-C or SIGTERM end the run after the step; the second ends it at once.
-
-    With several processes the signals reach them at different steps, so there the default
-    behaviour stays, and the last checkpoint is what remains.
-    """
-    stopping = threading.Event()
-    main_thread = threading.current_thread() is threading.main_thread()
-    if accelerator.num_processes > 1 or not main_thread:
-        yield stopping
-        return
-
-    def request(number: int, frame: FrameType | None) -> None:
-        if stopping.is_set():
-            raise KeyboardInterrupt
-        stopping.set()
-        print("\nstopping after this step; press Ctrl-C again to stop at once", file=sys.stderr)
-
-    before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stopping
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

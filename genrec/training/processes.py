@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import atexit
+import os
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-__all__ = ["start_accelerator"]
+__all__ = ["launcher_watch", "start_accelerator"]
+
+#: Set by torchrun, and by accelerate launch, in the processes that they start.
+_LAUNCHERS = ("TORCHELASTIC_RUN_ID", "ACCELERATE_MIXED_PRECISION")
+_PARENT = os.getppid()
 
 
 def start_accelerator(**options: Any) -> Accelerator:
@@ -24,6 +30,18 @@ def start_accelerator(**options: Any) -> Accelerator:
         atexit.unregister(_leave_group)
         atexit.register(_leave_group)
     return accelerator
+
+
+def launcher_watch() -> Callable[[], bool] | None:
+    """Keep an eye on the process that launched this one.
+
+    Returns:
+        Tells whether it has died; None where no launcher started this one, since a
+        terminal may be closed without an end to what runs in it.
+    """
+    if not any(name in os.environ for name in _LAUNCHERS):
+        return None
+    return lambda: os.getppid() != _PARENT
 
 
 def _leave_group() -> None:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import platform
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,29 +20,36 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
-from genrec.atomic import atomic_file, read_json, write_json_atomic
+from genrec.atomic import atomic_file, read_json, sweep, write_json_atomic
 from genrec.checkpoint import RunDirectory
 from genrec.data.prepared import PreparedDataset
-from genrec.errors import ConfigError
+from genrec.errors import ConfigError, GenRecError, Interrupted
+from genrec.run_lock import RunLock
 from genrec.training.loop import FitResult, Rhythm
 from genrec.training.processes import start_accelerator
 from genrec.training.seeding import seed_everything
-from genrec.training.settings import RunSettings, TrainingSettings
+from genrec.training.settings import TrainingSettings
 from genrec.training.tracking import Tracker
 from genrec.version import __version__
 
 __all__ = [
     "Session",
     "Work",
+    "check_unchanged",
     "current_commit",
     "on_main_first",
     "open_run",
+    "read_meta",
     "resume_point",
     "run_path",
     "run_training",
     "start_session",
     "write_meta",
 ]
+
+#: Settings that say where something lies; fingerprints tell whether it is the same.
+_FOLDERS = {"dataset_folder", "processed_dir", "pretrained_rqvae_path"}
+_FINGERPRINTS = ("data_fingerprint", "ids_fingerprint")
 
 
 @dataclass(frozen=True)
@@ -53,13 +61,15 @@ class Session:
         run_dir: The run's folder.
         tracker: Where metrics go.
         settings: Those of the run.
+        lock: Of the run's folder; held by the main process once there is something to guard.
         resume_step: Checkpoint to go on from, or None.
     """
 
     accelerator: Accelerator
     run_dir: RunDirectory
     tracker: Tracker
-    settings: RunSettings
+    settings: TrainingSettings
+    lock: RunLock
     resume_step: Path | None = None
 
     def say(self, text: str) -> None:
@@ -93,6 +103,7 @@ class Session:
             num_steps=min(lengths),
             eval_every=eval_every,
             save_every=given.save_model_every,
+            save_every_s=60 * given.save_every_minutes,
             log_every=given.log_every,
             accumulate=given.gradient_accumulate_every,
             patience=given.patience,
@@ -159,9 +170,22 @@ def run_training(
     Raises:
         GenRecError: If a setting, a path or the data is not as it should be; an older run in the
             folder is then as it was.
-        KeyboardInterrupt: If the run was stopped from outside; it can be resumed.
+        Interrupted: If the run was stopped from outside; it can be resumed.
     """
     session = start_session(settings)
+    try:
+        return _train(session, open_data, build)
+    finally:
+        session.lock.release()
+
+
+def _train(
+    session: Session,
+    open_data: Callable[[Session], PreparedDataset],
+    build: Callable[[Session, PreparedDataset], Work],
+) -> Path:
+    """Take a session to its finished run; see :func:`run_training`."""
+    settings = session.settings
     if session.accelerator.is_main_process:
         settings.warn_without_effect()
     data = on_main_first(session.accelerator, lambda: open_data(session))
@@ -192,7 +216,7 @@ def run_training(
     if result.interrupted:
         session.say(f"stopped at step {result.step:,}; go on with --resume")
         session.tracker.close()
-        raise KeyboardInterrupt
+        raise Interrupted(result.interrupted)
     session.say(f"trained {result.step:,} steps in {result.seconds:,.0f} s of this session")
     gained = work.finish(result)
     write_meta(
@@ -226,8 +250,9 @@ def start_session(settings: TrainingSettings) -> Session:
         The session, on every process.
 
     Raises:
-        ConfigError: If the precision is unknown, the folder holds a run that is neither to be
-            resumed nor overwritten, or there is nothing to resume.
+        ConfigError: If the precision is unknown, another process trains in the folder, the folder
+            holds a run that is neither to be resumed nor overwritten, or the run to be resumed is
+            of other settings.
     """
     precision = settings.mixed_precision_type if settings.amp else "no"
     if precision == "fp16" and not torch.cuda.is_available():
@@ -242,13 +267,28 @@ def start_session(settings: TrainingSettings) -> Session:
         mixed_precision=precision, log_with=list(trackers) or None, project_dir=str(path)
     )
     seed_everything(settings.seed)
-    run_dir = RunDirectory(path)
-    if accelerator.is_main_process and run_dir.restore():
-        print(f"{path}: the run that was to replace this one had no checkpoint; put back")
-    accelerator.wait_for_everyone()
+    run_dir, lock = RunDirectory(path), RunLock(path)
+    on_main_first(accelerator, lambda: _tidy(accelerator, run_dir, lock))
     resume_step = resume_point(settings)
+    if resume_step is not None:
+        check_unchanged(settings, path, {"num_processes": accelerator.num_processes})
     tracker = Tracker(accelerator, path, settings=settings.as_dict())
-    return Session(accelerator, run_dir, tracker, settings, resume_step)
+    session = Session(accelerator, run_dir, tracker, settings, lock, resume_step)
+    if resume_step is not None and run_dir.pointed("latest") is None:
+        session.say(f"{path} has lost its latest; going on from {resume_step.name}, the newest")
+    return session
+
+
+def _tidy(accelerator: Accelerator, run_dir: RunDirectory, lock: RunLock) -> None:
+    """Lock a folder that is there, and clear up after a run that was killed in it."""
+    path = run_dir.path
+    if not accelerator.is_main_process or not path.is_dir():
+        return
+    with _writable(path):
+        lock.acquire()
+        sweep(path)
+        if run_dir.restore():
+            print(f"{path}: the run that was to replace this one had no checkpoint; put back")
 
 
 def resume_point(settings: TrainingSettings) -> Path | None:
@@ -261,21 +301,63 @@ def resume_point(settings: TrainingSettings) -> Path | None:
         The step's folder; None where the run begins anew.
 
     Raises:
-        ConfigError: If there is nothing to resume, or a run that is neither to be resumed nor
-            overwritten.
+        ConfigError: If there is a run that is neither to be resumed nor overwritten, one of which
+            no step is whole, or one of other settings.
     """
     path = run_path(settings)
-    latest = RunDirectory(path).pointed("latest")
-    if settings.resume and latest is None:
+    run_dir = RunDirectory(path)
+    newest, folders = run_dir.newest(), run_dir.step_folders()
+    if settings.resume and newest is not None:
+        check_unchanged(settings, path)
+        return newest
+    if folders and settings.resume and not settings.overwrite:
         raise ConfigError(
-            f"resume needs a run with a checkpoint, got none in {path}; start it without --resume"
+            f"resume needs a whole step, got {path} with only {folders[0].name}, which lacks "
+            "files; begin anew with train.overwrite=True"
         )
-    if latest is not None and not settings.resume and not settings.overwrite:
+    if folders and not settings.overwrite:
         raise ConfigError(
-            f"run folder must be new, got {path} with {latest.name}; add --resume to "
-            "go on, set another train.save_dir_root, or replace it with train.overwrite=True"
+            f"run folder must be new, got {path} with {(newest or folders[0]).name}; add --resume "
+            "to go on, set another train.save_dir_root, or replace it with train.overwrite=True"
         )
-    return latest if settings.resume else None
+    return None
+
+
+def check_unchanged(
+    settings: TrainingSettings, run: Path, found: Mapping[str, Any] | None = None
+) -> dict[str, list[Any]]:
+    """Refuse to go on with a run that was begun otherwise, unless ``resume_changed`` is set.
+
+    Args:
+        settings: Those now; folders, and what :meth:`~genrec.settings.Settings.outside` names,
+            may differ, and lengths under a constant schedule.
+        run: The run's folder.
+        found: Values to compare with those of the same names in ``meta.json``, for example
+            fingerprints of the data.
+
+    Returns:
+        What differs and may: name to what it was and what it is.
+
+    Raises:
+        ConfigError: If something differs; it is named with what it was and what it is.
+    """
+    meta = read_meta(run)
+    begun = dict(meta.get("settings", {}))
+    free = settings.outside() | _FOLDERS
+    if getattr(settings, "schedule", None) == begun.get("schedule") == "constant":
+        free |= {"iterations", "epochs"}  # no step depends on how many there will be
+    now = {name: value for name, value in settings.as_dict().items() if name not in free}
+    # What an older version did not record is passed over.
+    both = {name: [begun[name], value] for name, value in now.items() if name in begun}
+    both |= {name: [meta[name], value] for name, value in (found or {}).items() if name in meta}
+    changed = {name: pair for name, pair in both.items() if pair[0] != pair[1]}
+    if changed and not settings.resume_changed:
+        named = ", ".join(f"{name} {old!r} -> {new!r}" for name, (old, new) in changed.items())
+        raise ConfigError(
+            f"resume needs what the run in {run} was begun with, got {named}; put it back, or add "
+            "train.resume_changed=True to go on with the change"
+        )
+    return changed
 
 
 def open_run(session: Session, values: Mapping[str, Any]) -> None:
@@ -289,6 +371,13 @@ def open_run(session: Session, values: Mapping[str, Any]) -> None:
         values: What the stage adds to ``meta.json``; see :func:`write_meta`.
     """
     session.accelerator.wait_for_everyone()  # everybody has looked before anything changes
+    if session.resume_step is not None:
+        found = {name: values[name] for name in _FINGERPRINTS if name in values}
+        found["num_processes"] = session.accelerator.num_processes
+        if changed := check_unchanged(session.settings, session.run_dir.path, found):
+            step = int(session.resume_step.name.removeprefix("step_"))
+            before = read_meta(session.run_dir.path).get("changes", [])
+            values = {**values, "changes": [*before, {"step": step, **changed}]}
     on_main_first(session.accelerator, lambda: _open_folder(session))
     write_meta(session, values)
     session.accelerator.wait_for_everyone()
@@ -299,15 +388,27 @@ def _open_folder(session: Session) -> None:
     run_dir = session.run_dir
     if not session.accelerator.is_main_process:
         return
-    try:
+    with _writable(run_dir.path):
+        run_dir.path.mkdir(parents=True, exist_ok=True)
+        if not session.lock.held:
+            session.lock.acquire()
+            resume_point(session.settings)  # another run may have come and gone meanwhile
         if session.resume_step is None:
             run_dir.set_aside()
-        run_dir.path.mkdir(parents=True, exist_ok=True)
         with atomic_file(run_dir.path / "config.gin") as temporary:
             temporary.write_text(session.settings.as_gin(), encoding="utf-8")
+
+
+@contextmanager
+def _writable(path: Path) -> Iterator[None]:
+    """Say in one line that a run's folder cannot be written."""
+    try:
+        yield
+    except GenRecError:
+        raise
     except OSError as error:
         raise ConfigError(
-            f"run folder must be writable, got {run_dir.path} with {error.strerror}; set another "
+            f"run folder must be writable, got {path} with {error.strerror}; set another "
             "train.save_dir_root"
         ) from error
 
@@ -321,8 +422,7 @@ def write_meta(session: Session, values: Mapping[str, Any]) -> None:
     """
     if not session.accelerator.is_main_process:
         return
-    path = session.run_dir.path / "meta.json"
-    known = read_json(path) if path.is_file() else {}
+    path = session.run_dir.path
     base = {
         "genrec": __version__,
         "commit": current_commit(),
@@ -334,7 +434,14 @@ def write_meta(session: Session, values: Mapping[str, Any]) -> None:
         "mixed_precision": session.accelerator.mixed_precision,
         "command": " ".join(sys.argv),
     }
-    write_json_atomic(path, {**known, **base, **values})
+    write_json_atomic(path / "meta.json", {**read_meta(path), **base, **values})
+
+
+def read_meta(run: Path) -> dict[str, Any]:
+    """Read ``meta.json`` of a run; empty where there is none."""
+    file = run / "meta.json"
+    known: dict[str, Any] = read_json(file) if file.is_file() else {}
+    return known
 
 
 def on_main_first(accelerator: Accelerator, work: Any) -> Any:

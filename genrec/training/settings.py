@@ -14,10 +14,22 @@ __all__ = ["DataSettings", "RunSettings", "TrainingSettings"]
 class RunSettings(Settings):
     """Where a run lies, how long it takes, and what happens how often."""
 
-    save_dir_root: str = setting("Folder of runs; a run lies in it under its split's name", "runs")
-    resume: bool = setting("Go on from the run's latest checkpoint", False)
+    save_dir_root: str = setting(
+        "Folder of runs; a run lies in it under its split's name", "runs", outside=True
+    )
+    resume: bool = setting(
+        "Go on from the run's latest checkpoint; begin where there is none", False, outside=True
+    )
+    resume_changed: bool = setting(
+        "Go on with other settings than the run was begun with; meta.json records them",
+        False,
+        when={"resume": (True,)},
+        outside=True,
+    )
     overwrite: bool = setting(
-        "Replace an older run in the same folder, once this one has its first checkpoint", False
+        "Replace an older run in the same folder, once this one has its first checkpoint",
+        False,
+        outside=True,
     )
     seed: int = setting("Start of every random draw: weights, order, dropout, k-means", 0, least=0)
     iterations: int | None = setting(
@@ -40,11 +52,19 @@ class RunSettings(Settings):
         "Evaluations without a better one before training stops; None for never", None, least=1
     )
     save_model_every: int = setting(
-        "Steps between checkpoints, besides those at evaluations; 0 for none", 0, least=0
+        "Steps between checkpoints, besides those at evaluations; 0 for none",
+        0,
+        least=0,
+        outside=True,
     )
-    log_every: int = setting("Steps between lines of metrics.jsonl", 50, least=1)
-    wandb_logging: bool = setting("Log to Weights & Biases too", False)
-    trackers: tuple[str, ...] = setting("Further trackers, of tensorboard and wandb", ())
+    save_every_minutes: float = setting(
+        "Minutes between checkpoints, besides those by step; 0 for none", 5.0, least=0, outside=True
+    )
+    log_every: int = setting("Steps between lines of metrics.jsonl", 50, least=1, outside=True)
+    wandb_logging: bool = setting("Log to Weights & Biases too", False, outside=True)
+    trackers: tuple[str, ...] = setting(
+        "Further trackers, of tensorboard and wandb", (), outside=True
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -98,6 +98,7 @@ def run(data: PreparedDataset, path: Path, mode: str, steps: int, resume: bool =
         work = SequenceWork(session, data, settings, task)
         open_run(session, work.meta)
         work.train()
+        session.lock.release()
     finally:
         torch.set_num_threads(threads)
     rows = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]

@@ -75,7 +75,9 @@ def finished(sample_tokenizer: Path, sample_decoder: Path, tmp_path_factory: Any
 
 
 def contents(run: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(run)): p.read_bytes() for p in run.rglob("*") if p.is_file()}
+    """Read all files of a run except those of its lock."""
+    files = [p for p in run.rglob("*") if p.is_file() and not p.name.startswith(".lock")]
+    return {str(p.relative_to(run)): p.read_bytes() for p in files}
 
 
 @pytest.mark.parametrize(

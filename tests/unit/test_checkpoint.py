@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 
@@ -62,10 +64,34 @@ def test_trainer_state_round_trip(tmp_path):
     assert torch.equal(moments["exp_avg"], torch.full((3,), 0.05))
 
 
+@pytest.mark.parametrize("content", ["", "step_", "step_9", "../run/step_1", "/", "step_1/.."])
+def test_a_pointer_names_a_whole_step_of_its_run_or_is_none(tmp_path, content):
+    run = RunDirectory(tmp_path / "run")
+    save(run, 1, "best")
+    (run.path / "best").write_text(content.replace("/", f"{run.path}/step_1", content == "/"))
+    assert run.pointed("best") is None
+    with pytest.raises(ArtifactError, match=r"best must name a step of the run, got .*run where"):
+        resolve_step(run.path)
+    assert resolve_step(run.path, prefer=("latest",)) == run.step_path(1)
+    (run.path / "best").rename(run.path / "latest")
+    with pytest.warns(UserWarning, match="has lost its latest; using step_1"):
+        assert resolve_step(run.path) == run.step_path(1)
+
+
+def test_files_of_a_step_have_the_usual_mode(tmp_path):
+    before = os.umask(0o022)
+    try:
+        save(RunDirectory(tmp_path), 1)
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "step_1").iterdir()}
+    assert set(modes.values()) == {0o644}, modes
+
+
 def test_trainer_state_is_never_unpickled_as_code(tmp_path):
     run = RunDirectory(tmp_path)
     save(run, 1, trainer={"step": 1, "code": print})
-    with pytest.raises(Exception, match="Weights only load failed"):
+    with pytest.raises(ArtifactError, match="Weights only load failed"):
         run.load_trainer(run.step_path(1))
 
 
@@ -139,5 +165,5 @@ def test_a_damaged_file_is_an_error_in_words(tmp_path, file):
     write_model_files(tmp_path / "model", weights=weights(0.0), config=CONFIG)
     path = tmp_path / "model" / file
     path.write_bytes(path.read_bytes()[:11])
-    with pytest.raises(ArtifactError, match=r"must be readable, got .*model"):
+    with pytest.raises(ArtifactError, match=rf"as it was written, got .*model with another {file}"):
         load_model_files(tmp_path / "model")

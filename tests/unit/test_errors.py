@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import signal
+
 import pytest
 
 from genrec.errors import (
@@ -9,9 +12,11 @@ from genrec.errors import (
     ConfigError,
     DataError,
     GenRecError,
+    Interrupted,
     MissingPathError,
     TrainingError,
     did_you_mean,
+    printable,
     run_command,
 )
 
@@ -63,6 +68,24 @@ def test_ctrl_c_has_its_own_status(capsys):
         run_command(raising(KeyboardInterrupt()))
     assert caught.value.code == 130
     assert "what was saved is complete" in capsys.readouterr().err
+
+
+def test_a_training_that_was_ended_has_the_status_of_its_signal(capsys):
+    with pytest.raises(SystemExit) as caught:
+        run_command(raising(Interrupted(signal.SIGTERM)))
+    assert caught.value.code == 143
+
+
+def test_control_characters_never_reach_the_terminal(capsys):
+    readable = "caf\u00e9 \u4e2d\U0001f468\u200d\U0001f467 'a\"b' \\n"
+    assert printable(readable) == readable
+    hostile = "a\x1b[2Jb\x9b\x07\r\x7f\u202e\ud800"
+    shown = printable(hostile)
+    assert shown == r"a\u001b[2Jb\u009b\u0007\r\u007f\u202e\ud800"
+    assert json.loads(printable(json.dumps(hostile, ensure_ascii=False))) == hostile
+    with pytest.raises(SystemExit):
+        run_command(raising(DataError("no item \x1b]0;title\x07")))
+    assert capsys.readouterr().err == "error: no item \\u001b]0;title\\u0007\n"
 
 
 def test_defects_are_not_dressed_up():

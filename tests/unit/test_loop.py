@@ -343,8 +343,6 @@ def test_resume_of_a_finished_run_trains_nothing(tmp_path):
 
 def test_resume_of_something_else_is_refused(tmp_path):
     _, _, run = train(tmp_path, steps=2)
-    with pytest.raises(ConfigError, match=r"run's seed 0, got 5; set train\.seed=0"):
-        train(tmp_path, resume=run.step_path(2), seed=5)
     config, weights = load_model_files(run.path)
     run.save(2, weights={**weights, "extra": torch.ones(1)}, config=config, trainer={"step": 2})
     with pytest.raises(ArtifactError, match="resume needs the model that the run was started with"):
@@ -362,13 +360,48 @@ def test_a_signal_saves_after_the_step_and_resume_goes_on(tmp_path, number, caps
     before = signal.getsignal(number)
     stopped, _, run = train(tmp_path / "run", loss_step=interrupt, **OPTIONS)
     assert signal.getsignal(number) == before
-    assert stopped.interrupted
+    assert stopped.interrupted == number
     assert stopped.step == 7
     assert run.pointed("latest") == run.step_path(7)
     assert "stopping after this step" in capsys.readouterr().err
     again, resumed, _ = train(tmp_path / "run", resume=run.step_path(7), **OPTIONS)
     assert not again.interrupted
     assert same(net, resumed)
+
+
+def test_checkpoints_by_time_change_nothing_and_lose_no_line(tmp_path):
+    """Bit for bit, lines of ``metrics.jsonl`` too that steps on both sides of the stop share."""
+    options = OPTIONS | {"log_every": 5}
+    _, net, run = train(tmp_path / "whole", **options)
+    always = options | {"save_every_s": 1e-9, "keep_last": 99}
+    _, timed, often = train(tmp_path / "often", **always)
+    assert often.steps() == list(range(1, 13))
+    assert same(net, timed)
+    assert rows(often) == rows(run)
+    for stop in (3, 7):
+        copy = tmp_path / f"from {stop}"
+        shutil.copytree(often.path, copy)
+        _, resumed, again = train(copy, resume=copy / f"step_{stop}", **options)
+        assert same(net, resumed)
+        assert rows(again) == rows(run)
+
+
+def test_a_resumed_run_takes_the_settings_given_now(tmp_path):
+    _, _, run = train(tmp_path, steps=4, save_every=1, learning_rate=0.1, schedule_name="constant")
+    train(tmp_path, resume=run.step_path(4), steps=5, learning_rate=0.02, schedule_name="constant")
+    (group, *_) = run.load_trainer(run.step_path(5))["optimizer"]["param_groups"]
+    assert (group["lr"], group["initial_lr"]) == (pytest.approx(0.02), 0.02)
+
+
+def test_a_launcher_that_dies_ends_the_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setattr("genrec.training.processes._PARENT", -1)
+    stopped, _, run = train(tmp_path, **OPTIONS)
+    assert (stopped.step, stopped.interrupted) == (1, signal.SIGTERM)
+    assert run.pointed("latest") == run.step_path(1)
+    assert "the launcher of this process died" in capsys.readouterr().err
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID")  # as when a terminal is closed
+    assert train(tmp_path / "alone", **OPTIONS)[0].step == 12
 
 
 def test_a_second_ctrl_c_ends_at_once(tmp_path):

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -11,8 +15,16 @@ from accelerate import Accelerator
 
 from genrec.atomic import read_json
 from genrec.errors import ConfigError, DataError
+from genrec.settings import setting
 from genrec.tokenizer.semantic_id import SemanticIdTokenizer
-from genrec.training.session import on_main_first, open_run, run_path, start_session, write_meta
+from genrec.training.session import (
+    on_main_first,
+    open_run,
+    read_meta,
+    run_path,
+    start_session,
+    write_meta,
+)
 from genrec.training.settings import TrainingSettings
 
 
@@ -24,7 +36,7 @@ def settings(tmp_path) -> TrainingSettings:
 def finished_run(settings: TrainingSettings) -> None:
     """Leave a run with one checkpoint, its metrics, an ID table and a file of the user."""
     session = start_session(settings)
-    open_run(session, {"seed": 1})
+    open_run(session, {"seed": 1, "settings": settings.as_dict()})
     session.run_dir.save(5, weights={"w": torch.ones(2)}, config={}, trainer={"step": 5})
     session.tracker.log(5, {"loss": 1.0})
     (run_path(settings) / "metrics.json").write_text("{}")
@@ -33,7 +45,9 @@ def finished_run(settings: TrainingSettings) -> None:
 
 
 def contents(settings: TrainingSettings) -> dict[str, bytes]:
-    files = (path for path in run_path(settings).rglob("*") if path.is_file())
+    """Read all files of a run except those of its lock."""
+    found = run_path(settings).rglob("*")
+    files = (path for path in found if path.is_file() and not path.name.startswith(".lock"))
     return {str(path.relative_to(run_path(settings))): path.read_bytes() for path in files}
 
 
@@ -108,10 +122,136 @@ def test_resume_keeps_everything_and_names_the_step(settings):
     assert read_json(run_path(settings) / "meta.json")["seed"] == 1
 
 
-def test_resume_without_a_checkpoint_is_refused(settings):
-    with pytest.raises(ConfigError, match=r"resume needs a run with a checkpoint, got none in "):
-        start_session(replace(settings, resume=True))
+def test_resume_without_a_checkpoint_begins(settings):
+    assert start_session(replace(settings, resume=True)).resume_step is None
     assert not run_path(settings).exists()
+    open_run(start_session(replace(settings, resume=True)), {"seed": 2})  # dies before it saves
+    session = start_session(replace(settings, resume=True))
+    open_run(session, {"seed": 3})
+    assert (session.resume_step, read_meta(run_path(settings))["seed"]) == (None, 3)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"step", b"step_9", b"step_1/../..", b"\xff" * 99])
+def test_a_lost_latest_costs_nothing(settings, capsys, content):
+    finished_run(settings)
+    session = start_session(replace(settings, resume=True))
+    session.run_dir.save(7, weights={"w": torch.ones(2)}, config={}, trainer={"step": 7})
+    session.lock.release()
+    latest = run_path(settings) / "latest"
+    latest.unlink() if content is None else latest.write_bytes(content)
+    before = contents(settings)
+    with pytest.raises(ConfigError, match=r"must be new, got .*beauty with step_7; add --resume"):
+        start_session(settings)
+    session = start_session(replace(settings, resume=True))
+    assert session.resume_step == run_path(settings) / "step_7"
+    assert "has lost its latest; going on from step_7" in capsys.readouterr().out
+    assert contents(settings) == before
+
+
+def test_steps_that_lack_files_are_not_cleared_either(settings):
+    finished_run(settings)
+    (run_path(settings) / "step_5" / "model.safetensors").unlink()
+    with pytest.raises(ConfigError, match=r"a whole step, got .* with only step_5, which lacks"):
+        start_session(replace(settings, resume=True))
+    with pytest.raises(ConfigError, match=r"must be new, got .* with step_5"):
+        start_session(settings)
+    open_run(start_session(replace(settings, overwrite=True)), {})
+    assert (run_path(settings) / ".replaced" / "step_5" / "trainer.pt").is_file()
+
+
+def test_a_changed_setting_is_named_and_refused(settings):
+    finished_run(settings)
+    again = replace(settings, resume=True)
+    free = {"log_every": 3, "save_model_every": 9, "save_every_minutes": 0.0, "overwrite": True}
+    assert start_session(replace(again, **free)).resume_step is not None
+    changed = replace(again, batch_size=16, amp=True)
+    with pytest.raises(ConfigError, match=r"got batch_size 256 -> 16, amp False -> True; put it"):
+        start_session(changed)
+    session = start_session(replace(changed, resume_changed=True))
+    open_run(session, {"settings": changed.as_dict()})
+    meta = read_meta(run_path(settings))
+    assert meta["changes"] == [{"step": 5, "batch_size": [256, 16], "amp": [False, True]}]
+    session.lock.release()
+    assert start_session(changed).resume_step is not None  # it is the run's setting now
+
+
+@pytest.mark.parametrize(
+    ("known", "found", "message"),
+    [
+        ({"num_processes": 2}, {}, "got num_processes 2 -> 1;"),
+        ({"data_fingerprint": "a"}, {"data_fingerprint": "b"}, "data_fingerprint 'a' -> 'b';"),
+        ({"ids_fingerprint": "a"}, {"ids_fingerprint": "b"}, "ids_fingerprint 'a' -> 'b';"),
+    ],
+)
+def test_changed_processes_and_data_are_refused(settings, known, found, message):
+    finished_run(settings)
+    session = start_session(replace(settings, resume=True))
+    write_meta(session, known)
+    with pytest.raises(ConfigError, match=message):
+        open_run(session, found)
+
+
+def test_lengths_may_change_under_a_constant_schedule(settings):
+    @dataclass(frozen=True, kw_only=True)
+    class Scheduled(TrainingSettings):
+        schedule: str = setting("Shape", "constant")
+
+    constant = Scheduled(**vars(settings) | {"iterations": 5})
+    finished_run(constant)
+    longer = replace(constant, resume=True, iterations=9)
+    assert start_session(longer).resume_step is not None
+    with pytest.raises(ConfigError, match=r"got iterations 5 -> 9, schedule 'constant' -> 'linea"):
+        start_session(replace(longer, schedule="linear"))
+
+
+def test_a_running_run_is_neither_resumed_nor_replaced(settings):
+    session = start_session(settings)
+    open_run(session, {"seed": 1})
+    before = contents(settings)
+    for other in (settings, replace(settings, resume=True), replace(settings, overwrite=True)):
+        with pytest.raises(ConfigError, match=rf"which process {os.getpid()} on \S+ trains; wait"):
+            start_session(other)
+    assert contents(settings) == before
+    session.lock.release()
+    start_session(settings)
+
+
+def test_two_that_start_together_do_not_both_begin(settings):
+    first, second = start_session(settings), start_session(settings)
+    open_run(first, {"seed": 1})
+    with pytest.raises(ConfigError, match="run folder must be free"):
+        open_run(second, {"seed": 2})
+    first.run_dir.save(1, weights={"w": torch.ones(2)}, config={})
+    first.lock.release()
+    with pytest.raises(ConfigError, match=r"run folder must be new, got .* with step_1"):
+        open_run(second, {"seed": 2})
+    assert read_meta(run_path(settings))["seed"] == 1
+
+
+def test_the_lock_of_a_dead_process_is_free(settings):
+    run_path(settings).mkdir(parents=True)
+    code = (
+        "import os, signal, sys\nfrom genrec.run_lock import RunLock\n"
+        "RunLock(sys.argv[1]).acquire()\nos.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(run_path(settings))], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert (run_path(settings) / ".lock.owner").is_file()
+    open_run(start_session(settings), {})
+
+
+def test_leftovers_of_a_kill_are_swept(settings):
+    finished_run(settings)
+    run = run_path(settings)
+    for name in (".step_6.abcd1234.tmp", ".step_4.abcd1234.old", ".step_5.abcd1234.old"):
+        shutil.copytree(run / "step_5", run / name)
+    (run / ".latest.abcd1234.tmp").write_text("step_6")
+    (run / ".mine.tmp").write_text("not ours")
+    before = contents(settings)
+    start_session(replace(settings, resume=True))
+    left = {p.name for p in run.iterdir()} - {name.split("/")[0] for name in before}
+    assert left == {"step_4", ".lock", ".lock.owner"}  # its successor never came
+    assert (run / ".mine.tmp").is_file()
 
 
 @pytest.mark.parametrize(

@@ -133,7 +133,7 @@ def test_a_run_in_the_way_of_the_last_stage_is_told_before_the_first_trains():
 
 def test_going_on_keeps_what_is_finished_and_resumes_the_rest():
     assert [(s.done, s.settings.resume) for s in plan(["sample"], Options(resume=True))] == [
-        (False, False),
+        (False, True),
         (False, False),
     ]
     checkpoint("runs/rqvae/sample", finished=True)
@@ -142,9 +142,10 @@ def test_going_on_keeps_what_is_finished_and_resumes_the_rest():
     assert (one.done, two.done, two.settings.resume) == (True, False, True)
 
 
-def test_one_stage_alone_cannot_go_on_from_nothing():
-    with pytest.raises(ConfigError, match="resume needs a run with a checkpoint, got none"):
-        plan(["rqvae", "sample"], Options(resume=True))
+def test_one_stage_alone_begins_where_there_is_nothing_to_go_on_with(monkeypatch, capsys):
+    monkeypatch.setattr("genrec.training.rqvae.train", lambda given: None)
+    run_plan(plan(["rqvae", "sample"], Options(resume=True)))
+    assert "recipe rqvae/sample; train runs/rqvae/sample" in capsys.readouterr().out
 
 
 def test_the_plan_is_said_and_trained_in_order(monkeypatch, capsys):

@@ -244,6 +244,7 @@ def test_a_quantiser_does_not_recommend_and_a_model_makes_no_ids(runs, tmp_path)
         np.random.default_rng(0).normal(size=(50, 4)), codebook_sizes=(4,)
     )
     quantizer.save(tmp_path / "kmeans" / "step_1")
+    RunDirectory(tmp_path / "kmeans").point("latest", 1)
     write_json_atomic(tmp_path / "kmeans" / "meta.json", {})
     with pytest.raises(ArtifactError, match="a model that recommends, got 'residual_kmeans'"):
         load_ranker(tmp_path / "kmeans")

@@ -5,7 +5,6 @@ Shape legend: N = items, B = rows, D = width of the text, C = width of the colla
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 from collections.abc import Iterator
@@ -17,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from genrec.atomic import atomic_directory, read_json, write_json_atomic
-from genrec.data.prepared import PreparedDataset
+from genrec.data.prepared import PreparedDataset, open_array
+from genrec.digests import sealed, verify
 from genrec.errors import ArtifactError, ConfigError, DataError, MissingPathError
 
 __all__ = ["SPACE_NAME", "FusedSpace"]
@@ -26,7 +26,8 @@ SPACE_NAME = "item_space"  # folder inside a run
 
 _FORMAT = "genrec-fused-space"
 _FORMAT_VERSION = 1
-_ARRAYS = ("text_mean", "coefficients", "intercept", "vectors")
+#: Their names and numbers of axes.
+_ARRAYS = {"text_mean": 1, "coefficients": 2, "intercept": 1, "vectors": 2}
 
 Floats = npt.NDArray[np.floating[Any]]
 Array = npt.NDArray[np.float32]
@@ -192,12 +193,11 @@ class FusedSpace:
             "version": _FORMAT_VERSION,
             "weight": self.weight,
             "items_fingerprint": self.items_fingerprint,
-            "digest": _digest(arrays),
         }
         with atomic_directory(path) as folder:
             for name, array in arrays.items():
                 np.save(folder / f"{name}.npy", array)
-            write_json_atomic(folder / "meta.json", meta)
+            write_json_atomic(folder / "meta.json", sealed(folder, meta))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> FusedSpace:
@@ -221,22 +221,24 @@ class FusedSpace:
         try:
             meta = read_json(folder / "meta.json")
             version = (meta["format"], meta["version"])
-            arrays = {name: np.load(folder / f"{name}.npy") for name in _ARRAYS}
-            whole = version == (_FORMAT, _FORMAT_VERSION) and _digest(arrays) == meta["digest"]
-            if whole:
-                return cls(
-                    weight=float(meta["weight"]),
-                    items_fingerprint=str(meta["items_fingerprint"]),
-                    **arrays,
+            if version != (_FORMAT, _FORMAT_VERSION):
+                raise ArtifactError(
+                    f"fused space must have format {_FORMAT} version {_FORMAT_VERSION}, got "
+                    f"{version[0]} version {version[1]} in {folder}; train stage one again"
                 )
-        except (EOFError, KeyError, OSError, TypeError, ValueError) as error:
+            verify(folder, meta, what="fused space", fix="train stage one again")
+            arrays = {
+                name: np.array(open_array(folder / f"{name}.npy", np.float32, ndim=ndim))
+                for name, ndim in _ARRAYS.items()
+            }
+            weight, items = float(meta["weight"]), str(meta["items_fingerprint"])
+        except ArtifactError:
+            raise
+        except (KeyError, OSError, TypeError, ValueError) as error:
             raise ArtifactError(
                 f"fused space must be complete, got {folder} with {error}; train stage one again"
             ) from error
-        raise ArtifactError(
-            f"fused space must be unchanged and of version {_FORMAT_VERSION}, got version "
-            f"{version[1]} with other content in {folder}; train stage one again"
-        )
+        return cls(weight=weight, items_fingerprint=items, **arrays)
 
 
 def _chunks(count: int, size: int = 65_536) -> Iterator[slice]:
@@ -275,12 +277,3 @@ def _ridge(texts: Floats, mean: Array, vectors: Array, ridge: float) -> tuple[Ar
     coefficients = np.linalg.solve(gram, cross)
     intercept = vector_mean - text_mean @ coefficients
     return coefficients.astype(np.float32), intercept.astype(np.float32)
-
-
-def _digest(arrays: dict[str, npt.NDArray[Any]]) -> str:
-    """Compute a digest of named arrays, 16 hexadecimal digits."""
-    digest = hashlib.sha256()
-    for name, array in arrays.items():
-        digest.update(f"{name}{array.dtype.str}{array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()[:16]

@@ -169,7 +169,9 @@ def test_damaged_and_newer_sets_are_refused(tmp_path):
     folder = tmp_path / "tiny"
     write_prepared(folder, **arguments())
     (folder / "item_texts.npy").unlink()
-    with pytest.raises(ArtifactError, match=r"must be complete, got .*item_texts"):
+    with pytest.raises(
+        ArtifactError, match=r"as it was written, got .*another item_texts\.npy; prep"
+    ):
         PreparedDataset.load(folder)
     write_prepared(folder, **arguments())
     meta = json.loads((folder / "meta.json").read_text())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ from genrec.atomic import write_json_atomic
 from genrec.checkpoint import RunDirectory
 from genrec.data.catalogue import Catalogue
 from genrec.data.prepared import PreparedDataset
+from genrec.decoding.trie import PrefixIndex
+from genrec.models.item_retrieval import ItemTokenRetrievalModel
 from genrec.models.retrieval import EncoderDecoderRetrievalModel
 from genrec.models.sasrec import SasRec
 from genrec.tokenizer.residual_kmeans import ResidualKMeans
@@ -72,6 +75,23 @@ def run(tmp_path_factory, data, vectors) -> Path:
     path = write_run(folder / "decoder", model, data)
     table.save(path / "semantic_ids")
     keep_quantizer(folder / "stage_one", table, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def item_run(run, tmp_path_factory, data) -> Path:
+    """A generative run whose model has a vector of each item."""
+    table = SemanticIdTokenizer.load(run)
+    torch.manual_seed(0)
+    model = ItemTokenRetrievalModel.for_index(
+        PrefixIndex.from_ids(table.ids, table.level_sizes),
+        embedding_dim=16,
+        ff_dim=(24, 24),
+        max_history=6,
+    )
+    path = write_run(tmp_path_factory.mktemp("runs") / "items", model, data)
+    for name in ("semantic_ids", "quantizer"):
+        shutil.copytree(run / name, path / name)
     return path
 
 

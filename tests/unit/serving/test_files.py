@@ -186,7 +186,7 @@ def test_the_command_takes_another_place_of_the_data(run, data, tmp_path):
     ("words", "message"),
     [
         (("--history", "zz"), "--history must hold items of the catalogue, got 1 that are not amo"),
-        (("--history", "zz"), "leave them out, or pass --on-unknown ignore"),
+        (("--history", "zz"), "leave them out, or set --on-unknown to ignore"),
         (
             ("--history", "a1", "--device", "cuda:9"),
             "--device must be one that PyTorch finds here, cpu",
@@ -205,7 +205,7 @@ def test_mistakes_are_named_as_they_were_typed(run, words, message):
     assert answer.stderr.count("\n") == 1
 
 
-def test_a_moved_run_names_the_option_for_its_data(run, tmp_path):
+def test_a_moved_run_names_the_option_for_its_data(run, data, tmp_path):
     meta = json.loads((run / "meta.json").read_text()) | {"prepared": "gone"}
     moved = tmp_path / "moved"
     os.makedirs(moved)
@@ -215,6 +215,9 @@ def test_a_moved_run_names_the_option_for_its_data(run, tmp_path):
     (moved / "meta.json").write_text(json.dumps(meta))
     answer = call("recommend", moved, "--device", "cpu")
     assert answer.exit_code == 2
-    assert "got none at gone; name it with --data, or use --history" in answer.stderr
+    assert "got none at gone; open the recommender with data (--data)" in answer.stderr
     answer = call("evaluate", moved)
+    assert answer.exit_code == 2
     assert "must still be at its place, got none at gone; name it with --data" in answer.stderr
+    answer = call("evaluate", moved, "--data", data.path, "--no-baselines", "-k", 5)
+    assert (answer.exit_code, answer.stdout.count("generation, item level")) == (0, 2)

@@ -25,28 +25,36 @@ def recommender(run) -> Recommender:
     return Recommender.from_pretrained(run, device="cpu")
 
 
+@pytest.fixture(params=["run", "item_run"])
+def generative(request) -> Recommender:
+    """Whatever writes IDs."""
+    return Recommender.from_pretrained(request.getfixturevalue(request.param), device="cpu")
+
+
 def new_vectors() -> np.ndarray:
     """One item of the first kind, one of the third."""
     return np.eye(4, 6, dtype=np.float32)[[0, 2]] * 10
 
 
-def test_new_items_get_ids_of_their_kind_and_no_old_one_moves(recommender):
-    before = recommender.recommend(["a1", "a2"], k=40)
-    recommender.add_items(
+def test_new_items_get_ids_of_their_kind_and_no_old_one_moves(generative):
+    before = generative.recommend(["a1", "a2"], k=40)
+    generative.add_items(
         [("new a", "A new one", new_vectors()[0]), ("new c", "", new_vectors()[1])]
     )
-    assert recommender.num_items == 34
-    assert list(recommender.item_keys)[-2:] == ["new a", "new c"]
+    assert generative.num_items == 34
+    assert list(generative.item_keys)[-2:] == ["new a", "new c"]
     for key, kind in (("new a", "a"), ("new c", "c")):
-        near = recommender.similar_items(key, k=3)
+        near = generative.similar_items(key, k=3)
         assert {found[0] for found in near.items} == {kind}
-    after = recommender.recommend(["a1", "a2"], k=40)
+    after = generative.recommend(["a1", "a2"], k=40)
     old = [item for item in after.items if not item.startswith("new")]
-    assert old == before.items
+    assert sorted(old) == sorted(before.items)
+    if generative.path.name != "items":  # there a new item takes its share of its siblings'
+        assert old == before.items
     assert len(after.items) == len(before.items) + 2
     titles = dict(zip(after.items, after.titles, strict=True))
     assert (titles["new a"], titles["new c"], titles["b1"]) == ("A new one", "new c", "title b1")
-    assert len(recommender.recommend(["new a", "new c"], k=5).items) == 5
+    assert len(generative.recommend(["new a", "new c"], k=5).items) == 5
 
 
 def test_texts_are_embedded_by_the_encoder_that_the_run_keeps(run, tmp_path):
@@ -220,27 +228,27 @@ def test_texts_and_vectors_are_told_apart():
     assert one.vectors.tolist() == [[1.0, 2.0]]
 
 
-def test_changes_beside_calls_are_seen_by_the_next_call(recommender, vectors):
-    """Four threads recommend while items come and go; nothing is ever half there."""
-    failures = []
-    stop = threading.Event()
+def test_changes_beside_calls_are_seen_by_the_next_call(recommender):
+    """Nothing is ever half there while items come and go."""
+    failures, stop = [], threading.Event()
 
     def ask() -> None:
         while not stop.is_set():
-            found = recommender.recommend([["a1", "a2"], ["c3"], []], k=50, exclude_seen=False)
-            counts = {len(items) for items in found.items}
-            if len(counts) != 1 or any(len(set(items)) < len(items) for items in found.items):
-                failures.append(found)
+            found = recommender.recommend([["a1", "a2"], ["c3"]], k=40, exclude_seen=False)
+            if len(found.items[0]) != len({*found.items[0]}) or len({*map(len, found.items)}) > 1:
+                failures.append(found.items)
 
-    threads = [threading.Thread(target=ask) for _ in range(4)]
+    threads = [threading.Thread(target=ask) for _ in range(2)]
     for thread in threads:
         thread.start()
-    for number in range(8):
-        recommender.add_items([(f"n{number}", "", vectors[number])])
-        assert f"n{number}" in recommender.recommend(["a1"], k=50).items
-        recommender.remove_items([f"n{number}"])
-        assert f"n{number}" not in recommender.recommend(["a1"], k=50).items
-    stop.set()
-    for thread in threads:
-        thread.join()
+    try:
+        for number, vector in enumerate(new_vectors()):
+            recommender.add_items([(f"n{number}", "", vector)])
+            assert f"n{number}" in recommender.recommend(["a1"], k=40).items
+            recommender.remove_items([f"n{number}"])
+            assert f"n{number}" not in recommender.recommend(["a1"], k=40).items
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
     assert failures == []

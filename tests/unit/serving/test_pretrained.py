@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import ClassVar
 from urllib.parse import unquote
 
+import numpy as np
 import pytest
 
 from genrec.errors import ConfigError, MissingPathError
@@ -25,6 +26,10 @@ HISTORIES = [["a1", "a2"], ["c3"], []]
 
 @pytest.fixture
 def changed(run, vectors) -> Recommender:
+    return change(run, vectors)
+
+
+def change(run: Path, vectors: np.ndarray) -> Recommender:
     """A recommender with an item more and another one less."""
     recommender = Recommender.from_pretrained(run, device="cpu")
     recommender.add_items([("new", "A new one", vectors[0])])
@@ -32,7 +37,9 @@ def changed(run, vectors) -> Recommender:
     return recommender
 
 
-def test_what_is_saved_recommends_the_same(changed, tmp_path, vectors):
+@pytest.mark.parametrize("which", ["run", "item_run"])
+def test_what_is_saved_recommends_the_same(request, which, tmp_path, vectors):
+    changed = change(request.getfixturevalue(which), vectors)
     expected = changed.recommend(HISTORIES, k=10)
     assert changed.save(tmp_path / "saved") == tmp_path / "saved"
     again = Recommender.from_pretrained(tmp_path / "saved", device="cpu")
@@ -89,11 +96,12 @@ print([found.items, recommender.similar_items("newer", k=1).items[0][0]])
 """
 
 
-def test_torch_numpy_and_safetensors_are_enough(changed, tmp_path):
+def test_torch_numpy_safetensors_and_xxhash_are_enough(changed, tmp_path):
     tomllib = pytest.importorskip("tomllib", reason="tomllib came with Python 3.11")
     project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["project"]
     needed = [name.partition(">")[0] for name in project["dependencies"]]
-    hidden = {name.replace("-", "_") for name in needed} - {"torch", "numpy", "safetensors"}
+    little = {"torch", "numpy", "safetensors", "xxhash"}
+    hidden = {name.replace("-", "_") for name in needed} - little
     hidden |= {"gin", "sklearn", "pandas"}
     hidden -= {"filelock"}  # torch itself needs it
     changed.save(tmp_path / "saved")

@@ -215,7 +215,8 @@ def test_an_empty_history_gets_nothing(recommender):
 def test_unknown_keys_are_named_or_skipped(recommender):
     history = ["B003", "new-1", "B001", "new-2"]
     with pytest.raises(
-        DataError, match=r"got 2 that are not among its 24: 'new-1', 'new-2'; .*on_unknown='ignore'"
+        DataError,
+        match=r"got 2 that are not among its 24: 'new-1', 'new-2'; .*to ignore",
     ):
         ask(recommender, [["B003"], history])
     with pytest.raises(
