@@ -24,9 +24,9 @@ STAGE_OF = {folder: name for name, stage in STAGES.items() for folder in stage.f
 FILES = {
     "benchmark": ["beauty.gin", "sample.gin"],
     "decoder": ["amazon.gin", "amazon_cpu.gin", "amazon_items.gin", "movielens.gin", "sample.gin"],
-    "rkmeans": ["amazon.gin", "amazon_fused.gin"],
-    "rqvae": ["amazon.gin", "movielens.gin", "sample.gin"],
-    "sasrec": ["amazon.gin", "movielens.gin"],
+    "rkmeans": ["amazon.gin"],
+    "rqvae": ["amazon.gin", "amazon_items.gin", "movielens.gin", "sample.gin"],
+    "sasrec": ["amazon.gin", "amazon_plain.gin", "movielens.gin"],
 }
 
 
