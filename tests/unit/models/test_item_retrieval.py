@@ -355,15 +355,21 @@ def test_sizes_that_do_not_fit(options: dict[str, Any], message: str, index: Pre
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: TreeSettings(normalize_over="prefixes"), "normalize_over must be one of"),
+        (
+            lambda: TreeSettings(normalize_over="prefixes"),
+            "normalize_over must be known, got 'prefixes'",
+        ),
         (lambda: TreeSettings(normalize_over="level"), "prefix_vectors must be off"),
         (lambda: TreeSettings(vectors_per_prefix=(0,)), "vectors_per_prefix must be >= 1"),
         (lambda: TreeSettings(prefix_rows=0), "prefix_rows must be >= 1"),
         (lambda: TreeSettings(items_from=0), "items_from must be >= 1"),
-        (lambda: ItemVectorSettings(item_drop=1.0), r"item_drop must lie in \[0, 1\)"),
+        (lambda: ItemVectorSettings(item_drop=1.0), r"item_drop must be >= 0 and < 1"),
         (lambda: ItemVectorSettings(item_vectors=False, item_codes=False), "item_codes must be on"),
-        (lambda: ItemHeadSettings(-1.0), "item_head_weight must be >= 0"),
-        (lambda: ItemHeadSettings(item_head_dtype="half"), "item_head_dtype must be one of"),
+        (lambda: ItemHeadSettings(item_head_weight=-1.0), "item_head_weight must be >= 0"),
+        (
+            lambda: ItemHeadSettings(item_head_dtype="half"),
+            "item_head_dtype must be known, got 'half'",
+        ),
     ],
 )
 def test_settings_that_make_no_sense(make: Any, message: str) -> None:
