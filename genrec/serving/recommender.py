@@ -349,7 +349,8 @@ class Recommender:
         """Write one folder that holds all: weights, IDs, items, titles, what was added, removed.
 
         It has safetensors, arrays and JSON only, and opens with :meth:`from_pretrained` where
-        nothing but torch, numpy and safetensors is installed. The histories of users stay out.
+        nothing but torch, numpy, safetensors and xxhash is installed. The histories of users stay
+        out.
 
         Args:
             path: The folder to make.

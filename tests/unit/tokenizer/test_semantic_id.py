@@ -180,7 +180,7 @@ def test_damaged_artefacts(table, tmp_path, monkeypatch):
         SemanticIdTokenizer.load(folder)
     table.save(folder)
     (folder / "meta.json").write_text("{")
-    with pytest.raises(ArtifactError, match="must be complete"):
+    with pytest.raises(ArtifactError, match="must be readable"):
         SemanticIdTokenizer.load(folder)
 
 
