@@ -151,7 +151,9 @@ class DecoderSettings(
         "Layers of encoder and decoder together, half each; or a pair", 8, least=1
     )
     ff_dim: int = setting("Width of the feed-forward layers", 1024, least=1)
-    dropout_p: float = setting("Dropout", 0.1, least=0, below=1)
+    dropout_p: float = setting(
+        "Dropout on inputs and inside the layers of encoder and decoder", 0.1, least=0, below=1
+    )
     dropout_decoder: float | None = setting(
         "Dropout of the decoder, where it differs", None, least=0, below=1, when=_ITEM
     )

@@ -46,7 +46,7 @@ class SasRecSettings(SequenceSettings):
     )
     embed_dim: int = setting("Model width", 64, least=1)
     attn_heads: int = setting("Attention heads", 2, least=1)
-    attn_layers: int = setting("Blocks", 2, least=1)
+    attn_layers: int = setting("Number of blocks", 2, least=1)
     ff_dim: int = setting("Width of the feed-forward layers", 256, least=1)
     dropout_p: float = setting("Dropout on embeddings and inside the blocks", 0.5, least=0, below=1)
 

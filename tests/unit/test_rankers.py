@@ -187,7 +187,7 @@ def test_results_carry_no_gradient(ranker, history, users):
 
 
 def test_only_what_searches_has_beams(ranker):
-    searches = ranker.name == "generation"
+    searches = ranker.name in ("generation", "re-scored")
     assert isinstance(ranker, SearchingRanker) == searches
     if searches:
         other = ranker.with_beams(2)

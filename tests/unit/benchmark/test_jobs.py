@@ -39,7 +39,7 @@ def test_the_command_trains_what_the_job_trains(tmp_path):
     bindings = [word for before, word in itertools.pairwise(words) if before == "--gin"]
     (told,) = plan([words[0]], Options(bindings=bindings, name=str(tmp_path)))
     (done,) = job.steps()
-    place = {"save_dir_root": "", "test_at_end": True}
+    place = {"save_dir_root": "", "test_at_end": True, "resume": False}
     assert dataclasses.replace(told.settings, **place) == dataclasses.replace(
         done.settings, **place
     )
