@@ -7,6 +7,7 @@ import json
 import re
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 
 __all__ = [
@@ -109,7 +110,9 @@ def run_command(
             training.
     """
     try:
-        command()
+        with warnings.catch_warnings():
+            warnings.showwarning = _say_warning
+            command()
     except GenRecError as error:
         if debug:
             raise
@@ -123,6 +126,11 @@ def run_command(
             raise
         print("interrupted; what was saved is complete", file=sys.stderr)
         raise SystemExit(128 + getattr(error, "number", signal.SIGINT)) from None
+
+
+def _say_warning(message: Warning | str, *rest: object) -> None:
+    """Print a warning as one line, without the line of code that it came from."""
+    print(f"warning: {printable(' '.join(str(message).split()))}", file=sys.stderr)
 
 
 def _as_typed(message: str, options: Mapping[str, str]) -> str:
