@@ -111,7 +111,7 @@ def run_command(
     """
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = _say_warning
+            warnings.showwarning = _say_warning  # type: ignore[assignment]
             command()
     except GenRecError as error:
         if debug:

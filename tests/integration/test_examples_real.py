@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from genrec.data.batching import TokenTable, TrainingBatches
+from genrec.data.batching import TrainingBatches
 from genrec.data.sequence_dataset import SeqData
 
 
@@ -33,12 +33,11 @@ def test_the_split_is_that_of_the_file(beauty, held_out):
 @pytest.mark.parametrize("mode", ["bucketed", "packed", "padded"])
 def test_no_training_batch_shows_a_held_out_item(beauty, held_out, mode):
     data = SeqData(beauty, "train", max_history=20)
-    table = TokenTable(np.arange(beauty.num_items)[:, None])  # codes that are the items
-    loader = TrainingBatches(data, table, batch_size=512, mode=mode)
+    loader = TrainingBatches(data, batch_size=512, mode=mode)
     targets, seen = [], []
     for batch in loader.batches(0):
         users = batch.user_ids.numpy()
-        for found, items in ((targets, batch.targets[..., 0]), (seen, batch.history[..., 0])):
+        for found, items in ((targets, batch.targets), (seen, batch.history)):
             row, column = np.nonzero(items.numpy() >= 0)
             found.append(keys(users[row], items.numpy()[row, column]))
     trained = np.concatenate(targets)
