@@ -163,8 +163,9 @@ def _trained(settings: BenchmarkSettings, model: str, seed: int, place: Path) ->
     ]
     if settings.processed_dir is not None:
         quiet.append(f"{chosen[0][0]}.processed_dir={settings.processed_dir!r}")
-    told = Options(bindings=[*given, *quiet], resume=True, restart=True)
-    for step in plan(words, told):
+    # Read in folders where nothing is: a run in its own one is compared once all is known.
+    elsewhere = [f"{stage}.save_dir_root={str(place / 'none' / stage)!r}" for stage, _ in chosen]
+    for step in plan(words, Options(bindings=[*given, *quiet, *elsewhere])):
         alone = STAGES[step.stage].follows not in [stage for stage, _ in chosen]
         wanted = _wanted(settings, seed, alone=alone)
         given += [
