@@ -23,9 +23,24 @@ STAGE_OF = {folder: name for name, stage in STAGES.items() for folder in stage.f
 #: All of them, so that none can fall out of the search.
 FILES = {
     "benchmark": ["beauty.gin", "sample.gin"],
-    "decoder": ["amazon.gin", "amazon_cpu.gin", "amazon_items.gin", "movielens.gin", "sample.gin"],
+    "decoder": [
+        "amazon.gin",
+        "amazon_cpu.gin",
+        "amazon_items.gin",
+        "movielens.gin",
+        "movielens_items.gin",
+        "sample.gin",
+        "sample_items.gin",
+    ],
     "rkmeans": ["amazon.gin"],
-    "rqvae": ["amazon.gin", "amazon_items.gin", "movielens.gin", "sample.gin"],
+    "rqvae": [
+        "amazon.gin",
+        "amazon_items.gin",
+        "movielens.gin",
+        "movielens_items.gin",
+        "sample.gin",
+        "sample_items.gin",
+    ],
     "sasrec": ["amazon.gin", "amazon_plain.gin", "movielens.gin"],
 }
 
