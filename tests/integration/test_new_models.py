@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import shutil
 
 import pytest
 import toys
@@ -47,7 +48,8 @@ def test_a_new_sequence_model_is_trained_evaluated_and_served(
     )
     results = evaluate_runs([run], with_baselines=True)
     assert results["averages"]["recall@10"] > results["popularity"]["recall@10"]
-    both = evaluate_runs([sample_decoder, run], with_baselines=False)
+    shared = shutil.copytree(sample_decoder, tmp_path / "decoder")  # results are written into it
+    both = evaluate_runs([shared, run], with_baselines=False)
     assert {"averages", "generation"} <= set(both)
     assert "averages, item level" in capsys.readouterr().out
     items, scores = Recommender.from_pretrained(run).recommend([["G0316", "G0649"], ["G0413"]], k=5)

@@ -53,6 +53,6 @@ def test_stage_two_learns_the_same_and_evaluates_to_the_last_digit(
         done = launch("evaluate_decoder.py", two, processes=processes)
         assert done.returncode == 0, done.stderr
         # One process speaks: one row with the history shown and one with it hidden.
-        assert done.stdout.count("\nmodel, item level") == 2
+        assert done.stdout.count("\ngeneration, item level") == 2
         answers.append(without_speed(two))
     assert answers[1] == answers[2] == answers[0]
