@@ -22,17 +22,19 @@ from genrec.models.token_layout import PAD_TOKEN
 MAX_ITEMS = 20
 
 
-def sample(loader: TrainingBatches, steps: int) -> list[TokenizedBatch]:
-    """Batches of an epoch, evenly spread over its lengths, in the epoch's own order."""
-    batches = list(loader.batches(0))
+def sample(loader: TrainingBatches, table: TokenTable, steps: int) -> list[TokenizedBatch]:
+    """Batches of an epoch as codes, evenly spread over its lengths, in the epoch's own order."""
+    batches = [table.tokenize(batch) for batch in loader.batches(0)]
     by_length = np.argsort([batch.history.shape[1] for batch in batches], kind="stable")
     chosen = by_length[((np.arange(steps) + 0.5) * len(batches) / steps).astype(int)]
     return [batches[number] for number in np.sort(chosen)]
 
 
-def measure(step: Callable[[TokenizedBatch], int], loader: TrainingBatches, steps: int) -> float:
+def measure(
+    step: Callable[[TokenizedBatch], int], loader: TrainingBatches, table: TokenTable, steps: int
+) -> float:
     """Samples a second, after two steps that are not counted."""
-    batches = sample(loader, steps)
+    batches = sample(loader, table, steps)
     for batch in batches[:2]:
         step(batch)
     if loader.items.is_cuda:
@@ -68,7 +70,9 @@ def main() -> None:
             encoder_mask=encoder_mask,
         ).to(args.device)
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
-        loader = TrainingBatches(examples, table, batch_size=args.batch_size, mode=mode)
+        loader = TrainingBatches(
+            examples, batch_size=args.batch_size, mode=mode, device=args.device
+        )
 
         def step(batch: TokenizedBatch) -> int:
             model(batch).loss.backward()
@@ -77,7 +81,7 @@ def main() -> None:
             optimizer.zero_grad()
             return int((batch.targets[..., 0] >= 0).sum())
 
-        return measure(step, loader, args.steps)
+        return measure(step, loader, table, args.steps)
 
     def hugging_face() -> float:
         model = EncoderDecoderRetrievalModel(
@@ -85,7 +89,9 @@ def main() -> None:
         )
         t5 = to_t5(model).to(args.device).train()
         optimizer = torch.optim.AdamW(t5.parameters(), lr=1e-3)
-        loader = TrainingBatches(examples, table, batch_size=args.batch_size, mode="padded")
+        loader = TrainingBatches(
+            examples, batch_size=args.batch_size, mode="padded", device=args.device
+        )
 
         def step(batch: TokenizedBatch) -> int:
             tokens = model.layout.history_tokens(batch.history, None)
@@ -99,7 +105,7 @@ def main() -> None:
             optimizer.zero_grad()
             return len(tokens)
 
-        return measure(step, loader, args.hf_steps)
+        return measure(step, loader, table, args.hf_steps)
 
     # The peer first, in a process as PyTorch leaves it; then what our training sessions set.
     rates = {"hf_samples_per_s": hugging_face()}
