@@ -14,7 +14,10 @@ KEEP = {name: value for name, value in os.environ.items() if name != "PYTHONPATH
 BUILD = "import setuptools.build_meta as b, sys; b.build_editable(sys.argv[1])"
 USE = """
 import site, sys
+before = list(sys.path)
 site.addsitedir(sys.argv[1])
+# In front of this environment's own editable install, which may be of another clone.
+sys.path = [path for path in sys.path if path not in before] + before
 from genrec import PrefixIndex
 import genrec.recipes
 print(genrec.__file__, genrec.recipes.recipes_folder(), sep="\\n")

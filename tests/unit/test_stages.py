@@ -102,7 +102,11 @@ def test_overrides_find_their_stage():
     ("words", "bindings", "message"),
     [
         (["sampl"], [], r"WHAT must be a stage, a recipe or a gin file, got 'sampl'; .*sample"),
-        (["rqvae", "sampl"], [], r"RECIPE must be .*, got sampl; did you mean sample\?"),
+        (
+            ["rqvae", "sampl"],
+            [],
+            r"RECIPE must be .*, got sampl; did you mean sample, sample_items\?",
+        ),
         (["decoder/sampl"], [], r"got decoder/sampl; did you mean decoder/sample"),
         (["sample"], ["train.seed=1"], r"got 'train\.seed=1'; write rqvae\.seed=1 or decoder\.s"),
         (["sample"], ["seed=1"], r"got 'seed=1'; write rqvae\.seed=1 or decoder\.seed=1"),
