@@ -117,7 +117,9 @@ class RunDirectory:
         """
         target = self.step_path(step)
         write_model_files(target, weights=weights, config=config, trainer=trainer)
-        for name in pointers:
+        # latest last: a run that is cut off in between goes on from the step before, and comes here
+        # again, where one that had moved on would never move the others.
+        for name in sorted(pointers, key=lambda name: name == "latest"):
             self.point(name, step)
         self._prune()
         shutil.rmtree(self.path / _ASIDE, ignore_errors=True)  # replaced by something whole now

@@ -2,7 +2,6 @@
 # The fast tests: offline, on a CPU. Arguments go to pytest, for example -k beam or -m slow.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-export OMP_NUM_THREADS=1 # sums in one order, whatever ran before in the process
 # shellcheck source=scripts/environment.sh
 . scripts/environment.sh
 prepare_environment dev

@@ -167,3 +167,19 @@ def test_a_damaged_file_is_an_error_in_words(tmp_path, file):
     path.write_bytes(path.read_bytes()[:11])
     with pytest.raises(ArtifactError, match=rf"as it was written, got .*model with another {file}"):
         load_model_files(tmp_path / "model")
+
+
+def test_a_run_that_is_cut_off_between_its_pointers_loses_none(tmp_path, monkeypatch):
+    run = RunDirectory(tmp_path)
+    run.save(1, weights={"w": torch.zeros(1)}, config={}, pointers=("latest", "best"))
+    point = RunDirectory.point
+
+    def cut_off(self, name, step):
+        point(self, name, step)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(RunDirectory, "point", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        run.save(2, weights={"w": torch.ones(1)}, config={}, pointers=("latest", "best"))
+    # Going on from step 1 repeats step 2; had latest moved first, best would stay behind it.
+    assert run.pointers() == {"latest": "step_1", "best": "step_2"}
