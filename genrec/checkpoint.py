@@ -31,6 +31,7 @@ __all__ = [
     "RUN_FOLDERS",
     "RunDirectory",
     "atomic_directory",
+    "load_files_of",
     "load_model_files",
     "resolve_step",
     "write_json_atomic",
@@ -330,3 +331,29 @@ def load_model_files(
             f"checkpoint must be readable, got {folder} with {error}; "
             "use another step of the run or train again"
         ) from error
+
+
+def load_files_of(
+    kind: str, path: str | os.PathLike[str], *, trained_by: str
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Read a saved model that must be of one class.
+
+    Args:
+        kind: Name of the class.
+        path: As for :func:`load_model_files`.
+        trained_by: Command that trains such models, named where another one is found.
+
+    Returns:
+        ``(config without the name, weights)``, weights on the CPU.
+
+    Raises:
+        MissingPathError: If there is no checkpoint.
+        ArtifactError: If it is damaged or holds another model.
+    """
+    config, weights = load_model_files(path)
+    if config.pop("model", None) != kind:
+        raise ArtifactError(
+            f"checkpoint must hold a {kind}, got another model in {path}; give the run folder of "
+            f"`{trained_by}`"
+        )
+    return config, weights

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from genrec.checkpoint import load_model_files, write_model_files
+from genrec.checkpoint import load_files_of, write_model_files
 from genrec.data.catalogue import Catalogue
 from genrec.data.schemas import SequenceBatch
 from genrec.decoding.beam_search import BeamResult, constrained_beam_search
@@ -564,12 +564,7 @@ class ItemTokenRetrievalModel(nn.Module):
             MissingPathError: If there is no checkpoint.
             ArtifactError: If it holds another model.
         """
-        config, weights = load_model_files(path)
-        if config.pop("model", None) != cls.__name__:
-            raise ArtifactError(
-                f"checkpoint must hold an {cls.__name__}, got another model in {path}; give the "
-                "run folder of scripts/train_decoder.py with encoder_tokens='item'"
-            )
+        config, weights = load_files_of(cls.__name__, path, trained_by="genrec train decoder")
         model = cls.from_config(config)
         model.load_state_dict(weights)
         return model.to(device).eval()

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from genrec.checkpoint import load_model_files, write_model_files
+from genrec.checkpoint import load_files_of, write_model_files
 from genrec.data.catalogue import Catalogue
 from genrec.data.schemas import TokenizedBatch
 from genrec.data.sequence_dataset import user_buckets
@@ -412,12 +412,7 @@ class EncoderDecoderRetrievalModel(nn.Module):
             MissingPathError: If there is no checkpoint.
             ArtifactError: If it holds another model.
         """
-        config, weights = load_model_files(path)
-        if config.pop("model", None) != cls.__name__:
-            raise ArtifactError(
-                f"checkpoint must hold an {cls.__name__}, got another model in {path}; give the "
-                "run folder of `genrec train decoder`"
-            )
+        config, weights = load_files_of(cls.__name__, path, trained_by="genrec train decoder")
         config["n_layers"] = tuple(config["n_layers"])
         model = cls(**config)
         model.load_state_dict(weights)

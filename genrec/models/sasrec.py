@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from genrec.checkpoint import load_model_files
+from genrec.checkpoint import load_files_of
 from genrec.data.catalogue import Catalogue
 from genrec.errors import ArtifactError, ConfigError
 from genrec.models.score_ranker import ScoreRanker
@@ -248,12 +248,7 @@ class SasRec(nn.Module):
             MissingPathError: If there is no checkpoint.
             ArtifactError: If it holds another model.
         """
-        config, weights = load_model_files(path)
-        if config.pop("model", None) != cls.__name__:
-            raise ArtifactError(
-                f"checkpoint must hold a {cls.__name__}, got another model in {path}; give the run "
-                "folder of `genrec train sasrec`"
-            )
+        config, weights = load_files_of(cls.__name__, path, trained_by="genrec train sasrec")
         model = cls(config.pop("num_items"), **config)
         model.load_state_dict(weights)
         return model.to(device).eval()
