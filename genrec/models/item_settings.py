@@ -126,6 +126,7 @@ class ItemHeadSettings(Settings):
         "Precision of the scores of all items in training; auto takes what the processor does fast",
         "float32",
         choices=HEAD_DTYPES,
+        when={"num_negatives": (None,)},
     )
 
 

@@ -31,7 +31,12 @@ from genrec.settings import Settings, again, setting
 from genrec.tokenizer.semantic_id import ARTIFACT_NAME, SemanticIdTokenizer
 from genrec.trained import keep_quantizer, with_ids
 from genrec.training.optimizer import OptimizerSettings
-from genrec.training.sequence_training import SequenceSettings, SequenceTask, train_sequence
+from genrec.training.sequence_training import (
+    LayerSettings,
+    SequenceSettings,
+    SequenceTask,
+    train_sequence,
+)
 from genrec.training.settings import RunSettings
 from genrec.training.tokenizer_run import find_tokenizer, load_ids
 
@@ -144,16 +149,14 @@ class DecoderSettings(
         (),
         least=0,
     )
-    decoder_embed_dim: int = setting("Model width", 128, least=1)
+    decoder_embed_dim: int = again(LayerSettings, "width", 128)
     attn_embed_dim: int = setting("Width of all attention heads together", 384, least=1)
-    attn_heads: int = setting("Attention heads", 6, least=1)
+    attn_heads: int = again(LayerSettings, "attn_heads", 6)
     attn_layers: int | tuple[int, int] = setting(
         "Layers of encoder and decoder together, half each; or a pair", 8, least=1
     )
-    ff_dim: int = setting("Width of the feed-forward layers", 1024, least=1)
-    dropout_p: float = setting(
-        "Dropout on inputs and inside the layers of encoder and decoder", 0.1, least=0, below=1
-    )
+    ff_dim: int = again(LayerSettings, "ff_dim", 1024)
+    dropout_p: float = again(LayerSettings, "dropout_p")
     dropout_decoder: float | None = setting(
         "Dropout of the decoder, where it differs", None, least=0, below=1, when=_ITEM
     )

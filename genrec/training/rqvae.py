@@ -37,9 +37,6 @@ class RqVaeSettings(OptimizerSettings, LossSettings, QuantizerSettings, Training
     """Settings of stage one."""
 
     dataset: RecDataset | str = again(DataSettings, "dataset", dataclasses.MISSING)
-    dataset_folder: str | None = setting(
-        "The source's files, or a prepared data set; the sample alone needs none", None
-    )
     encoder_model_name: str = again(DataSettings, "encoder_model_name", "tfidf")
     save_dir_root: str = again(RunSettings, "save_dir_root", "runs/rqvae")
 

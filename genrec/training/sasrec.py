@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from genrec.data.catalogue import Catalogue
 from genrec.data.prepared import PreparedDataset
 from genrec.data.schemas import SequenceBatch
+from genrec.models.item_settings import HistorySettings, ItemHeadSettings
 from genrec.models.sasrec import SasRec
-from genrec.modules.kernels.linear_cross_entropy import HEAD_DTYPES
 from genrec.settings import again, setting
 from genrec.training.optimizer import OptimizerSettings
-from genrec.training.sequence_training import SequenceSettings, train_sequence
+from genrec.training.sequence_training import LayerSettings, SequenceSettings, train_sequence
 from genrec.training.settings import RunSettings
 
 __all__ = ["SasRecSettings", "SasRecTask", "train"]
@@ -30,25 +30,14 @@ class SasRecSettings(SequenceSettings):
     save_dir_root: str = again(RunSettings, "save_dir_root", "runs/sasrec")
     schedule: str = again(OptimizerSettings, "schedule", "constant")
     warmup_steps: int = again(OptimizerSettings, "warmup_steps", 200)
-    num_negatives: int | None = setting(
-        "Items drawn against the targets of a step; None for all items", None, least=1
-    )
-    seen_weights: bool = setting(
-        "Learn a weight for items that the user has, so that it is known from the training part "
-        "whether users come back to items",
-        False,
-    )
-    head_dtype: str = setting(
-        "Precision of the scores of all items in training; auto takes what the processor does fast",
-        "float32",
-        choices=HEAD_DTYPES,
-        when={"num_negatives": (None,)},
-    )
-    embed_dim: int = setting("Model width", 64, least=1)
-    attn_heads: int = setting("Attention heads", 2, least=1)
+    num_negatives: int | None = again(ItemHeadSettings, "num_negatives")
+    head_dtype: str = again(ItemHeadSettings, "item_head_dtype")
+    seen_weights: bool = again(HistorySettings, "seen_weights")
+    embed_dim: int = again(LayerSettings, "width")
+    attn_heads: int = again(LayerSettings, "attn_heads")
     attn_layers: int = setting("Number of blocks", 2, least=1)
-    ff_dim: int = setting("Width of the feed-forward layers", 256, least=1)
-    dropout_p: float = setting("Dropout on embeddings and inside the blocks", 0.5, least=0, below=1)
+    ff_dim: int = again(LayerSettings, "ff_dim")
+    dropout_p: float = again(LayerSettings, "dropout_p", 0.5)
 
 
 class SasRecTask:

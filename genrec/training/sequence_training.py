@@ -29,7 +29,7 @@ from genrec.evaluation.evaluator import Evaluator
 from genrec.evaluation.settings import EvaluationSettings
 from genrec.evaluation.tables import format_table, write_metrics
 from genrec.rankers import Cooccurrence, Ranker, baselines
-from genrec.settings import again, setting
+from genrec.settings import Settings, again, setting
 from genrec.trained import load_ranker
 from genrec.training.loop import BestRule, FitResult, Learner, fit
 from genrec.training.optimizer import OptimizerSettings, build_optimizer, build_schedule
@@ -37,7 +37,17 @@ from genrec.training.session import Session, run_training
 from genrec.training.settings import RunSettings, TrainingSettings
 from genrec.training.tokenizer_run import find_tokenizer, open_data
 
-__all__ = ["SequenceSettings", "SequenceTask", "SequenceWork", "train_sequence"]
+__all__ = ["LayerSettings", "SequenceSettings", "SequenceTask", "SequenceWork", "train_sequence"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerSettings(Settings):
+    """Sizes that every model over sequences has, under names of its own."""
+
+    width: int = setting("Width of item and code vectors", 64, least=1)
+    attn_heads: int = setting("Attention heads of a layer", 2, least=1)
+    ff_dim: int = setting("Width of the feed-forward layers", 256, least=1)
+    dropout_p: float = setting("Dropout on inputs and inside the layers", 0.1, least=0, below=1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -72,7 +72,9 @@ class DataSettings(Settings):
     """What a run is trained on."""
 
     dataset: RecDataset | str | None = setting("Kind of the source, for example amazon", None)
-    dataset_folder: str | None = setting("The source's files, or a prepared data set", None)
+    dataset_folder: str | None = setting(
+        "The source's files, or a prepared data set; the sample alone needs none", None
+    )
     dataset_split: str | None = setting(
         "Part of the release, for example beauty; also the run's folder below save_dir_root", None
     )

@@ -147,3 +147,19 @@ def test_any_value_is_taken_or_refused_in_one_line(name, value):
         assert isinstance(made.as_gin(), str)
     assert "must" in message or not message
     assert "\n" not in message
+
+
+#: Names that mean something else in each stage.
+OTHER_MEANING = {"pretrained_rqvae_path", "eval_every", "attn_layers"}
+
+
+def test_no_setting_is_described_twice():
+    known = [field for stage in STAGES for field in fields(stage)]
+    by_meaning, by_name = {}, {}
+    for field in known:
+        description = id(field.metadata["rules"])  # one object for each call of ``setting``
+        if field.metadata["meaning"].startswith("Stage one's; "):
+            continue  # names that stage two accepts and does not use
+        assert by_meaning.setdefault(field.metadata["meaning"], description) == description
+        if field.name not in OTHER_MEANING:
+            assert by_name.setdefault(field.name, description) == description, field.name
