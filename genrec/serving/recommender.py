@@ -6,6 +6,7 @@ Shape legend: B = users, S = history items, K = results, N = items.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -289,7 +290,7 @@ class Recommender:
         """Add items, which are recommended from the next call on; no model is trained.
 
         They get IDs from the run's quantiser; no old ID moves. An item that was removed comes
-        back as it was.
+        back as it was, with a warning that its new title, text or vector is not used.
 
         Args:
             items: A table of polars or pandas, or columns by name: ``item_id``, ``title`` where
@@ -314,6 +315,13 @@ class Recommender:
                 f"{new.keys[int(here.argmax())]!r}; leave them out"
             )
         back, fresh = rows[rows >= 0], np.flatnonzero(rows < 0)
+        if len(back):
+            warnings.warn(
+                f"{len(back)} of the new items were removed before and come back with the ID and "
+                f"title they had, the first {new.keys[int((rows >= 0).argmax())]!r}; give a "
+                "changed item a key of its own",
+                stacklevel=2,
+            )
         run = shelf.run
         if len(fresh):
             if run is None:

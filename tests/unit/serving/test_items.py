@@ -142,7 +142,10 @@ def test_removed_items_never_come_back(request, which):
 def test_a_removed_item_comes_back_with_its_id(recommender):
     before = recommender.recommend(["c1"], k=40)
     recommender.remove_items({"a1"})
-    recommender.add_items([("a1", "", [0.0] * 6)])
+    with pytest.warns(
+        UserWarning, match="come back with the ID and title they had, the first 'a1'"
+    ):
+        recommender.add_items([("a1", "", [0.0] * 6)])
     after = recommender.recommend(["c1"], k=40)
     assert after.items == before.items
     assert np.array_equal(after.scores, before.scores)
