@@ -51,6 +51,7 @@ RUN_FOLDERS = (
 )
 
 _ASIDE = ".replaced"  # where an older run waits until the new one has a checkpoint
+_MOVING = ".replacing"  # where it is on its way there or back: all files outside are the old run's
 _MODEL = "model.safetensors"
 _CONFIG = "config.json"
 _TRAINER = "trainer.pt"
@@ -131,27 +132,34 @@ class RunDirectory:
 
         Only what a training writes is moved; other files of the folder stay where they are.
         """
-        aside = self.path / _ASIDE
-        shutil.rmtree(aside, ignore_errors=True)
+        self.restore()  # an older run still waits where this one has no checkpoint
+        shutil.rmtree(self.path / _ASIDE, ignore_errors=True)
         if old := self._own():
-            aside.mkdir()
+            moving = self.path / _MOVING
+            moving.mkdir()
             for path in old:
-                path.rename(aside / path.name)
+                path.rename(moving / path.name)
+            moving.rename(self.path / _ASIDE)
 
     def restore(self) -> bool:
         """Put a run that was set aside back, in place of one that has no checkpoint.
 
+        Also one that was on its way when the process was killed, in either direction; it may be
+        killed again at any point and loses nothing.
+
         Returns:
             Whether there was one to put back.
         """
-        aside = self.path / _ASIDE
-        if not aside.is_dir() or self.steps():
-            return False
-        for path in self._own():
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-        for path in aside.iterdir():
+        aside, moving = self.path / _ASIDE, self.path / _MOVING
+        if not moving.is_dir():
+            if not aside.is_dir() or self.steps():
+                return False
+            for path in self._own():
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            aside.rename(moving)
+        for path in moving.iterdir():
             path.rename(self.path / path.name)
-        aside.rmdir()
+        moving.rmdir()
         return True
 
     def _own(self) -> list[Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -183,3 +184,58 @@ def test_a_run_that_is_cut_off_between_its_pointers_loses_none(tmp_path, monkeyp
         run.save(2, weights={"w": torch.ones(1)}, config={}, pointers=("latest", "best"))
     # Going on from step 1 repeats step 2; had latest moved first, best would stay behind it.
     assert run.pointers() == {"latest": "step_1", "best": "step_2"}
+
+
+class Killed(BaseException):
+    """In place of a signal that no handler sees."""
+
+
+@pytest.mark.parametrize("moves", range(14))
+@pytest.mark.parametrize("what", ["set_aside", "restore"])
+def test_a_run_killed_while_it_is_moved_is_put_back_whole(tmp_path, monkeypatch, what, moves):
+    run = RunDirectory(tmp_path)
+    save(run, 1, "best")
+    save(run, 2)
+    for name in ("config.gin", "meta.json", "metrics.jsonl"):
+        (tmp_path / name).write_text(f"old {name}")
+    (tmp_path / "catalogue").mkdir()
+    (tmp_path / "catalogue" / "keys").write_text("a b")
+
+    def contents() -> dict[str, bytes]:
+        files = (path for path in tmp_path.rglob("*") if path.is_file())
+        return {str(path.relative_to(tmp_path)): path.read_bytes() for path in files}
+
+    before, left, rename = contents(), [moves], Path.rename
+
+    def cut(path: Path, target: Path) -> Path:
+        left[0] -= 1
+        if left[0] < 0:
+            raise Killed
+        return rename(path, target)
+
+    def stop_in(call) -> None:
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "rename", cut)
+            try:
+                call()
+            except Killed:
+                left[0] = 2  # the second try gets as far as this
+
+    if what == "restore":
+        run.set_aside()
+        (tmp_path / "config.gin").write_text("new")
+    stop_in(getattr(run, what))
+    stop_in(run.restore)
+    run.restore()
+    assert contents() == before
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_a_run_that_waits_is_not_lost_to_a_second_one_without_a_checkpoint(tmp_path):
+    run = RunDirectory(tmp_path)
+    save(run, 1)
+    run.set_aside()
+    (tmp_path / "config.gin").write_text("new")  # killed here, and replaced at once
+    run.set_aside()
+    assert run.restore()
+    assert run.steps() == [1]
