@@ -279,7 +279,7 @@ class RetrievalTask:
         *,
         stage_one: Path | None = None,
     ) -> None:
-        _check_level_weights(settings, table)
+        _check_levels(settings, table)
         self.model, self.table, self.settings = model, table, settings
         self.stage_one = stage_one
         self.catalogue = with_ids(Catalogue.from_data(data), table)
@@ -327,7 +327,7 @@ class ItemTokenTask:
         *,
         stage_one: Path | None = None,
     ) -> None:
-        _check_level_weights(settings, table)
+        _check_levels(settings, table)
         self.table, self.settings = table, settings
         self.stage_one = stage_one
         self.catalogue = with_ids(Catalogue.from_data(data), table)
@@ -395,13 +395,21 @@ def _smoothing(module: nn.Module, settings: DecoderSettings) -> dict[str, Any]:
     return {"label_smoothing": settings.label_smoothing, "level_weights": settings.level_weights}
 
 
-def _check_level_weights(settings: DecoderSettings, table: SemanticIdTokenizer) -> None:
-    """Refuse weights of other levels than the tokenizer's."""
+def _check_levels(settings: DecoderSettings, table: SemanticIdTokenizer) -> None:
+    """Refuse settings of other levels than the tokenizer's."""
     weights = settings.level_weights
     if weights is not None and (len(weights) != table.num_levels or sum(weights) <= 0):
         raise ConfigError(
             f"level_weights must be one for each of the {table.num_levels} levels and not all 0, "
             f"got {list(weights)}; set train.level_weights={[1.0] * table.num_levels}"
+        )
+    counts = settings.vectors_per_prefix
+    with_vectors = min(settings.items_from or table.num_levels, table.num_levels)
+    if len(counts) > with_vectors:
+        raise ConfigError(
+            f"vectors_per_prefix must be at most one number for each of the {with_vectors} levels "
+            f"that have vectors, got {list(counts)}; set "
+            f"train.vectors_per_prefix={list(counts[:with_vectors])}"
         )
 
 

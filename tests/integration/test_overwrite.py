@@ -43,6 +43,12 @@ WRONG: dict[str, dict[str, dict[str, Any]]] = {
     | {
         "beams": {"num_beams": 0},
         "level weights": {"level_weights": [1.0]},
+        "vectors of a prefix": {
+            "encoder_tokens": "item",
+            "normalize_over": "prefix",
+            "prefix_vectors": True,
+            "vectors_per_prefix": (2, 1, 1, 1),
+        },
         "packed": {"train_mode": "packed", "encoder_mask": "full"},
         "no tokenizer": {"pretrained_rqvae_path": None},
         "codebook size": {"vae_codebook_size": 7},
