@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import atexit
+import gc
+import importlib
 import os
 from collections.abc import Callable
 from typing import Any
@@ -24,6 +26,10 @@ def start_accelerator(**options: Any) -> Accelerator:
     A run may follow another one in the same process, with another precision. The process group is
     left when Python ends.
     """
+    if torch.distributed.is_available():
+        # Before there is a group: DDP imports it, and defaults of its functions would then hold the
+        # group, whose threads no end of it stops.
+        importlib.import_module("torch.distributed.nn")
     AcceleratorState._reset_state()  # the precision; the processes stay joined
     accelerator = Accelerator(**options)
     if accelerator.num_processes > 1:
@@ -47,4 +53,5 @@ def launcher_watch() -> Callable[[], bool] | None:
 def _leave_group() -> None:
     """Stop the threads of the group: one that still runs at the end aborts the process."""
     if torch.distributed.is_initialized():
+        gc.collect()  # models and accelerators in cycles hold it too
         torch.distributed.destroy_process_group()

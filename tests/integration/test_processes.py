@@ -1,0 +1,52 @@
+"""Several processes leave their group before Python ends."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = """
+import os, time, torch
+from genrec.training import processes
+
+def gloo():
+    tasks = "/proc/self/task"
+    return sum("gloo" in open(f"{tasks}/{task}/comm").read() for task in os.listdir(tasks))
+
+def train():
+    accelerator = processes.start_accelerator(cpu=True)
+    model = torch.nn.Linear(4, 4)
+    model, optimizer = accelerator.prepare(model, torch.optim.SGD(model.parameters()))
+    accelerator.backward(model(torch.ones(2, 4)).sum())
+    optimizer.step()
+    accelerator.wait_for_everyone()
+
+train()
+before = gloo()
+processes._leave_group()
+until = time.monotonic() + 10
+while gloo() and time.monotonic() < until:
+    time.sleep(0.01)
+with open(os.environ["RANK"], "w") as file:
+    file.write(f"{before > 0} {gloo()}")
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are counted in /proc")
+def test_no_thread_of_the_group_outlives_it(tmp_path: Path) -> None:
+    # One that ran at the end of Python now and then aborted a process whose run was whole.
+    (tmp_path / "train.py").write_text(SCRIPT)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    done = subprocess.run(
+        [*launch, "train.py"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert [(tmp_path / rank).read_text() for rank in "01"] == ["True 0"] * 2
