@@ -13,6 +13,8 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
+from genrec.errors import ConfigError
+
 __all__ = ["launcher_watch", "start_accelerator"]
 
 #: Set by torchrun, and by accelerate launch, in the processes that they start.
@@ -25,6 +27,10 @@ def start_accelerator(**options: Any) -> Accelerator:
 
     A run may follow another one in the same process, with another precision. The process group is
     left when Python ends.
+
+    Raises:
+        ConfigError: If a launcher started several processes that ``accelerate`` does not join; each
+            would train alone.
     """
     if torch.distributed.is_available():
         # Before there is a group: DDP imports it, and defaults of its functions would then hold the
@@ -32,6 +38,12 @@ def start_accelerator(**options: Any) -> Accelerator:
         importlib.import_module("torch.distributed.nn")
     AcceleratorState._reset_state()  # the precision; the processes stay joined
     accelerator = Accelerator(**options)
+    launched = os.environ.get("WORLD_SIZE", "1") if "LOCAL_RANK" in os.environ else "1"
+    if accelerator.num_processes == 1 and launched != "1":
+        raise ConfigError(
+            f"processes must train together, got {launched} that accelerate leaves alone; without "
+            "a GPU use accelerate launch --cpu, or set ACCELERATE_USE_CPU=true"
+        )
     if accelerator.num_processes > 1:
         atexit.unregister(_leave_group)
         atexit.register(_leave_group)

@@ -5,8 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+
+from genrec.errors import ConfigError
+from genrec.training import processes
 
 SCRIPT = """
 import os, time, torch
@@ -50,3 +54,11 @@ def test_no_thread_of_the_group_outlives_it(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert [(tmp_path / rank).read_text() for rank in "01"] == ["True 0"] * 2
+
+
+def test_processes_that_are_not_joined_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(processes, "Accelerator", lambda: SimpleNamespace(num_processes=1))
+    with pytest.raises(ConfigError, match=r"got 2 that accelerate leaves alone; .* --cpu"):
+        processes.start_accelerator()
