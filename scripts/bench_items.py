@@ -35,7 +35,7 @@ LEVELS, CODES = 4, 256  # of synthetic catalogues
 
 
 def code_model(level_sizes: tuple[int, ...], encoder_mask: str) -> EncoderDecoderRetrievalModel:
-    """The code-token model of configs/decoder/amazon_cpu.gin."""
+    """The code-token model of configs/decoder/paper_cpu.gin."""
     return EncoderDecoderRetrievalModel(
         WIDTH,
         2 * WIDTH,

@@ -178,7 +178,7 @@ class Workshop:
             "processed_dir": str(self.path / "processed"),
             **settings,
         }
-        config = "configs/rqvae/sample.gin"
+        config = "configs/rqvae/paper_sample.gin"
         done = self.launch(
             "train_rqvae.py", config, *bindings(**settings), *words, processes=processes
         )
@@ -201,7 +201,7 @@ class Workshop:
             "pretrained_rqvae_path": str(tokenizer),
             **settings,
         }
-        config = "configs/decoder/sample.gin"
+        config = "configs/decoder/paper_sample.gin"
         done = self.launch(
             "train_decoder.py", config, *bindings(**settings), *words, processes=processes
         )

@@ -55,7 +55,7 @@ def tiny(tmp_path_factory) -> BenchmarkSettings:
         out=str(place / "out"),
         seeds=[0, 1],
         models={
-            "generative": "rqvae/sample decoder/sample",
+            "generative": "rqvae/paper_sample decoder/paper_sample",
             "SASRec": "sasrec/amazon",
             "EASE": "ease",
             "item-KNN": "item-knn",
@@ -124,7 +124,7 @@ def test_the_page_has_both_blocks_and_the_pairs(tiny, page) -> None:
             *("generative, 20 beams", "generative, 60 beams", "SASRec"),
             *("EASE", "item-KNN", "popularity"),
         ]
-    assert "genrec train rqvae/sample decoder/sample --gin rqvae." in page
+    assert "genrec train rqvae/paper_sample decoder/paper_sample --gin rqvae." in page
     assert "`genrec benchmark tiny.gin --model EASE`" in page
     assert "--gin \"sasrec.dataset='sample'\"" in page
     assert str(Path(tiny.out).parent) not in page
@@ -212,7 +212,7 @@ def test_rows_and_runs_of_other_settings_are_refused(tiny, page) -> None:
             "WHAT must be a stage, a recipe or a gin file, got 'eas'",
         ),
         (
-            ["models={'a': 'rqvae/sample'}", "grid=None"],
+            ["models={'a': 'rqvae/paper_sample'}", "grid=None"],
             "models must end with a stage that recommends, got 'a'",
         ),
         (

@@ -11,8 +11,8 @@ import pytest
 
 from genrec.data.prepared import is_prepared
 
-RQVAE = ("train_rqvae.py", "configs/rqvae/sample.gin")
-DECODER = ("train_decoder.py", "configs/decoder/sample.gin")
+RQVAE = ("train_rqvae.py", "configs/rqvae/paper_sample.gin")
+DECODER = ("train_decoder.py", "configs/decoder/paper_sample.gin")
 
 
 def binding(name: str, value: object) -> tuple[str, str]:

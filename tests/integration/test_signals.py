@@ -60,7 +60,7 @@ def start(workshop, sample_tokenizer, repository, tmp_path):
         script = str(repository / "scripts" / "train_rqvae.py")
         with (tmp_path / "stderr").open("w") as errors:
             process = subprocess.Popen(
-                [sys.executable, *launcher, script, "configs/rqvae/sample.gin", *words],
+                [sys.executable, *launcher, script, "configs/rqvae/paper_sample.gin", *words],
                 cwd=repository,
                 stdout=subprocess.DEVNULL,
                 stderr=errors,

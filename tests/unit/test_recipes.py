@@ -37,7 +37,7 @@ def test_a_file_is_taken_as_it_is(tmp_path):
 @pytest.mark.parametrize(
     ("name", "near"),
     [
-        ("sampl", "did you mean sample, sample_items?"),
+        ("sampl", "did you mean sample, paper_sample?"),
         ("rqvae/amazn", "did you mean rqvae/amazon"),
         ("configs/rqvae/sampl.gin", "did you mean rqvae/sample"),
         ("decoder/sample", "did you mean rqvae/sample"),

@@ -105,7 +105,7 @@ def test_overrides_find_their_stage():
         (
             ["rqvae", "sampl"],
             [],
-            r"RECIPE must be .*, got sampl; did you mean sample, sample_items\?",
+            r"RECIPE must be .*, got sampl; did you mean sample, paper_sample\?",
         ),
         (["decoder/sampl"], [], r"got decoder/sampl; did you mean decoder/sample"),
         (["sample"], ["train.seed=1"], r"got 'train\.seed=1'; write rqvae\.seed=1 or decoder\.s"),

@@ -255,6 +255,26 @@ def test_grown_catalogue_keeps_what_was_learned(variant: str) -> None:
     torch.testing.assert_close(tokens, model.tokens(torch.arange(30), old))
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_new_items_start_from_their_nearest_relatives(count: int) -> None:
+    ids = random_ids(40)
+    old, new = PrefixIndex.from_ids(ids[:30], SIZES), PrefixIndex.from_ids(ids, SIZES)
+    model = build(old, tree=TreeSettings(vectors_per_prefix=(count, count)))
+    bigger = model.grown(old, new)
+    for item in range(30, 40):
+        shared = next(n for n in (3, 2, 1, 0) if (ids[:30, :n] == ids[item, :n]).all(axis=1).any())
+        near = (ids[:30, :shared] == ids[item, :shared]).all(axis=1)
+        wanted = model.tokens.vectors.weight[torch.from_numpy(near)].mean(dim=0)
+        torch.testing.assert_close(bigger.tokens.vectors.weight[item], wanted)
+        if (ids[:30, :2] == ids[item, :2]).all(axis=1).any():
+            continue
+        near = (ids[:30, :1] == ids[item, :1]).all(axis=1)
+        rows = old.paths.states[:30, 1][torch.from_numpy(near)].unique().long()
+        table = model.tree.prefixes[1].weight.view(-1, count, 16)
+        found = bigger.tree.prefixes[1].weight.view(-1, count, 16)[new.paths.states[item, 1]]
+        torch.testing.assert_close(found, table[rows].mean(dim=0))
+
+
 def test_items_without_vectors_are_found_by_their_codes() -> None:
     """Item vectors are dropped in training, so an item that never had one is recommended."""
     ids = np.stack(np.unravel_index(np.arange(36), (6, 6)), axis=1)
