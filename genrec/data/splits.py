@@ -14,7 +14,14 @@ import numpy.typing as npt
 
 from genrec.errors import ConfigError, DataError
 
-__all__ = ["GLOBAL_TIME", "LEAVE_ONE_OUT", "SPLIT_RULES", "global_time", "leave_one_out"]
+__all__ = [
+    "GLOBAL_TIME",
+    "LEAVE_ONE_OUT",
+    "SPLIT_RULES",
+    "count_repeats",
+    "global_time",
+    "leave_one_out",
+]
 
 LEAVE_ONE_OUT = "leave-one-out"
 GLOBAL_TIME = "global-time"
@@ -99,3 +106,30 @@ def global_time(
     users = np.repeat(np.arange(len(starts)), np.diff(offsets))  # (M,)
     before = [np.bincount(users[times < cut], minlength=len(starts)) for cut in cuts]
     return starts + before[0], starts + before[1]
+
+
+def count_repeats(
+    items: npt.NDArray[np.integer[Any]],
+    offsets: npt.NDArray[np.integer[Any]],
+    train_ends: npt.NDArray[np.integer[Any]],
+) -> tuple[int, int]:
+    """Count the training interactions in which a user comes back to an item.
+
+    Args:
+        items: Item of each interaction, shape ``(M,)``.
+        offsets: Where each user's run begins, and the end, shape ``(U + 1,)``.
+        train_ends: Where the training part of each run ends, shape ``(U,)``.
+
+    Returns:
+        How many there are, and out of how many: each user's first interaction is none of them.
+
+    Example:
+        >>> count_repeats(np.array([7, 8, 7, 9]), np.array([0, 4]), np.array([3]))
+        (1, 2)
+    """
+    lengths = np.asarray(train_ends, dtype=np.int64) - offsets[:-1]  # (U,)
+    users = np.repeat(np.arange(len(lengths)), lengths)
+    begins = np.repeat(offsets[:-1] - (np.cumsum(lengths) - lengths), lengths)
+    trained = np.asarray(items)[begins + np.arange(len(users))].astype(np.int64)
+    pairs = np.unique(users * (int(trained.max(initial=0)) + 1) + trained)
+    return len(users) - len(pairs), len(users) - int((lengths > 0).sum())

@@ -74,7 +74,7 @@ class CodeTree(nn.Module):
         self.seen_weights: nn.Parameter | None = None
         if history.seen_weights:
             start = torch.full((levels,), 1.0 / SEEN_SCALE)
-            start[-1] = history.seen_start / SEEN_SCALE
+            start[-1] = (history.seen_start or 0.0) / SEEN_SCALE
             self.seen_weights = nn.Parameter(start)
 
     def log_probs(

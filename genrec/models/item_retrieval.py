@@ -184,7 +184,7 @@ class ItemTokenRetrievalModel(nn.Module):
             own_leaves=not items.item_vectors,
         )
         has_weight = history.seen_weights and head.item_head_weight > 0
-        start = torch.tensor(history.seen_start / SEEN_SCALE)
+        start = torch.tensor((history.seen_start or 0.0) / SEEN_SCALE)
         self.seen_weight = nn.Parameter(start) if has_weight else None
 
     def _init_decoder(self, width: int, num_heads: int) -> None:

@@ -139,10 +139,10 @@ class HistorySettings(Settings):
         "whether users come back to items",
         False,
     )
-    seen_start: float = setting(
-        "What is added to the score of such an item before anything is learned, in nats; -10 where "
-        "hardly anybody comes back",
-        0.0,
+    seen_start: float | None = setting(
+        "What is added to the score of such an item before anything is learned, in nats; None for "
+        "what the training part says, -10 where nobody comes back",
+        None,
         when={"seen_weights": (True,)},
     )
     skip_history: bool = setting(

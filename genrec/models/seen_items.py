@@ -6,6 +6,7 @@ and knows the first items of the history, C = children of a prefix.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +14,10 @@ from torch import Tensor
 
 from genrec.decoding.trie import PrefixIndex, TrieStep
 
-__all__ = ["SeenItems"]
+__all__ = ["SeenItems", "seen_start"]
+
+#: What a weight of seen items begins with where hardly anybody comes back, in nats.
+_HARDLY = -10.0
 
 
 @dataclass(frozen=True)
@@ -95,3 +99,13 @@ class SeenItems:
         counts = torch.zeros(inside.shape, dtype=torch.long, device=inside.device)
         counts.scatter_add_(1, columns.clamp(0, width - 1).long(), there.long())
         return counts.where(inside, 0)
+
+
+def seen_start(repeats: int, targets: int) -> float:
+    """Say what the weight of seen items begins with, from -10 to 0 nats.
+
+    Takes how many of how many targets are items that the user has; gives their log-odds. What is
+    learned from there on is small where few targets say anything.
+    """
+    share = (repeats + 0.5) / (targets + 1.0)
+    return min(0.0, max(_HARDLY, math.log(share) - math.log1p(-share)))

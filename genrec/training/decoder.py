@@ -16,6 +16,7 @@ from genrec.data.catalogue import Catalogue
 from genrec.data.prepared import PreparedDataset
 from genrec.data.schemas import SequenceBatch
 from genrec.data.sequence_dataset import hash_users, user_buckets
+from genrec.data.splits import count_repeats
 from genrec.decoding.trie import PrefixIndex
 from genrec.errors import ArtifactError, ConfigError
 from genrec.evaluation.settings import EvaluationSettings
@@ -27,6 +28,7 @@ from genrec.models.item_settings import (
     TreeSettings,
 )
 from genrec.models.retrieval import ENCODER_MASKS, EncoderDecoderRetrievalModel
+from genrec.models.seen_items import seen_start
 from genrec.settings import Settings, again, setting
 from genrec.tokenizer.semantic_id import ARTIFACT_NAME, SemanticIdTokenizer
 from genrec.trained import keep_quantizer, with_ids
@@ -234,8 +236,14 @@ class DecoderSettings(
             full_vocabulary=self.full_vocabulary,
         )
 
-    def build_item_model(self, index: PrefixIndex) -> ItemTokenRetrievalModel:
-        """Build the model over item tokens for the IDs of a catalogue, with fresh weights."""
+    def build_item_model(
+        self, index: PrefixIndex, data: PreparedDataset
+    ) -> ItemTokenRetrievalModel:
+        """Build the model over item tokens for the IDs of a data set, with fresh weights."""
+        history = self.part(HistorySettings)
+        if history.seen_weights and history.seen_start is None:
+            arrays = (data.sequence_items, data.sequence_offsets, data.train_ends)
+            history = replace(history, seen_start=seen_start(*count_repeats(*arrays)))
         decoder = self.dropout_p if self.dropout_decoder is None else self.dropout_decoder
         return ItemTokenRetrievalModel.for_index(
             index,
@@ -248,7 +256,7 @@ class DecoderSettings(
             items=self.part(ItemVectorSettings),
             tree=self.part(TreeSettings),
             head=self.part(ItemHeadSettings),
-            history=self.part(HistorySettings),
+            history=history,
         )
 
 
@@ -333,7 +341,7 @@ class ItemTokenTask:
         self.catalogue = with_ids(Catalogue.from_data(data), table)
         self.meta: Mapping[str, Any] = {"ids_fingerprint": table.fingerprint}
         index = PrefixIndex.from_ids(table.ids, table.level_sizes)
-        self.model = settings.build_item_model(index)
+        self.model = settings.build_item_model(index, data)
         if (vectors := settings.start_vectors(data)) is not None:
             self.model.start_from(torch.from_numpy(vectors), index, seed=settings.seed)
         self.index = index.to(device)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from genrec.data.splits import global_time, leave_one_out
+from genrec.data.splits import count_repeats, global_time, leave_one_out
 from genrec.errors import ConfigError, DataError
 
 
@@ -57,3 +57,19 @@ def test_global_time_refuses_disorder_but_not_between_users():
     global_time(np.array([0, 2, 4]), np.array([5, 6, 1, 2]))
     with pytest.raises(DataError, match="times must rise inside each user's run"):
         global_time(np.array([0, 2, 4]), np.array([6, 5, 1, 2]))
+
+
+def test_repeats_are_counted_in_the_training_part_alone():
+    rng = np.random.default_rng(1)
+    lengths = rng.integers(0, 9, size=60)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    items = rng.integers(0, 6, size=offsets[-1]).astype(np.int32)
+    ends = offsets[:-1] + rng.integers(0, lengths + 1)
+    repeats = targets = 0
+    for begin, end in zip(offsets[:-1], ends, strict=True):
+        for place in range(begin + 1, end):
+            targets += 1
+            repeats += items[place] in items[begin:place]
+    assert repeats > 20
+    assert count_repeats(items, offsets, ends) == (repeats, targets)
+    assert count_repeats(items[:0], np.array([0, 0]), np.array([0])) == (0, 0)
