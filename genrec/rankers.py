@@ -19,7 +19,17 @@ from genrec.data.prepared import PreparedDataset, StringArray
 from genrec.data.schemas import Ranking, Rules
 from genrec.decoding.legal import ItemSets
 
-__all__ = ["Cooccurrence", "Popularity", "Ranker", "SearchingRanker", "baselines", "newest_items"]
+__all__ = [
+    "Cooccurrence",
+    "Popularity",
+    "Ranker",
+    "SearchingRanker",
+    "baselines",
+    "in_training",
+    "newest_items",
+    "training_counts",
+    "training_pairs",
+]
 
 
 class Ranker(Protocol):
@@ -118,7 +128,7 @@ class Popularity:
     @classmethod
     def fit(cls, data: PreparedDataset, *, device: torch.device | str = "cpu") -> Popularity:
         """Count the training part of a data set."""
-        return cls(data.item_keys, _counts(data), device=device)
+        return cls(data.item_keys, training_counts(data), device=device)
 
     def rank(
         self, history: Tensor, k: int, *, users: Tensor | None = None, rules: Rules | None = None
@@ -179,15 +189,9 @@ class Cooccurrence:
     @classmethod
     def fit(cls, data: PreparedDataset, *, device: torch.device | str = "cpu") -> Cooccurrence:
         """Count the training part of a data set."""
-        items = np.asarray(data.sequence_items, dtype=np.int64)
-        inside = _in_training(data)
-        pair = inside[1:] & inside[:-1]
-        starts = np.asarray(data.sequence_offsets[1:-1])  # no pair spans two users
-        pair[starts[(starts > 0) & (starts < len(items))] - 1] = False
-        keys, counts = np.unique(
-            items[:-1][pair] * data.num_items + items[1:][pair], return_counts=True
-        )
-        return cls(data.item_keys, keys, counts, _counts(data), device=device)
+        first, second = training_pairs(data)
+        keys, counts = np.unique(first * data.num_items + second, return_counts=True)
+        return cls(data.item_keys, keys, counts, training_counts(data), device=device)
 
     def rank(
         self, history: Tensor, k: int, *, users: Tensor | None = None, rules: Rules | None = None
@@ -237,7 +241,17 @@ def newest_items(history: Tensor) -> Tensor:
     return history.gather(1, last).squeeze(1)
 
 
-def _in_training(data: PreparedDataset) -> npt.NDArray[np.bool_]:
+def training_pairs(data: PreparedDataset) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """List what came right after what in the training part: items, and the next ones."""
+    items = np.asarray(data.sequence_items, dtype=np.int64)
+    inside = in_training(data)
+    pair = inside[1:] & inside[:-1]
+    starts = np.asarray(data.sequence_offsets[1:-1])  # no pair spans two users
+    pair[starts[(starts > 0) & (starts < len(items))] - 1] = False
+    return items[:-1][pair], items[1:][pair]
+
+
+def in_training(data: PreparedDataset) -> npt.NDArray[np.bool_]:
     """Mark the interactions of the training part, shape ``(interactions,)``."""
     step = np.zeros(data.num_interactions + 1, dtype=np.int64)
     np.add.at(step, np.asarray(data.sequence_offsets[:-1]), 1)
@@ -245,9 +259,9 @@ def _in_training(data: PreparedDataset) -> npt.NDArray[np.bool_]:
     return np.cumsum(step[:-1]) > 0
 
 
-def _counts(data: PreparedDataset) -> npt.NDArray[np.int64]:
+def training_counts(data: PreparedDataset) -> npt.NDArray[np.int64]:
     """Count each item in the training part, shape ``(N,)``."""
-    items = np.asarray(data.sequence_items)[_in_training(data)]
+    items = np.asarray(data.sequence_items)[in_training(data)]
     return np.bincount(items, minlength=data.num_items)
 
 

@@ -34,6 +34,7 @@ __all__ = [
     "load_quantizer",
     "load_ranker",
     "load_trained",
+    "open_data",
     "quantizer_inputs",
     "with_ids",
 ]
@@ -133,6 +134,27 @@ def load_trained(
     model = kind.load_pretrained(run, device=device)
     ranker = model.ranker(catalogue, options)
     return Trained(ranker, catalogue, options, meta, run, model, table or own)
+
+
+def open_data(run: Trained) -> PreparedDataset:
+    """Open the data set that a run was trained on.
+
+    Args:
+        run: The run.
+
+    Returns:
+        The data set.
+
+    Raises:
+        MissingPathError: If it is not at its place any more.
+    """
+    prepared = run.meta.get("prepared")
+    if prepared is None or not is_prepared(prepared):
+        raise MissingPathError(
+            f"data set of {run.path} must still be at its place, got none at {prepared}; name it "
+            "with --data"
+        )
+    return PreparedDataset.load(prepared)
 
 
 def load_quantizer(

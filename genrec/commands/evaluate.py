@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from genrec.commands import add_command
-from genrec.errors import ArtifactError, MissingPathError
+from genrec.errors import ArtifactError
 
 if TYPE_CHECKING:
     from genrec.data.prepared import PreparedDataset
@@ -62,7 +62,7 @@ def evaluate_runs(
     from genrec.evaluation.tables import format_table, known_results, write_metrics
     from genrec.rankers import baselines
     from genrec.runs import find_run
-    from genrec.trained import load_trained
+    from genrec.trained import load_trained, open_data
     from genrec.training.processes import start_accelerator
 
     accelerator = start_accelerator()
@@ -70,7 +70,7 @@ def evaluate_runs(
     paths = [find_run(path) for path in paths]
     runs = [load_trained(path, device=device, num_beams=num_beams) for path in paths]
     _check_same_data(paths, runs)
-    data = data if data is not None else _open_data(paths[0], runs[0])
+    data = data if data is not None else open_data(runs[0])
     settings = [EvaluationSettings.from_options(run.options) for run in runs]
     shown = tuple(ks or settings[0].ks)
     lengths = tuple(sorted({*shown, *(k for own in settings for k in own.ks)}))
@@ -102,19 +102,6 @@ def evaluate_runs(
                 )
     accelerator.wait_for_everyone()
     return results
-
-
-def _open_data(path: Path, run: Trained) -> PreparedDataset:
-    """Open the data set that a run was trained on."""
-    from genrec.data.prepared import PreparedDataset, is_prepared
-
-    prepared = run.meta.get("prepared")
-    if prepared is None or not is_prepared(prepared):
-        raise MissingPathError(
-            f"data set of {path} must still be at its place, got none at {prepared}; name it with "
-            "--data"
-        )
-    return PreparedDataset.load(prepared)
 
 
 def _check_same_data(paths: Sequence[Path], runs: Sequence[Trained]) -> None:

@@ -105,6 +105,20 @@ class Evaluator:
         """
         return self._run(ranker, (hide_history,))[0][0]
 
+    def run_with_ranks(
+        self, ranker: Ranker, *, hide_history: bool = False
+    ) -> tuple[dict[str, float], npt.NDArray[np.int64]]:
+        """Evaluate as :meth:`run`, and say where each example's target stood.
+
+        Args:
+            ranker: See :meth:`run`.
+            hide_history: Likewise.
+
+        Returns:
+            The metrics, and the item-level ranks as of :meth:`run_both_with_ranks`.
+        """
+        return self._run(ranker, (hide_history,))[0]
+
     def run_both(self, ranker: Ranker) -> dict[str, float]:
         """Evaluate a ranker with its history shown and hidden.
 

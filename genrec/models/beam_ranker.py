@@ -6,6 +6,8 @@ Shape legend: B = users, S = history items, L = levels, N = items, R = results.
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 from weakref import WeakKeyDictionary
 
@@ -15,13 +17,13 @@ import torch
 from torch import Tensor
 
 from genrec.data.catalogue import Catalogue
-from genrec.data.schemas import Ranking, Rules
+from genrec.data.schemas import Ranking, Rules, SequenceBatch
 from genrec.decoding.beam_search import BeamResult
 from genrec.decoding.legal import ItemSets, LegalSet
 from genrec.decoding.trie import PrefixIndex
 from genrec.errors import ArtifactError, ConfigError
 
-__all__ = ["BeamRanker", "SearchFn", "index_of"]
+__all__ = ["BeamRanker", "CodeLogProbs", "LikelyFn", "SearchFn", "index_of"]
 
 # Validation asks for a ranker of the same catalogue again and again; its index stays the same.
 _INDEXES: WeakKeyDictionary[Catalogue, dict[torch.device, PrefixIndex]] = WeakKeyDictionary()
@@ -43,6 +45,51 @@ class SearchFn(Protocol):
         """Search for the next items of users; arguments as of :meth:`BeamRanker.rank`."""
 
 
+@dataclass(frozen=True)
+class CodeLogProbs:
+    """What a model thinks of some items' codes.
+
+    Attributes:
+        own: Log-probability of each code given those before it, shape ``(B, L)``, float32; the
+            sum over levels is that of the whole ID.
+        tempered: The same at each of some temperatures among the codes alone that continue the
+            same prefix, shape ``(B, L, temperatures)``. At 1 it exceeds ``own`` by what the
+            model spends on codes that do not exist there.
+    """
+
+    own: Tensor
+    tempered: Tensor
+
+    @classmethod
+    def of_levels(
+        cls, levels: Iterable[tuple[Tensor, Tensor]], temperatures: Sequence[float]
+    ) -> CodeLogProbs:
+        """Gather the targets' log-probabilities.
+
+        Args:
+            levels: For each level the log-probabilities of all codes that continue the targets'
+                prefixes, ``-inf`` where no code is, shape ``(B, C)``, and the column of each
+                target, shape ``(B,)``, int64.
+            temperatures: By which they are divided, each > 0.
+        """
+        own, tempered = [], []
+        for log_probs, column in levels:
+            target = log_probs.gather(1, column.unsqueeze(1)).squeeze(1)
+            own.append(target)
+            ways = [target / t - (log_probs / t).logsumexp(dim=1) for t in temperatures]
+            tempered.append(torch.stack(ways, dim=1))
+        return cls(torch.stack(own, dim=1), torch.stack(tempered, dim=1))
+
+
+class LikelyFn(Protocol):
+    """A model's log-probabilities of codes, with all it needs but the users."""
+
+    def __call__(
+        self, batch: SequenceBatch, *, users: Tensor | None, temperatures: Sequence[float]
+    ) -> CodeLogProbs:
+        """Score the one target of each row; ``users`` as of :meth:`BeamRanker.rank`."""
+
+
 class BeamRanker:
     """Fulfils :class:`~genrec.rankers.SearchingRanker` by the IDs that a model generates.
 
@@ -52,9 +99,14 @@ class BeamRanker:
         search: The model's search, over the whole catalogue.
         catalogue: The items.
         index: Prefix index of their codes, on the model's device.
+        likely: The model's log-probabilities of codes, where it tells them.
         num_beams: Beams of the search; ``k`` where that is more.
         max_history: Newest history items that the model shall see.
         name: What tables call it.
+
+    Attributes:
+        index: Prefix index of the items' codes.
+        code_log_probs: ``likely``.
 
     Raises:
         ConfigError: If ``num_beams`` is below 1.
@@ -69,13 +121,14 @@ class BeamRanker:
         num_beams: int,
         max_history: int,
         name: str = "generation",
+        likely: LikelyFn | None = None,
     ) -> None:
         self.name = name
         self.num_beams, self.max_history = _check_beams(num_beams), max_history
         self.item_keys, self.num_items = catalogue.item_keys, catalogue.num_items
         self.groups: npt.NDArray[np.int64] | None = catalogue.groups
         self.device = index.device
-        self._search, self._index = search, index
+        self._search, self.index, self.code_log_probs = search, index, likely
         self._masked: tuple[Tensor, LegalSet] | None = None
 
     def with_beams(self, num_beams: int) -> BeamRanker:
@@ -110,19 +163,19 @@ class BeamRanker:
                 drop |= ItemSets(rules.exclude, self.num_items).contains(allow)
             if rules.mask is not None:
                 drop |= ~rules.mask[allow]
-            return self._index.allow_per_user(allow.masked_fill(drop, -1))
+            return self.index.allow_per_user(allow.masked_fill(drop, -1))
         parts = []
         if rules.mask is not None:
             parts.append(self._everybody(rules.mask))
         if rules.exclude is not None:
-            parts.append(self._index.exclude_per_user(rules.exclude))
+            parts.append(self.index.exclude_per_user(rules.exclude))
         return None if not parts else parts[0] if len(parts) == 1 else parts[0] & parts[1]
 
     def _everybody(self, mask: Tensor) -> LegalSet:
         """Restrict the index to some items, once for all batches with the same mask."""
         known = self._masked
         if known is None or known[0] is not mask:
-            known = self._masked = (mask, self._index.allow(mask))
+            known = self._masked = (mask, self.index.allow(mask))
         return known[1]
 
 

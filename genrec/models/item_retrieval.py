@@ -7,7 +7,7 @@ levels, K = codes of a level, C = children of a prefix, W = beams, N = items, D 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -23,7 +23,7 @@ from genrec.decoding.beam_search import BeamResult, constrained_beam_search
 from genrec.decoding.legal import LegalSet
 from genrec.decoding.trie import PrefixIndex, TrieStep
 from genrec.errors import ArtifactError, ConfigError
-from genrec.models.beam_ranker import BeamRanker, index_of
+from genrec.models.beam_ranker import BeamRanker, CodeLogProbs, index_of
 from genrec.models.code_tree import SEEN_SCALE, CodeTree
 from genrec.models.item_growth import grown_weights
 from genrec.models.item_head import item_loss, item_scores
@@ -266,27 +266,11 @@ class ItemTokenRetrievalModel(nn.Module):
         memory = self.encode(batch.history, index)
         targets = Targets.of_batch(batch)
         states = memory[targets.rows, targets.last]  # (M, D)
-        seen = None
-        if self.history.seen_weights or self.history.skip_history:
-            seen = SeenItems.build(batch.history, index, targets.rows, targets.last)
-        decoded = self._decode(memory, states, targets, index)  # (M, L, D)
-        paths = index.paths.states[targets.items].long()  # (M, L)
-        parents = F.pad(paths[:, :-1], (1, 0))
-        losses = []
-        for level in range(len(self.level_sizes)):
-            following = children(index, parents[:, level], level)
-            column = paths[:, level] - following.states[:, 0]
-            log_probs = self.tree.log_probs(
-                decoded[:, level],
-                states,
-                level,
-                following,
-                index,
-                seen=seen,
-                items=self.tokens.vectors,
-                wanted=column,
-            )
-            losses.append(mean_loss(log_probs, column, label_smoothing))
+        seen = self._seen(batch.history, index, targets.rows, targets.last)
+        losses = [
+            mean_loss(log_probs, column, label_smoothing)
+            for log_probs, column in self._choices(memory, states, targets, index, seen)
+        ]
         stacked = torch.stack(losses)
         weights = stacked.new_tensor(level_weights or (1.0,) * len(losses))
         loss = (stacked * weights).sum()
@@ -306,6 +290,69 @@ class ItemTokenRetrievalModel(nn.Module):
         return ItemRetrievalOutput(
             loss, stacked.detach(), None if of_items is None else of_items.detach()
         )
+
+    def _choices(
+        self,
+        memory: Tensor,
+        states: Tensor,
+        targets: Targets,
+        index: PrefixIndex,
+        seen: SeenItems | None,
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield for each level the log-probabilities of the children of the targets' prefixes.
+
+        Takes the encoder's output ``(B, S, D)`` and its states of the targets ``(M, D)``; gives
+        ``(M, C)``, and the column of each target, ``(M,)``.
+        """
+        decoded = self._decode(memory, states, targets, index)  # (M, L, D)
+        paths = index.paths.states[targets.items].long()  # (M, L)
+        parents = F.pad(paths[:, :-1], (1, 0))
+        for level in range(len(self.level_sizes)):
+            following = children(index, parents[:, level], level)
+            column = paths[:, level] - following.states[:, 0]
+            log_probs = self.tree.log_probs(
+                decoded[:, level],
+                states,
+                level,
+                following,
+                index,
+                seen=seen,
+                items=self.tokens.vectors,
+                wanted=column,
+            )
+            yield log_probs, column
+
+    @torch.no_grad()
+    def code_log_probs(
+        self, batch: SequenceBatch, index: PrefixIndex, temperatures: Sequence[float] = (1.0,)
+    ) -> CodeLogProbs:
+        """Compute the log-probabilities of the targets' codes, each given those before it.
+
+        Args:
+            batch: Histories of at most ``max_history`` items, and one target each.
+            index: The catalogue, on the model's device.
+            temperatures: See :class:`~genrec.models.beam_ranker.CodeLogProbs`.
+
+        Returns:
+            As in the training loss.
+
+        Raises:
+            ArtifactError: If the index is not that of the model's catalogue.
+        """
+        self._check_index(index)
+        memory, targets = self.encode(batch.history, index), Targets.of_batch(batch)
+        states = memory[targets.rows, targets.last]
+        seen = self._seen(batch.history, index, targets.rows, targets.last)
+        levels = self._choices(memory, states, targets, index, seen)
+        return CodeLogProbs.of_levels(levels, temperatures)
+
+    def _seen(
+        self, history: Tensor, index: PrefixIndex, rows: Tensor, last: Tensor | None = None
+    ) -> SeenItems | None:
+        """Look up what users have, where it counts; see :meth:`SeenItems.build`."""
+        if not (self.history.seen_weights or self.history.skip_history):
+            return None
+        return SeenItems.build(history, index, rows, last)
 
     def encode(self, history: Tensor, index: PrefixIndex, table: Tensor | None = None) -> Tensor:
         """Encode each item together with those before it.
@@ -404,9 +451,7 @@ class ItemTokenRetrievalModel(nn.Module):
         memory = self.encode(history, index, table)
         users = torch.arange(batch, device=memory.device)
         states = memory[users, (history >= 0).sum(dim=1) - 1]  # (B, D)
-        seen = None
-        if self.history.seen_weights or self.history.skip_history:
-            seen = SeenItems.build(history, index, users)
+        seen = self._seen(history, index, users)
         if self.history.skip_history:
             unseen = index.exclude_per_user(history)
             legal = unseen if legal is None else legal & unseen
@@ -488,10 +533,16 @@ class ItemTokenRetrievalModel(nn.Module):
         def search(history: Tensor, *, users: Tensor | None, **options: Any) -> BeamResult:
             return model.generate(history, index, table=table, rescore=rescore, **options)
 
+        def likely(
+            batch: SequenceBatch, *, users: Tensor | None, temperatures: Sequence[float]
+        ) -> CodeLogProbs:
+            return model.code_log_probs(batch, index, temperatures)
+
         return BeamRanker(
             search,
             catalogue,
             index,
+            likely=likely,
             num_beams=options.get("num_beams", 30),
             max_history=min(self.max_history, options.get("max_history", self.max_history)),
             name="generation" if rescore is None else "re-scored",

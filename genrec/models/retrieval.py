@@ -7,7 +7,7 @@ row, W = beams, K = codes of a level, D = model width.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,13 +18,13 @@ from torch.nn import functional as F
 
 from genrec.checkpoint import load_files_of, write_model_files
 from genrec.data.catalogue import Catalogue
-from genrec.data.schemas import TokenizedBatch
+from genrec.data.schemas import SequenceBatch, TokenizedBatch
 from genrec.data.sequence_dataset import user_buckets
 from genrec.decoding.beam_search import BeamResult, constrained_beam_search
 from genrec.decoding.legal import LegalSet
 from genrec.decoding.trie import PrefixIndex
 from genrec.errors import ArtifactError, ConfigError
-from genrec.models.beam_ranker import BeamRanker, index_of
+from genrec.models.beam_ranker import BeamRanker, CodeLogProbs, index_of
 from genrec.models.token_layout import PAD_TOKEN, TokenLayout
 from genrec.modules.transformer import (
     Decoder,
@@ -232,6 +232,42 @@ class EncoderDecoderRetrievalModel(nn.Module):
         states = self.decoder(inputs.flatten(0, 1), memory, cross_bias).view_as(inputs)
         return [F.linear(states[:, :, level], self._head(level)) for level in range(levels)]
 
+    @torch.no_grad()
+    def code_log_probs(
+        self, batch: TokenizedBatch, index: PrefixIndex, temperatures: Sequence[float] = (1.0,)
+    ) -> CodeLogProbs:
+        """Compute the log-probabilities of the targets' codes, each given those before it.
+
+        Args:
+            batch: Histories and one target each, an item of the catalogue.
+            index: The catalogue, on the model's device.
+            temperatures: See :class:`~genrec.models.beam_ranker.CodeLogProbs`.
+
+        Returns:
+            As in the training loss.
+        """
+        return CodeLogProbs.of_levels(self._choices(batch, index), temperatures)
+
+    def _choices(
+        self, batch: TokenizedBatch, index: PrefixIndex
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield for each level the log-probabilities of what continues the targets' prefixes.
+
+        They have shape ``(B, C)``; with them comes the column of each target, ``(B,)``.
+        """
+        states = batch.targets.new_zeros(len(batch.targets), 1)
+        for level, scores in enumerate(self.logits(batch)):
+            log_probs = scores[:, 0].float().log_softmax(dim=-1)  # (B, K), or over all codes
+            if self.full_vocabulary:
+                begin = self.layout.level_offsets[level]
+                log_probs = log_probs[:, begin : begin + self.layout.level_sizes[level]]
+            following = index.step(states, level)
+            codes, exists = following.codes[:, 0], following.legal[:, 0]
+            match = exists & (codes == batch.targets[:, :, level])
+            column = match.int().argmax(dim=1, keepdim=True)
+            states = following.states[:, 0].gather(1, column)
+            yield log_probs.gather(1, codes).masked_fill(~exists, -torch.inf), column.squeeze(1)
+
     def encode(
         self, history: Tensor, user_ids: Tensor | None = None, *, padded: bool = True
     ) -> tuple[Tensor, Tensor | None]:
@@ -365,19 +401,37 @@ class EncoderDecoderRetrievalModel(nn.Module):
         codes = torch.cat([codes, codes.new_full((1, codes.shape[1]), -1)]).to(self.device)
         tables, num_users = self.decoding_tables(), self.layout.num_users
 
-        def search(history: Tensor, *, users: Tensor | None, **options: Any) -> BeamResult:
-            if num_users and users is None:
+        def user_tokens(users: Tensor | None) -> Tensor | None:
+            if not num_users:
+                return None
+            if users is None:
                 raise ConfigError(
                     f"users must be given to a model with {num_users} user tokens, got none; pass "
                     "the users' own ids"
                 )
-            tokens = user_buckets(users, num_users) if num_users and users is not None else None
+            return user_buckets(users, num_users)
+
+        def search(history: Tensor, *, users: Tensor | None, **options: Any) -> BeamResult:
+            tokens = user_tokens(users)
             return self.generate(codes[history], index, user_ids=tokens, tables=tables, **options)
+
+        def likely(
+            batch: SequenceBatch, *, users: Tensor | None, temperatures: Sequence[float]
+        ) -> CodeLogProbs:
+            tokens = user_tokens(users)
+            tokenized = TokenizedBatch(
+                history=codes[batch.history],
+                targets=codes[batch.targets],
+                user_ids=batch.user_ids if tokens is None else tokens,
+                padded=batch.padded,
+            )
+            return self.code_log_probs(tokenized, index, temperatures)
 
         return BeamRanker(
             search,
             catalogue,
             index,
+            likely=likely,
             num_beams=options.get("num_beams", 30),
             max_history=options.get("max_history", 20),
         )

@@ -1,0 +1,334 @@
+"""Measures a run that recommends on its validation split, for the diagnosis.
+
+Shape legend: E = examples, B = users of a batch, S = history items, L = levels, N = items.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from genrec.data.prepared import PreparedDataset
+from genrec.data.schemas import Rules, SequenceBatch
+from genrec.data.sequence_dataset import SeqData
+from genrec.errors import ArtifactError, ConfigError, DataError
+from genrec.evaluation.evaluator import Evaluator
+from genrec.evaluation.settings import EvaluationSettings, OneProcess
+from genrec.models.beam_ranker import BeamRanker, CodeLogProbs
+from genrec.models.score_ranker import ScoreRanker
+from genrec.rankers import Ranker, baselines, training_counts, training_pairs
+from genrec.reporting.code_bars import CodePaths, TrainingCounts, bigram_nats, uniform_nats
+from genrec.reporting.ranking_diagnosis import Bucket, Diagnosis, Level, Search
+from genrec.threads import side_by_side
+from genrec.trained import Trained
+
+__all__ = ["HISTORY_ENDS", "POPULARITY_ENDS", "bucket_rows", "measure"]
+
+#: Upper ends of the buckets, included; the last one has none.
+HISTORY_ENDS = (2, 5, 10, 20, 50)
+POPULARITY_ENDS = (0, 5, 20, 100)
+_K = 10
+#: Log-probabilities of the search and of a whole pass differ by less than this.
+_SAME_NATS = 1e-3
+
+#: Probabilities are looked at as they are and less sure.
+_TEMPERATURES = (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0)
+
+LikelyFn = Callable[[SequenceBatch, Tensor], CodeLogProbs]
+Rows = npt.NDArray[np.int64]
+Nats = npt.NDArray[np.float64]
+
+
+def measure(run: Trained, data: PreparedDataset, *, users: int) -> Diagnosis:
+    """Measure a run; see :class:`~genrec.reporting.ranking_diagnosis.Diagnosis`.
+
+    Time is bounded by ``users``, but for counting the training part once.
+
+    Args:
+        run: A run that recommends.
+        data: The data set that it was trained on.
+        users: Most validation users to look at, >= 1, and as many training examples.
+
+    Returns:
+        The numbers, without findings.
+
+    Raises:
+        ArtifactError: If the run was trained on another data set.
+        ConfigError: If ``users`` is below 1.
+        DataError: If nobody can be validated on.
+    """
+    if users < 1:
+        raise ConfigError(f"users must be >= 1, got {users}; 2000 is usual")
+    _check_same_data(run, data)
+    settings = EvaluationSettings.from_options(run.options)
+    length = min(settings.max_history, run.ranker.max_history)
+    split = SeqData(data, "valid", max_history=length)
+    if len(split) == 0:
+        raise DataError(
+            f"data set must have validation users, got none in {data.path}; prepare it with "
+            "another split rule or more data"
+        )
+    evaluator = Evaluator(
+        split,
+        num_items=data.num_items,
+        groups=run.catalogue.groups,
+        ks=(_K,),
+        processes=OneProcess(run.ranker.device),
+        budget=settings.budget,
+        max_rows=settings.max_rows,
+        limit=users,
+    )
+    rows, hide = evaluator.batches.examples, settings.exclude_history
+    rankers: dict[str, Ranker] = {"model": run.ranker}
+    rankers |= baselines(data, device=run.ranker.device)
+    hits, metrics = {}, {}
+    for name, ranker in rankers.items():
+        metrics[name], ranks = evaluator.run_with_ranks(ranker, hide_history=hide)
+        hits[name] = ranks >= 0
+    histories = split.positions[rows] - np.asarray(data.sequence_offsets)[split.users[rows]]
+    taken = training_counts(data)
+    table = _Hits(**{name.replace("-", ""): found for name, found in hits.items()})
+    targets = split.targets[rows]
+    likely = _likely(run.ranker)
+    sight = _Sight(split, rows, rows_at_once=max(1, min(128, settings.budget // length)))
+    search: Search | None = None
+    levels: tuple[Level, ...] = ()
+    if likely is not None:
+        nats = sight.nats(likely, run.ranker.device)
+        levels = _levels(run, data, sight, nats, likely, taken)
+        if isinstance(run.ranker, BeamRanker):
+            search = _search(run, sight, -nats[0].sum(axis=1), hide)
+    return Diagnosis(
+        run=str(run.path),
+        model=run.ranker.name,
+        users=len(rows),
+        all_users=len(split),
+        hide_history=hide,
+        levels=levels,
+        overall=table.bucket(np.arange(len(rows)), int(histories.min()), int(histories.max())),
+        by_history=_buckets(table, histories, HISTORY_ENDS, first=1),
+        by_popularity=_buckets(table, taken[targets], POPULARITY_ENDS, first=0),
+        sid_recall=None if run.ranker.groups is None else metrics["model"][f"sid_recall@{_K}"],
+        search=search,
+    )
+
+
+def bucket_rows(values: Rows, ends: Sequence[int]) -> list[Rows]:
+    """Sort rows into buckets, ``len(ends) + 1`` of them.
+
+    Args:
+        values: Shape ``(E,)``.
+        ends: Upper ends, included, rising.
+
+    Returns:
+        The rows of each bucket.
+    """
+    places = np.searchsorted(np.asarray(ends), values)
+    return [np.flatnonzero(places == place) for place in range(len(ends) + 1)]
+
+
+def _check_same_data(run: Trained, data: PreparedDataset) -> None:
+    wanted = run.meta.get("log_fingerprint", data.log_fingerprint)
+    same = run.ranker.item_keys.digest() == data.items_fingerprint
+    if not same or wanted != data.log_fingerprint:
+        raise ArtifactError(
+            f"--data must be the data set that the run was trained on, got {data.path} with "
+            f"other {'interactions' if same else 'items'}; give {run.meta.get('prepared')}"
+        )
+
+
+@dataclass(frozen=True)
+class _Hits:
+    """Whose targets were found, shape ``(E,)``, bool, by each ranker."""
+
+    model: npt.NDArray[np.bool_]
+    cooccurrence: npt.NDArray[np.bool_]
+    popularity: npt.NDArray[np.bool_]
+
+    def bucket(self, rows: Rows, least: int, most: int | None) -> Bucket:
+        """Average over some rows, at least one."""
+        found = [getattr(self, name)[rows] for name in ("model", "cooccurrence", "popularity")]
+        recall, *others = (float(hits.mean()) for hits in found)
+        better = found[1 + int(np.argmax(others))]
+        return Bucket(
+            label=_label(least, most),
+            least=least,
+            most=most,
+            users=len(rows),
+            recall=recall,
+            cooccurrence=others[0],
+            popularity=others[1],
+            error=_error(found[0].astype(np.float64) - better),
+        )
+
+
+def _buckets(table: _Hits, values: Rows, ends: Sequence[int], *, first: int) -> tuple[Bucket, ...]:
+    """Average over buckets that have users."""
+    least = (first, *(end + 1 for end in ends))
+    rows = bucket_rows(values, ends)
+    ranges = zip(rows, least, (*ends, None), strict=True)
+    return tuple(table.bucket(own, low, high) for own, low, high in ranges if len(own))
+
+
+def _label(least: int, most: int | None) -> str:
+    if most is None:
+        return f"{least:,} or more"
+    return f"{least:,}" if least == most else f"{least:,}-{most:,}"
+
+
+def _error(values: Nats) -> float:
+    """Standard error of a mean; infinite for a single value, which says nothing."""
+    if len(values) < 2:
+        return float("inf")
+    return float(values.std(ddof=1) / np.sqrt(len(values)))
+
+
+@dataclass(frozen=True)
+class _Sight:
+    """Examples of a split, looked at in batches of like length.
+
+    Attributes:
+        split: The split.
+        rows: Its examples, shape ``(E,)``.
+        rows_at_once: Users of a batch.
+    """
+
+    split: SeqData
+    rows: Rows
+    rows_at_once: int
+
+    def batches(self) -> list[Rows]:
+        """Places in ``rows``, shortest histories first."""
+        order = np.argsort(self.split.lengths[self.rows], kind="stable")
+        return [order[i : i + self.rows_at_once] for i in range(0, len(order), self.rows_at_once)]
+
+    def look(self, places: Rows, device: torch.device) -> tuple[SequenceBatch, Tensor]:
+        """Gather a batch and the hashes of its users."""
+        batch = self.split.gather(self.rows[places])
+        hashes = self.split.user_hashes[batch.user_ids]
+        moved = SequenceBatch(
+            batch.history.to(device),
+            batch.targets.to(device),
+            batch.user_ids.to(device),
+            padded=batch.padded,
+        )
+        return moved, hashes.to(device)
+
+    def nats(self, likely: LikelyFn, device: torch.device) -> tuple[Nats, Nats]:
+        """Compute the loss of each level, ``(E, L)``, and at all temperatures, ``(E, L, T)``."""
+        batches = self.batches()
+
+        def work(number: int) -> CodeLogProbs:
+            return likely(*self.look(batches[number], device))
+
+        found = list(side_by_side(work, len(batches), device))
+        places = np.argsort(np.concatenate(batches))
+        own, tempered = (
+            -torch.cat(part).double().cpu().numpy()[places]
+            for part in ([x.own for x in found], [x.tempered for x in found])
+        )
+        return own, tempered
+
+
+def _likely(ranker: Ranker) -> LikelyFn | None:
+    """Find out how a ranker tells probabilities; None where it does not."""
+    if isinstance(ranker, BeamRanker) and (codes := ranker.code_log_probs) is not None:
+        return lambda batch, users: codes(batch, users=users, temperatures=_TEMPERATURES)
+    if isinstance(ranker, ScoreRanker):
+        scores = ranker.scores
+
+        @torch.no_grad()
+        def of_items(batch: SequenceBatch, users: Tensor) -> CodeLogProbs:
+            log_probs = scores(batch.history).float().log_softmax(dim=1)  # (B, N)
+            return CodeLogProbs.of_levels([(log_probs, batch.targets[:, 0])], _TEMPERATURES)
+
+        return of_items
+    return None
+
+
+def _levels(
+    run: Trained,
+    data: PreparedDataset,
+    sight: _Sight,
+    nats: tuple[Nats, Nats],
+    likely: LikelyFn,
+    taken: npt.NDArray[np.int64],
+) -> tuple[Level, ...]:
+    """Set the loss of each level beside guesses, and beside that on training examples."""
+    ranker, split, rows = run.ranker, sight.split, sight.rows
+    index = ranker.index if isinstance(ranker, BeamRanker) else None
+    paths = CodePaths.of_items(ranker.num_items) if index is None else CodePaths.of_index(index)
+    targets = split.targets[rows]
+    last = np.asarray(data.sequence_items)[split.positions[rows] - 1].astype(np.int64)
+    uniform = uniform_nats(paths, targets)
+    seen = TrainingCounts(taken, *training_pairs(data))
+    bigram = bigram_nats(paths, seen, last, targets)
+    training = _newest_training(data, split.max_history, len(rows))
+    own, tempered = nats
+    at_temperatures = tempered.mean(axis=0)  # (L, T)
+    fitted = own[:0]
+    if len(training):
+        of_training = SeqData(data, "train", max_history=split.max_history)
+        fitted, _ = _Sight(of_training, training, sight.rows_at_once).nats(likely, ranker.device)
+    table = run.table
+    digit = index is not None and table is not None and table.has_dedup_digit
+    found = []
+    for level in range(own.shape[1]):
+        name = "item" if index is None else f"code {level + 1}"
+        found.append(
+            Level(
+                name="dedup digit" if digit and level == own.shape[1] - 1 else name,
+                loss=float(own[:, level].mean()),
+                uniform=float(uniform[:, level].mean()),
+                bigram=float(bigram[:, level].mean()),
+                children=float(np.exp(uniform[:, level]).mean()),
+                train_loss=float(fitted[:, level].mean()) if len(fitted) else float("nan"),
+                illegal=max(0.0, float(own[:, level].mean() - at_temperatures[level, 0])),
+                calibrated=float(at_temperatures[level].min()),
+                temperature=_TEMPERATURES[int(at_temperatures[level].argmin())],
+                uniform_error=_error(own[:, level] - uniform[:, level]),
+                bigram_error=_error(own[:, level] - bigram[:, level]),
+            )
+        )
+    return tuple(found)
+
+
+def _newest_training(data: PreparedDataset, max_history: int, count: int) -> Rows:
+    """Pick the newest training example of users, evenly spread: rows of the training split."""
+    split = SeqData(data, "train", max_history=max_history)
+    newest = np.flatnonzero(np.diff(split.users, append=-1))
+    if len(newest) <= count:
+        return newest
+    return newest[np.linspace(0, len(newest) - 1, count).astype(np.int64)]
+
+
+def _search(run: Trained, sight: _Sight, log_probs: Nats, hide: bool) -> Search:
+    """Compare what generation alone finds with what the model gives the targets, ``(E,)``."""
+    ranker = run.model.ranker(run.catalogue, {**run.options, "rescore": 0.0})
+    assert isinstance(ranker, BeamRanker)
+    never = run.meta.get("settings", {}).get("skip_history", False) or hide
+    beams, batches = max(_K, ranker.num_beams), sight.batches()
+
+    def work(number: int) -> Tensor:
+        batch, users = sight.look(batches[number], ranker.device)
+        rules = Rules(exclude=batch.history) if hide else None
+        found = ranker.rank(batch.history, beams, users=users, rules=rules)
+        own = torch.from_numpy(log_probs[batches[number]]).float().to(ranker.device)
+        match = found.items == batch.targets
+        scores = found.scores.masked_fill(found.items < 0, torch.inf)
+        worst = scores.amin(dim=1)
+        missed = ~match.any(dim=1)
+        if never:  # what may not be recommended is not lost
+            missed &= ~(batch.history == batch.targets).any(dim=1)
+        tenth = found.scores[:, _K - 1]
+        lost_hits, lost = missed & (own > tenth + _SAME_NATS), missed & (own > worst + _SAME_NATS)
+        return torch.stack([match[:, :_K].any(dim=1), lost_hits, lost]).sum(dim=1).cpu()
+
+    total = torch.stack(list(side_by_side(work, len(batches), ranker.device))).sum(dim=0)
+    hits, lost_hits, lost = (total.double() / len(sight.rows)).tolist()
+    return Search(ranker.num_beams, hits, lost_hits, lost)
