@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -123,10 +124,9 @@ class Diagnosis:
     findings: tuple[Finding, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all of it as dicts, lists, strings and numbers, for JSON."""
-        found = asdict(self)
-        names = ("levels", "by_history", "by_popularity", "findings")
-        return found | {name: list(found[name]) for name in names}
+        """Return all of it for JSON: what is no finite number, as an error of one user, is None."""
+        found: dict[str, Any] = _plain(asdict(self))
+        return found
 
 
 def format_diagnosis(diagnosis: Diagnosis) -> str:
@@ -145,6 +145,14 @@ def format_diagnosis(diagnosis: Diagnosis) -> str:
         lines += ["", *_bucket_table(title, buckets, diagnosis.overall)]
     lines += ["", *_sentences(diagnosis)]
     return "\n".join([*lines, "", format_findings(diagnosis.findings)])
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _plain(part) for name, part in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _level_table(levels: Sequence[Level]) -> list[str]:

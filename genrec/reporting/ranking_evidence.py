@@ -5,7 +5,7 @@ Shape legend: E = examples, B = users of a batch, S = history items, L = levels,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,15 +14,14 @@ import torch
 from torch import Tensor
 
 from genrec.data.prepared import PreparedDataset
-from genrec.data.schemas import Rules, SequenceBatch
+from genrec.data.schemas import Rules
 from genrec.data.sequence_dataset import SeqData
 from genrec.errors import ArtifactError, ConfigError, DataError
 from genrec.evaluation.evaluator import Evaluator
 from genrec.evaluation.settings import EvaluationSettings, OneProcess
-from genrec.models.beam_ranker import BeamRanker, CodeLogProbs
-from genrec.models.score_ranker import ScoreRanker
-from genrec.rankers import Ranker, baselines, training_counts, training_pairs
-from genrec.reporting.code_bars import CodePaths, TrainingCounts, bigram_nats, uniform_nats
+from genrec.models.beam_ranker import BeamRanker
+from genrec.rankers import Ranker, baselines, training_counts
+from genrec.reporting.level_losses import Sight, find_likely, measure_levels, standard_error
 from genrec.reporting.ranking_diagnosis import Bucket, Diagnosis, Level, Search
 from genrec.threads import side_by_side
 from genrec.trained import Trained
@@ -36,10 +35,6 @@ _K = 10
 #: Log-probabilities of the search and of a whole pass differ by less than this.
 _SAME_NATS = 1e-3
 
-#: Probabilities are looked at as they are and less sure.
-_TEMPERATURES = (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0)
-
-LikelyFn = Callable[[SequenceBatch, Tensor], CodeLogProbs]
 Rows = npt.NDArray[np.int64]
 Nats = npt.NDArray[np.float64]
 
@@ -94,13 +89,13 @@ def measure(run: Trained, data: PreparedDataset, *, users: int) -> Diagnosis:
     taken = training_counts(data)
     table = _Hits(**{name.replace("-", ""): found for name, found in hits.items()})
     targets = split.targets[rows]
-    likely = _likely(run.ranker)
-    sight = _Sight(split, rows, rows_at_once=max(1, min(128, settings.budget // length)))
+    likely = find_likely(run.ranker)
+    sight = Sight(split, rows, rows_at_once=max(1, min(128, settings.budget // length)))
     search: Search | None = None
     levels: tuple[Level, ...] = ()
     if likely is not None:
         nats = sight.nats(likely, run.ranker.device)
-        levels = _levels(run, data, sight, nats, likely, taken)
+        levels = measure_levels(run, data, sight, likely, nats)
         if isinstance(run.ranker, BeamRanker):
             search = _search(run, sight, -nats[0].sum(axis=1), hide)
     return Diagnosis(
@@ -163,7 +158,7 @@ class _Hits:
             recall=recall,
             cooccurrence=others[0],
             popularity=others[1],
-            error=_error(found[0].astype(np.float64) - better),
+            error=standard_error(found[0].astype(np.float64) - better),
         )
 
 
@@ -181,133 +176,7 @@ def _label(least: int, most: int | None) -> str:
     return f"{least:,}" if least == most else f"{least:,}-{most:,}"
 
 
-def _error(values: Nats) -> float:
-    """Standard error of a mean; infinite for a single value, which says nothing."""
-    if len(values) < 2:
-        return float("inf")
-    return float(values.std(ddof=1) / np.sqrt(len(values)))
-
-
-@dataclass(frozen=True)
-class _Sight:
-    """Examples of a split, looked at in batches of like length.
-
-    Attributes:
-        split: The split.
-        rows: Its examples, shape ``(E,)``.
-        rows_at_once: Users of a batch.
-    """
-
-    split: SeqData
-    rows: Rows
-    rows_at_once: int
-
-    def batches(self) -> list[Rows]:
-        """Places in ``rows``, shortest histories first."""
-        order = np.argsort(self.split.lengths[self.rows], kind="stable")
-        return [order[i : i + self.rows_at_once] for i in range(0, len(order), self.rows_at_once)]
-
-    def look(self, places: Rows, device: torch.device) -> tuple[SequenceBatch, Tensor]:
-        """Gather a batch and the hashes of its users."""
-        batch = self.split.gather(self.rows[places])
-        hashes = self.split.user_hashes[batch.user_ids]
-        moved = SequenceBatch(
-            batch.history.to(device),
-            batch.targets.to(device),
-            batch.user_ids.to(device),
-            padded=batch.padded,
-        )
-        return moved, hashes.to(device)
-
-    def nats(self, likely: LikelyFn, device: torch.device) -> tuple[Nats, Nats]:
-        """Compute the loss of each level, ``(E, L)``, and at all temperatures, ``(E, L, T)``."""
-        batches = self.batches()
-
-        def work(number: int) -> CodeLogProbs:
-            return likely(*self.look(batches[number], device))
-
-        found = list(side_by_side(work, len(batches), device))
-        places = np.argsort(np.concatenate(batches))
-        own, tempered = (
-            -torch.cat(part).double().cpu().numpy()[places]
-            for part in ([x.own for x in found], [x.tempered for x in found])
-        )
-        return own, tempered
-
-
-def _likely(ranker: Ranker) -> LikelyFn | None:
-    """Find out how a ranker tells probabilities; None where it does not."""
-    if isinstance(ranker, BeamRanker) and (codes := ranker.code_log_probs) is not None:
-        return lambda batch, users: codes(batch, users=users, temperatures=_TEMPERATURES)
-    if isinstance(ranker, ScoreRanker):
-        scores = ranker.scores
-
-        @torch.no_grad()
-        def of_items(batch: SequenceBatch, users: Tensor) -> CodeLogProbs:
-            log_probs = scores(batch.history).float().log_softmax(dim=1)  # (B, N)
-            return CodeLogProbs.of_levels([(log_probs, batch.targets[:, 0])], _TEMPERATURES)
-
-        return of_items
-    return None
-
-
-def _levels(
-    run: Trained,
-    data: PreparedDataset,
-    sight: _Sight,
-    nats: tuple[Nats, Nats],
-    likely: LikelyFn,
-    taken: npt.NDArray[np.int64],
-) -> tuple[Level, ...]:
-    """Set the loss of each level beside guesses, and beside that on training examples."""
-    ranker, split, rows = run.ranker, sight.split, sight.rows
-    index = ranker.index if isinstance(ranker, BeamRanker) else None
-    paths = CodePaths.of_items(ranker.num_items) if index is None else CodePaths.of_index(index)
-    targets = split.targets[rows]
-    last = np.asarray(data.sequence_items)[split.positions[rows] - 1].astype(np.int64)
-    uniform = uniform_nats(paths, targets)
-    seen = TrainingCounts(taken, *training_pairs(data))
-    bigram = bigram_nats(paths, seen, last, targets)
-    training = _newest_training(data, split.max_history, len(rows))
-    own, tempered = nats
-    at_temperatures = tempered.mean(axis=0)  # (L, T)
-    fitted = own[:0]
-    if len(training):
-        of_training = SeqData(data, "train", max_history=split.max_history)
-        fitted, _ = _Sight(of_training, training, sight.rows_at_once).nats(likely, ranker.device)
-    table = run.table
-    digit = index is not None and table is not None and table.has_dedup_digit
-    found = []
-    for level in range(own.shape[1]):
-        name = "item" if index is None else f"code {level + 1}"
-        found.append(
-            Level(
-                name="dedup digit" if digit and level == own.shape[1] - 1 else name,
-                loss=float(own[:, level].mean()),
-                uniform=float(uniform[:, level].mean()),
-                bigram=float(bigram[:, level].mean()),
-                children=float(np.exp(uniform[:, level]).mean()),
-                train_loss=float(fitted[:, level].mean()) if len(fitted) else float("nan"),
-                illegal=max(0.0, float(own[:, level].mean() - at_temperatures[level, 0])),
-                calibrated=float(at_temperatures[level].min()),
-                temperature=_TEMPERATURES[int(at_temperatures[level].argmin())],
-                uniform_error=_error(own[:, level] - uniform[:, level]),
-                bigram_error=_error(own[:, level] - bigram[:, level]),
-            )
-        )
-    return tuple(found)
-
-
-def _newest_training(data: PreparedDataset, max_history: int, count: int) -> Rows:
-    """Pick the newest training example of users, evenly spread: rows of the training split."""
-    split = SeqData(data, "train", max_history=max_history)
-    newest = np.flatnonzero(np.diff(split.users, append=-1))
-    if len(newest) <= count:
-        return newest
-    return newest[np.linspace(0, len(newest) - 1, count).astype(np.int64)]
-
-
-def _search(run: Trained, sight: _Sight, log_probs: Nats, hide: bool) -> Search:
+def _search(run: Trained, sight: Sight, log_probs: Nats, hide: bool) -> Search:
     """Compare what generation alone finds with what the model gives the targets, ``(E,)``."""
     ranker = run.model.ranker(run.catalogue, {**run.options, "rescore": 0.0})
     assert isinstance(ranker, BeamRanker)

@@ -2,78 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import replace
 
 from genrec.data.prepared import PreparedDataset
 from genrec.reporting.diagnose import Finding
-from genrec.reporting.ranking_diagnosis import Bucket, Diagnosis, Level
+from genrec.reporting.level_findings import (
+    SURE,
+    poor_levels,
+    spent_on_illegal,
+    too_sure,
+)
+from genrec.reporting.ranking_advice import RunFacts
+from genrec.reporting.ranking_diagnosis import Bucket, Diagnosis
 from genrec.reporting.ranking_evidence import measure
+from genrec.reporting.training_findings import is_undertrained, overfitted, undertrained
 from genrec.reporting.training_log import TrainingLog
 from genrec.trained import Trained
 
-__all__ = ["USERS", "RunFacts", "diagnose_ranking", "find_troubles"]
+__all__ = ["USERS", "diagnose_ranking", "find_troubles"]
 
 #: Validation users that a diagnosis looks at, where nobody says otherwise.
 USERS = 2000
-#: Differences count from so many standard errors on, and losses from so many nats on.
-SURE = 2.0
-LEAST_NATS = 0.02
-#: Share of a level's loss that codes which do not exist may take.
-MUCH_ILLEGAL = 0.1
-#: What a model gained over a uniform guess on training examples holds on validation to this share
-#: at least: it has not begun to fit them.
-STILL_GENERAL = 0.75
-#: A training loss falls when its last fifth lies this share below the fifth before.
-FALLING = 0.005
-#: A recall that ends this share above the evaluation before still rises; below the best, it fell.
-RISING = 0.03
 #: Share of all hits that may be lost to beams dropped early, or to equal codes.
 LOST_HITS = 0.05
 #: A bucket is far worse when its recall is below this share of that of all users.
 FAR_WORSE = 0.5
 #: Cold items are never found when as many hits were to be expected of the overall recall.
 EXPECTED_HITS = 3.0
-
-
-@dataclass(frozen=True)
-class RunFacts:
-    """What a run's folder says besides its numbers.
-
-    Attributes:
-        model: Class of the model.
-        settings: Those of the training.
-        log: Its curves.
-        max_history: Items of a history that the model sees.
-    """
-
-    model: str = "ItemTokenRetrievalModel"
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    log: TrainingLog = field(default_factory=TrainingLog)
-    max_history: int = 20
-
-    @property
-    def reads_items(self) -> bool:
-        """Whether it is the model that reads one token an item."""
-        return self.model == "ItemTokenRetrievalModel"
-
-    @property
-    def reads_codes(self) -> bool:
-        """Whether it is the model that reads each code of each item."""
-        return self.model == "EncoderDecoderRetrievalModel"
-
-    def longer(self) -> str:
-        """Advise four times the training."""
-        name = "epochs" if self.settings.get("epochs") is not None else "iterations"
-        now = self.settings.get(name)
-        if now is None:
-            return "train longer"
-        return f"train.{name} = {4 * now:g}: four times as long"
-
-    def change(self, name: str, up: bool, why: str) -> str:
-        """Advise to move a setting of the run."""
-        return f"train.{name}: {'more' if up else 'less'} than {self.settings[name]:g}, {why}"
 
 
 def diagnose_ranking(run: Trained, data: PreparedDataset, *, users: int = USERS) -> Diagnosis:
@@ -103,108 +59,25 @@ def diagnose_ranking(run: Trained, data: PreparedDataset, *, users: int = USERS)
 def find_troubles(diagnosis: Diagnosis, facts: RunFacts) -> list[Finding]:
     """Find what is wrong, worst first; none where nothing is."""
     checks = (
-        _undertrained,
-        _overfitted,
+        undertrained,
+        overfitted,
         _below_counting,
-        _poor_levels,
-        _illegal,
+        poor_levels,
+        spent_on_illegal,
         _lost_by_search,
         _cold,
         _histories,
         _frequencies,
         _colliding,
-        _too_sure,
+        too_sure,
     )
     return [found for check in checks if (found := check(diagnosis, facts)) is not None]
 
 
-def _kept(diagnosis: Diagnosis) -> float | None:
-    """Say how much of the gain over a uniform guess on training examples holds on validation."""
-    uniform = sum(level.uniform for level in diagnosis.levels)
-    fitted = uniform - sum(level.train_loss for level in diagnosis.levels)
-    if not fitted > 0:
-        return None
-    return (uniform - sum(level.loss for level in diagnosis.levels)) / fitted
-
-
-def _is_young(diagnosis: Diagnosis, facts: RunFacts) -> bool:
-    """Tell whether the model has barely begun to fit its training examples."""
-    kept, fall = _kept(diagnosis), facts.log.late_fall
-    if not diagnosis.levels:
-        return False
-    general = kept is None or kept >= STILL_GENERAL
-    return general and (fall is None or fall > FALLING)
-
-
-def _undertrained(diagnosis: Diagnosis, facts: RunFacts) -> Finding | None:
-    evidence, log = [], facts.log
-    if _is_young(diagnosis, facts):
-        kept = _kept(diagnosis)
-        if kept is None:
-            evidence.append("even on its training examples it is no better than a uniform guess")
-        else:
-            evidence.append(
-                f"{100 * kept:.0f} % of what it gains over a uniform guess on training examples "
-                "holds on validation: it has not begun to fit them"
-            )
-        if log.late_fall is not None:
-            evidence.append(
-                f"the training loss fell by {100 * log.late_fall:.1f} % over the last fifth of "
-                "the training"
-            )
-    if len(log.recalls) > 1:
-        (_, before), (step, last) = log.recalls[-2:]
-        best = max(value for _, value in log.recalls)
-        if last == best and last > (1 + RISING) * before:
-            evidence.append(
-                f"validation {log.chooser} still rose at the end, from {before:.4f} to {last:.4f} "
-                f"at step {step:,}"
-            )
-    if not evidence:
-        return None
-    settings = [facts.longer()]
-    steps, warmup = log.losses[-1][0] if log.losses else 0, facts.settings.get("warmup_steps", 0)
-    if steps and warmup > 0.5 * steps:
-        settings.append(
-            f"train.warmup_steps: a tenth of all steps; the learning rate rose over "
-            f"{min(warmup, steps):,} of the {steps:,} here"
-        )
-    return Finding("undertrained", tuple(evidence), tuple(settings))
-
-
-def _overfitted(diagnosis: Diagnosis, facts: RunFacts) -> Finding | None:
-    log = facts.log
-    if len(log.recalls) < 2 or not log.losses:
-        return None
-    best_step, best = max(log.recalls, key=lambda point: point[1])
-    last_step, last = log.recalls[-1]
-    then, now = log.loss_at(best_step), log.loss_at(last_step)
-    if last >= (1 - RISING) * best or now >= then:
-        return None
-    return Finding(
-        "overfitting",
-        (
-            f"validation {log.chooser} fell from {best:.4f} at step {best_step:,} to {last:.4f} at "
-            f"step {last_step:,}, while the training loss fell from {then:.4f} to {now:.4f}; the "
-            "best step is the one in use",
-        ),
-        (*_regularise(facts), "train.patience = 2: stop when validation does not rise any more"),
-    )
-
-
-def _regularise(facts: RunFacts) -> Iterator[str]:
-    """Advise what makes a model fit its training examples less."""
-    for name in ("dropout_p", "weight_decay"):
-        if name in facts.settings:
-            yield facts.change(name, True, "so that it fits its training examples less")
-    width = "embed_dim" if facts.model == "SasRec" else "decoder_embed_dim"
-    if width in facts.settings:
-        yield facts.change(width, False, "a smaller model")
-
-
 def _improve(diagnosis: Diagnosis, facts: RunFacts) -> Iterator[str]:
     """Advise what makes a model better that counting beats."""
-    if _is_young(diagnosis, facts):
+    young = is_undertrained(diagnosis, facts)
+    if young:
         yield facts.longer()
     if facts.reads_codes:
         yield (
@@ -216,8 +89,8 @@ def _improve(diagnosis: Diagnosis, facts: RunFacts) -> Iterator[str]:
         yield "train.start_weight = 0.5: start item vectors from text and from co-occurrence"
     if facts.reads_items and not facts.settings.get("item_head_weight", 1):
         yield "train.item_head_weight = 2.0: a softmax over items as a second loss"
-    if not _is_young(diagnosis, facts):
-        yield from _regularise(facts)
+    if not young:
+        yield from facts.regularise()
     if facts.settings.get("pretrained_rqvae_path") and (facts.reads_items or facts.reads_codes):
         yield (
             f"`genrec diagnose {facts.settings['pretrained_rqvae_path']}` tells whether the "
@@ -237,105 +110,6 @@ def _below_counting(diagnosis: Diagnosis, facts: RunFacts) -> Finding | None:
             "serve this run",
         ),
         tuple(_improve(diagnosis, facts)),
-    )
-
-
-def _poor_levels(diagnosis: Diagnosis, facts: RunFacts) -> Finding | None:
-    poor = {level: bars for level in diagnosis.levels if (bars := _missed(level, level.calibrated))}
-    if not poor:
-        return None
-    evidence = [
-        f"{level.name}: loss {level.loss:.3f} nats, {level.calibrated:.3f} at its best "
-        f"temperature; {_named(bars)}"
-        for level, bars in poor.items()
-    ]
-    return Finding(
-        "codes predicted worse than by guessing",
-        tuple(evidence),
-        tuple(dict.fromkeys(_improve_levels(poor, diagnosis, facts))),
-    )
-
-
-def _too_sure(diagnosis: Diagnosis, facts: RunFacts) -> Finding | None:
-    sure = {
-        level: bars
-        for level in diagnosis.levels
-        if (bars := _missed(level, level.loss)) and not _missed(level, level.calibrated)
-    }
-    # What goes to codes that do not exist is no sureness, and no temperature brings it back.
-    sure = {level: bars for level, bars in sure.items() if level.temperature > 1}
-    if not sure:
-        return None
-    advice = []
-    if not facts.settings.get("label_smoothing", 1):
-        advice.append("train.label_smoothing = 0.1: probabilities are then kept from one")
-    name = "dropout_decoder" if facts.settings.get("dropout_decoder") is not None else "dropout_p"
-    if name in facts.settings:
-        advice.append(facts.change(name, True, "so that it fits its training examples less"))
-    return Finding(
-        "probabilities surer than they are right",
-        (
-            *(
-                f"{level.name}: loss {level.loss:.3f} nats, {_named(bars)}; at temperature "
-                f"{level.temperature:g} it is {level.calibrated:.3f}: it knows enough, and is "
-                "too sure of it; ranks suffer little"
-                for level, bars in sure.items()
-            ),
-        ),
-        tuple(advice),
-    )
-
-
-def _missed(level: Level, loss: float) -> dict[str, float]:
-    """Name the guesses that a loss is worse than, with what they cost."""
-    bars = (
-        ("a uniform guess", level.uniform, level.uniform_error),
-        ("a bigram of codes", level.bigram, level.bigram_error),
-    )
-    return {name: bar for name, bar, error in bars if loss - bar > max(LEAST_NATS, SURE * error)}
-
-
-def _named(bars: Mapping[str, float]) -> str:
-    return " and ".join(f"{name} {bar:.3f}" for name, bar in bars.items())
-
-
-def _improve_levels(
-    poor: Mapping[Level, Mapping[str, float]], diagnosis: Diagnosis, facts: RunFacts
-) -> Iterator[str]:
-    """Advise what makes levels better that miss some bars."""
-    young = _is_young(diagnosis, facts)
-    for level, bars in poor.items():
-        if young or level.train_loss >= min(bars.values()):
-            yield f"{facts.longer()}; on training examples {level.name} costs " + (
-                f"{level.train_loss:.3f}, no less either"
-                if level.train_loss >= min(bars.values())
-                else f"{level.train_loss:.3f}"
-            )
-    if not young and all(level.train_loss < min(bars.values()) for level, bars in poor.items()):
-        yield from _regularise(facts)
-    if facts.reads_codes:
-        yield "train.encoder_tokens = 'item': one token an item learns faster"
-    if any(level.name == "dedup digit" for level in poor):
-        yield _reassign(facts)
-
-
-def _illegal(diagnosis: Diagnosis, facts: RunFacts) -> Finding | None:
-    wasted = [level for level in diagnosis.levels if level.illegal > MUCH_ILLEGAL * level.loss]
-    if not wasted:
-        return None
-    advice = (
-        "train.encoder_tokens = 'item', which knows what exists"
-        if facts.reads_codes
-        else "train.normalize_over = 'prefix'"
-    )
-    return Finding(
-        "probability spent on codes that do not exist",
-        tuple(
-            f"{level.name}: {level.illegal:.3f} of {level.loss:.3f} nats go to codes that no item "
-            "has there"
-            for level in wasted
-        ),
-        (advice,),
     )
 
 
@@ -468,13 +242,5 @@ def _colliding(diagnosis: Diagnosis, facts: RunFacts) -> Finding | None:
             f"recall@10 {found:.4f} counts the target, {alike:.4f} any item with its codes before "
             "repair",
         ),
-        (_reassign(facts),),
-    )
-
-
-def _reassign(facts: RunFacts) -> str:
-    stage_one = facts.settings.get("pretrained_rqvae_path") or "STAGE_ONE_RUN"
-    return (
-        f"`genrec tokenize {stage_one} --policy reassign`, then train again: every item gets codes "
-        "of its own, and IDs need no further digit"
+        (facts.reassign(),),
     )
