@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from genrec.commands import add_command
+from genrec.errors import ConfigError
 
 __all__ = ["DiagnoseArguments", "app_command"]
 
@@ -26,10 +27,12 @@ class DiagnoseArguments:
         typer.Option("--json", help="Print JSON: of stage one a list of findings, else an object."),
     ] = False
     users: Annotated[
-        int,
-        typer.Option(min=1, help="Validation users to look at, where the run recommends."),
-    ] = 2000
-    data: Annotated[Path | None, typer.Option(help="Prepared data set. [that of the run]")] = None
+        int | None,
+        typer.Option(min=1, help="Validation users to look at; not for stage one. [2000]"),
+    ] = None
+    data: Annotated[
+        Path | None, typer.Option(help="Prepared data set; not for stage one. [that of the run]")
+    ] = None
 
 
 def app_command(app: typer.Typer) -> None:
@@ -47,6 +50,11 @@ def app_command(app: typer.Typer) -> None:
             if config.get("model") in RANKERS:
                 _diagnose_ranking(run, told)
                 return
+        if told.users is not None or told.data is not None:
+            raise ConfigError(
+                f"--users and --data must be left out of stage one's diagnosis, got {run}, which "
+                "reads what training wrote down; leave them out, or give a run that recommends"
+            )
         from genrec.reporting.diagnose import diagnose_run, format_findings
 
         findings = diagnose_run(run)
@@ -67,10 +75,10 @@ def _diagnose_ranking(run: Path, told: DiagnoseArguments) -> None:
     from genrec.data.prepared import PreparedDataset
     from genrec.device import pick_device
     from genrec.reporting.ranking_diagnosis import format_diagnosis
-    from genrec.reporting.ranking_findings import diagnose_ranking
+    from genrec.reporting.ranking_findings import USERS, diagnose_ranking
     from genrec.trained import load_trained, open_data
 
     trained = load_trained(run, device=pick_device(None))
     data = open_data(trained) if told.data is None else PreparedDataset.load(told.data)
-    found = diagnose_ranking(trained, data, users=told.users)
+    found = diagnose_ranking(trained, data, users=USERS if told.users is None else told.users)
     print(json.dumps(found.to_dict()) if told.as_json else format_diagnosis(found))

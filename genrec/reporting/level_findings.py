@@ -51,7 +51,7 @@ def too_sure(diagnosis: Diagnosis, facts: RunFacts) -> Finding | None:
         return None
     advice = []
     if not facts.settings.get("label_smoothing", 1):
-        advice.append("train.label_smoothing = 0.1: probabilities are then kept from one")
+        advice.append("train.label_smoothing = 0.1: it lowers the loss; ranks hardly change")
     name = "dropout_decoder" if facts.settings.get("dropout_decoder") is not None else "dropout_p"
     if name in facts.settings and not is_undertrained(diagnosis, facts):
         advice.append(facts.change(name, True, "so that it fits its training examples less"))

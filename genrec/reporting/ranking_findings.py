@@ -81,8 +81,8 @@ def _improve(diagnosis: Diagnosis, facts: RunFacts) -> Iterator[str]:
         yield facts.longer()
     if facts.reads_codes:
         yield (
-            "train.encoder_tokens = 'item', as in the recipes decoder/sample_items and "
-            "decoder/amazon_items: one token an item learns faster, and only codes that exist "
+            "train.encoder_tokens = 'item', as in the recipes decoder/sample and decoder/amazon: "
+            "one token an item learns faster, and only codes that exist "
             "share the probability"
         )
     if not facts.reads_codes and facts.settings.get("start_weight", 0) is None:

@@ -41,6 +41,7 @@ def test_json_holds_what_the_tables_show(sample_decoder: Path) -> None:
     assert found["search"]["num_beams"] == meta["evaluation"]["num_beams"]
 
 
+@pytest.mark.slow
 def test_a_baseline_is_diagnosed_too(workshop: Any, sample_tokenizer: Path, tmp_path: Path) -> None:
     run = tmp_path / "sasrec"
     done = workshop.try_sasrec(run, sample_tokenizer, iterations=10, full_eval_every=0)
@@ -54,6 +55,9 @@ def test_a_baseline_is_diagnosed_too(workshop: Any, sample_tokenizer: Path, tmp_
 def test_stage_one_is_diagnosed_as_before(sample_tokenizer: Path) -> None:
     found = json.loads(diagnose(sample_tokenizer, "--json").stdout)
     assert all(set(finding) == {"trouble", "evidence", "settings"} for finding in found)
+    told = diagnose(sample_tokenizer, "--users", 9)
+    assert told.exit_code == 2
+    assert told.output.startswith("error: --users and --data must be left out of stage one's")
 
 
 def test_wrong_input_is_one_line_and_status_two(sample_decoder: Path, tmp_path: Path) -> None:
