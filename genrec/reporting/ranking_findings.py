@@ -16,7 +16,12 @@ from genrec.reporting.level_findings import (
 from genrec.reporting.ranking_advice import RunFacts
 from genrec.reporting.ranking_diagnosis import Bucket, Diagnosis
 from genrec.reporting.ranking_evidence import measure
-from genrec.reporting.training_findings import is_undertrained, overfitted, undertrained
+from genrec.reporting.training_findings import (
+    FALLING,
+    is_undertrained,
+    overfitted,
+    undertrained,
+)
 from genrec.reporting.training_log import TrainingLog
 from genrec.trained import Trained
 
@@ -76,9 +81,9 @@ def find_troubles(diagnosis: Diagnosis, facts: RunFacts) -> list[Finding]:
 
 def _improve(diagnosis: Diagnosis, facts: RunFacts) -> Iterator[str]:
     """Advise what makes a model better that counting beats."""
-    young = is_undertrained(diagnosis, facts)
-    if young:
-        yield facts.longer()
+    young, fall = is_undertrained(diagnosis, facts), facts.log.late_fall
+    if young or fall is None or fall > FALLING:
+        yield f"{facts.longer()}, or `--resume` where the run was stopped"
     if facts.reads_codes:
         yield (
             "train.encoder_tokens = 'item', as in the recipes decoder/sample and decoder/amazon: "

@@ -6,7 +6,7 @@ from genrec.reporting.diagnose import Finding
 from genrec.reporting.ranking_advice import RunFacts
 from genrec.reporting.ranking_diagnosis import Diagnosis
 
-__all__ = ["is_undertrained", "overfitted", "undertrained"]
+__all__ = ["FALLING", "is_undertrained", "overfitted", "undertrained"]
 
 #: What a model gained over a uniform guess on training examples holds on validation to this share
 #: at least: it has not begun to fit them.
