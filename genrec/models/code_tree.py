@@ -88,6 +88,7 @@ class CodeTree(nn.Module):
         seen: SeenItems | None = None,
         items: HashedEmbedding | None = None,
         wanted: Tensor | None = None,
+        temperature: float = 1.0,
     ) -> Tensor:
         """Compute the log-probabilities of the children of prefixes.
 
@@ -101,6 +102,7 @@ class CodeTree(nn.Module):
             items: Vectors of the items, which are those of the whole IDs.
             wanted: Column of the target, shape ``(M,)``, int64, which keeps a probability even
                 where the user has it; or None.
+            temperature: Divides the scores, > 0.
 
         Returns:
             Shape ``(M, C)``, float32; ``-inf`` where no child is.
@@ -121,7 +123,7 @@ class CodeTree(nn.Module):
         legal = following.legal
         if seen is not None:
             scores, legal = self._seen(scores, legal, level, following, index, seen, wanted)
-        scores = scores.masked_fill(~legal, -torch.inf)
+        scores = (scores / temperature).masked_fill(~legal, -torch.inf)
         log_probs = scores.log_softmax(dim=1)
         if self.history.skip_history:  # a prefix without any child left
             log_probs = log_probs.where(legal.any(dim=1, keepdim=True), -torch.inf)

@@ -298,6 +298,8 @@ class ItemTokenRetrievalModel(nn.Module):
         targets: Targets,
         index: PrefixIndex,
         seen: SeenItems | None,
+        *,
+        later_temperature: float = 1.0,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield for each level the log-probabilities of the children of the targets' prefixes.
 
@@ -319,12 +321,18 @@ class ItemTokenRetrievalModel(nn.Module):
                 seen=seen,
                 items=self.tokens.vectors,
                 wanted=column,
+                temperature=later_temperature if level else 1.0,
             )
             yield log_probs, column
 
     @torch.no_grad()
     def code_log_probs(
-        self, batch: SequenceBatch, index: PrefixIndex, temperatures: Sequence[float] = (1.0,)
+        self,
+        batch: SequenceBatch,
+        index: PrefixIndex,
+        temperatures: Sequence[float] = (1.0,),
+        *,
+        later_temperature: float = 1.0,
     ) -> CodeLogProbs:
         """Compute the log-probabilities of the targets' codes, each given those before it.
 
@@ -332,6 +340,7 @@ class ItemTokenRetrievalModel(nn.Module):
             batch: Histories of at most ``max_history`` items, and one target each.
             index: The catalogue, on the model's device.
             temperatures: See :class:`~genrec.models.beam_ranker.CodeLogProbs`.
+            later_temperature: See :meth:`generate`.
 
         Returns:
             As in the training loss.
@@ -343,7 +352,9 @@ class ItemTokenRetrievalModel(nn.Module):
         memory, targets = self.encode(batch.history, index), Targets.of_batch(batch)
         states = memory[targets.rows, targets.last]
         seen = self._seen(batch.history, index, targets.rows, targets.last)
-        levels = self._choices(memory, states, targets, index, seen)
+        levels = self._choices(
+            memory, states, targets, index, seen, later_temperature=later_temperature
+        )
         return CodeLogProbs.of_levels(levels, temperatures)
 
     def _seen(
@@ -413,6 +424,7 @@ class ItemTokenRetrievalModel(nn.Module):
         table: Tensor | None = None,
         legal: LegalSet | None = None,
         rescore: float | None = None,
+        later_temperature: float = 1.0,
         temperature: float = 1.0,
         sample: bool = False,
         generator: torch.Generator | None = None,
@@ -430,6 +442,9 @@ class ItemTokenRetrievalModel(nn.Module):
             rescore: Order the items of the beams by the item head's score plus this many times
                 the log-probability of their IDs; None for the latter alone. Item scores are then
                 log-probabilities up to a constant of each user.
+            later_temperature: Divides the scores of the codes after the first, > 0. Above 1 it
+                takes back some of what they are too sure of, which a first code's many items and
+                a later one's few are not alike.
             temperature: See :func:`~genrec.decoding.beam_search.constrained_beam_search`.
             sample: Likewise.
             generator: Likewise.
@@ -439,9 +454,12 @@ class ItemTokenRetrievalModel(nn.Module):
 
         Raises:
             ArtifactError: If the index is not that of the model's catalogue.
-            ConfigError: If ``rescore`` is given to a model without item head.
+            ConfigError: If ``rescore`` is given to a model without item head, or
+                ``later_temperature`` is not above 0, or other than 1 where probabilities are
+                not shared among the codes of a prefix.
         """
         self._check_index(index)
+        self._check_temperature(later_temperature)
         if rescore is not None and not self.head.item_head_weight:
             raise ConfigError(
                 "rescore must be None for a model without item head, got "
@@ -484,6 +502,7 @@ class ItemTokenRetrievalModel(nn.Module):
                 index,
                 seen=None if seen is None else seen.each(width),
                 items=self.tokens.vectors,
+                temperature=later_temperature if level else 1.0,
             )
             return log_probs.view(batch, width, -1)
 
@@ -512,8 +531,8 @@ class ItemTokenRetrievalModel(nn.Module):
         Args:
             catalogue: The items with their codes: those that the model was trained on, and maybe
                 more after them, which are known by their codes alone.
-            options: ``num_beams`` and ``max_history`` as in training; ``rescore``, see
-                :meth:`generate`, 0 for generation alone.
+            options: ``num_beams`` and ``max_history`` as in training; ``later_temperature`` and
+                ``rescore``, see :meth:`generate`, the latter 0 for generation alone.
 
         Returns:
             The ranker.
@@ -529,14 +548,18 @@ class ItemTokenRetrievalModel(nn.Module):
             model = self.grown(old, index)
         model._check_index(index)
         table, rescore = model.item_table(index), options.get("rescore") or None
+        later = options.get("later_temperature", 1.0)
+        model._check_temperature(later)
 
         def search(history: Tensor, *, users: Tensor | None, **options: Any) -> BeamResult:
-            return model.generate(history, index, table=table, rescore=rescore, **options)
+            return model.generate(
+                history, index, table=table, rescore=rescore, later_temperature=later, **options
+            )
 
         def likely(
             batch: SequenceBatch, *, users: Tensor | None, temperatures: Sequence[float]
         ) -> CodeLogProbs:
-            return model.code_log_probs(batch, index, temperatures)
+            return model.code_log_probs(batch, index, temperatures, later_temperature=later)
 
         return BeamRanker(
             search,
@@ -619,6 +642,13 @@ class ItemTokenRetrievalModel(nn.Module):
         model = cls.from_config(config)
         model.load_state_dict(weights)
         return model.to(device).eval()
+
+    def _check_temperature(self, later: float) -> None:
+        if not later > 0 or (later != 1 and self.tree.settings.normalize_over != "prefix"):
+            raise ConfigError(
+                "later_temperature must be above 0, and 1 unless normalize_over='prefix', got "
+                f"{later} with {self.tree.settings.normalize_over!r}; 1.25 is a good one"
+            )
 
     def _check_index(self, index: PrefixIndex) -> None:
         found = (index.num_items, index.level_sizes, tuple(index.num_states[1:]))

@@ -104,6 +104,35 @@ def test_all_beams_rank_the_whole_catalogue(variant: str, index: PrefixIndex) ->
             torch.testing.assert_close(total, torch.ones(3), atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("variant", ["defaults", "several vectors", "no seen items"])
+@torch.no_grad()
+def test_later_codes_at_another_temperature(variant: str, index: PrefixIndex) -> None:
+    """The same ranking as from the log-probabilities, tempered and normalised one by one."""
+    model = build(index, **VARIANTS[variant])
+    expected = torch.empty(3, index.num_items)
+    for user, row in enumerate(HISTORY):
+        for item in range(index.num_items):
+            batch = SequenceBatch(row[None], torch.tensor([[item]]), torch.zeros(1).long())
+            found = model.code_log_probs(batch, index, (1.0, 1.7))
+            expected[user, item] = found.own[0, 0] + found.tempered[0, 1:, 1].sum()
+            own = model.code_log_probs(batch, index, later_temperature=1.7).own.sum()
+            torch.testing.assert_close(own, expected[user, item], atol=1e-5, rtol=1e-5)
+    if model.history.skip_history:
+        for user, row in enumerate(HISTORY):
+            expected[user, row[row >= 0]] = -torch.inf
+    result = model.generate(HISTORY, index, num_beams=index.num_items, later_temperature=1.7)
+    ranked = expected.sort(dim=1, descending=True).values
+    torch.testing.assert_close(result.item_scores, ranked, atol=1e-5, rtol=1e-5)
+    plain = model.generate(HISTORY, index, num_beams=index.num_items)
+    assert not torch.equal(result.items, plain.items)
+
+
+def test_a_wrong_temperature_is_refused(index: PrefixIndex) -> None:
+    for settings, later in (({}, 0.0), (VARIANTS["level"], 1.5)):
+        with pytest.raises(ConfigError, match=r"later_temperature must be above 0, and 1 unless"):
+            build(index, **settings).generate(HISTORY, index, num_beams=2, later_temperature=later)
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_packed_equals_one_by_one(variant: str, index: PrefixIndex) -> None:
     """One pass over windows gives the loss and the gradients of one pass a target."""
