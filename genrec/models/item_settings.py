@@ -92,6 +92,12 @@ class TreeSettings(Settings):
         least=1,
     )
 
+    later_apart: bool = setting(
+        "Whether the codes after the first train the decoder alone, so that they can weigh as much "
+        "as the first without bending encoder and item vectors to their easier choices",
+        False,
+    )
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.prefix_vectors and self.normalize_over != "prefix":
