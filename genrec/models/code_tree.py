@@ -61,11 +61,12 @@ class CodeTree(nn.Module):
         scale = 0.2 if settings.prefix_vectors else 1.0
         nn.init.normal_(self.codes, std=scale * width**-0.5)
         self.projections = nn.ModuleList(nn.Linear(width, width) for _ in level_sizes)
-        # Levels that score items change the encoder's state, the others take the decoder's.
+        # Levels that score items change what the encoder says, the others take the decoder's state.
         self.items_from = levels if settings.items_from is None else settings.items_from
         for level, projection in enumerate(self.projections):
             assert isinstance(projection, nn.Linear)
-            (nn.init.zeros_ if level >= self.items_from else nn.init.eye_)(projection.weight)
+            from_items = level >= self.items_from or (level == 0 and settings.root_items)
+            (nn.init.zeros_ if from_items else nn.init.eye_)(projection.weight)
         self.prefixes = nn.ModuleList()
         if settings.prefix_vectors:
             for level in range(min(self.items_from, levels if own_leaves else levels - 1)):
@@ -74,6 +75,8 @@ class CodeTree(nn.Module):
         self.seen_weights: nn.Parameter | None = None
         if history.seen_weights:
             start = torch.full((levels,), 1.0 / SEEN_SCALE)
+            if settings.root_items:
+                start[0] = 0.0  # the items below know
             start[-1] = (history.seen_start or 0.0) / SEEN_SCALE
             self.seen_weights = nn.Parameter(start)
 
@@ -90,6 +93,7 @@ class CodeTree(nn.Module):
         wanted: Tensor | None = None,
         temperature: float = 1.0,
         learn_items: bool = True,
+        first: Tensor | None = None,
     ) -> Tensor:
         """Compute the log-probabilities of the children of prefixes.
 
@@ -105,6 +109,8 @@ class CodeTree(nn.Module):
                 where the user has it; or None.
             temperature: Divides the scores, > 0.
             learn_items: Whether the gradient reaches ``items`` where these score a level.
+            first: Scores of all first codes by the items below them, shape ``(M, K)``, to which
+                those of level 0 are added; or None.
 
         Returns:
             Shape ``(M, C)``, float32; ``-inf`` where no child is.
@@ -124,6 +130,8 @@ class CodeTree(nn.Module):
             own = self._prefix_scores(x, level, following, index, items)
             if own is not None:
                 scores = scores + own
+            if level == 0 and first is not None:
+                scores = scores + first.gather(1, following.states.long())
         legal = following.legal
         if seen is not None:
             scores, legal = self._seen(scores, legal, level, following, index, seen, wanted)

@@ -26,7 +26,7 @@ from genrec.errors import ArtifactError, ConfigError
 from genrec.models.beam_ranker import BeamRanker, CodeLogProbs, index_of
 from genrec.models.code_tree import SEEN_SCALE, CodeTree
 from genrec.models.item_growth import grown_weights
-from genrec.models.item_head import item_loss, item_scores
+from genrec.models.item_head import first_code_scores, item_loss, item_scores
 from genrec.models.item_settings import (
     HistorySettings,
     ItemHeadSettings,
@@ -39,6 +39,7 @@ from genrec.models.item_targets import Targets, children, mean_loss, padding_bia
 from genrec.models.item_tokens import ItemTokens
 from genrec.models.seen_items import SeenItems
 from genrec.modules.causal_encoder import CausalEncoder
+from genrec.modules.kernels.linear_cross_entropy import head_dtype
 from genrec.modules.start_vectors import QUIET, start_vectors
 from genrec.modules.transformer import (
     Decoder,
@@ -131,7 +132,7 @@ class ItemTokenRetrievalModel(nn.Module):
         items, tree = items or ItemVectorSettings(), tree or TreeSettings()
         head, history = head or ItemHeadSettings(), history or HistorySettings()
         check_sizes(num_items, embedding_dim, num_heads, (*n_layers, *ff_dim, max_history), dropout)
-        check_groups(items, tree, history)
+        check_groups(items, tree, head, history)
         self.num_items, self.max_history = num_items, max_history
         self.level_sizes, self.num_states = tuple(level_sizes), tuple(num_states)
         self.head, self.history = head, history
@@ -183,9 +184,9 @@ class ItemTokenRetrievalModel(nn.Module):
             history,
             own_leaves=not items.item_vectors,
         )
-        has_weight = history.seen_weights and head.item_head_weight > 0
+        scores_items = tree.root_items or head.item_head_weight > 0
         start = torch.tensor((history.seen_start or 0.0) / SEEN_SCALE)
-        self.seen_weight = nn.Parameter(start) if has_weight else None
+        self.seen_weight = nn.Parameter(start) if history.seen_weights and scores_items else None
 
     def _init_decoder(self, width: int, num_heads: int) -> None:
         """Keep the variance of activations at one."""
@@ -234,6 +235,31 @@ class ItemTokenRetrievalModel(nn.Module):
         """What the item head adds to the scores of items that the user has, scalar."""
         return None if self.seen_weight is None else SEEN_SCALE * self.seen_weight
 
+    def _first_code_scores(
+        self,
+        states: Tensor,
+        index: PrefixIndex,
+        table: Tensor | None,
+        seen: SeenItems | None,
+        wanted: Tensor | None = None,
+    ) -> Tensor | None:
+        """Score first codes by the items below them, ``(M, K)``; None where they are not."""
+        if not self.tree.settings.root_items:
+            return None
+        dtype = torch.float32  # a search is exact
+        if self.training:
+            dtype = head_dtype(self.head.item_head_dtype, states.device)
+        return first_code_scores(
+            states,
+            self.tokens.table(index) if table is None else table,
+            index,
+            wanted,
+            dtype,
+            seen=seen,
+            seen_weight=self._item_seen_weight(),
+            skip_history=self.history.skip_history,
+        )
+
     @property
     def device(self) -> torch.device:
         """Where the weights live."""
@@ -267,9 +293,10 @@ class ItemTokenRetrievalModel(nn.Module):
         targets = Targets.of_batch(batch)
         states = memory[targets.rows, targets.last]  # (M, D)
         seen = self._seen(batch.history, index, targets.rows, targets.last)
+        first = self._first_code_scores(states, index, None, seen, targets.items)
         losses = [
             mean_loss(log_probs, column, label_smoothing)
-            for log_probs, column in self._choices(memory, states, targets, index, seen)
+            for log_probs, column in self._choices(memory, states, targets, index, seen, first)
         ]
         stacked = torch.stack(losses)
         weights = stacked.new_tensor(level_weights or (1.0,) * len(losses))
@@ -285,6 +312,7 @@ class ItemTokenRetrievalModel(nn.Module):
                 seen=seen,
                 seen_weight=self._item_seen_weight(),
                 skip_history=self.history.skip_history,
+                first=first,
             )
             loss = loss + self.head.item_head_weight * of_items
         return ItemRetrievalOutput(
@@ -298,6 +326,7 @@ class ItemTokenRetrievalModel(nn.Module):
         targets: Targets,
         index: PrefixIndex,
         seen: SeenItems | None,
+        first: Tensor | None,
         *,
         later_temperature: float = 1.0,
     ) -> Iterator[tuple[Tensor, Tensor]]:
@@ -328,6 +357,7 @@ class ItemTokenRetrievalModel(nn.Module):
                 wanted=column,
                 temperature=later_temperature if level else 1.0,
                 learn_items=not apart or level == 0,
+                first=first if level == 0 else None,
             )
             yield log_probs, column
 
@@ -358,8 +388,9 @@ class ItemTokenRetrievalModel(nn.Module):
         memory, targets = self.encode(batch.history, index), Targets.of_batch(batch)
         states = memory[targets.rows, targets.last]
         seen = self._seen(batch.history, index, targets.rows, targets.last)
+        first = self._first_code_scores(states, index, None, seen, targets.items)
         levels = self._choices(
-            memory, states, targets, index, seen, later_temperature=later_temperature
+            memory, states, targets, index, seen, first, later_temperature=later_temperature
         )
         return CodeLogProbs.of_levels(levels, temperatures)
 
@@ -484,6 +515,7 @@ class ItemTokenRetrievalModel(nn.Module):
             num_queries=1 + (len(self.level_sizes) - 1) * num_beams,
         )
         start = self.to_decoder(states).unsqueeze(1)  # (B, 1, D)
+        first = self._first_code_scores(states, index, table, seen)
 
         def step(
             level: int, codes: Tensor | None, parents: Tensor | None, following: TrieStep
@@ -508,6 +540,7 @@ class ItemTokenRetrievalModel(nn.Module):
                 seen=None if seen is None else seen.each(width),
                 items=self.tokens.vectors,
                 temperature=later_temperature if level else 1.0,
+                first=first if level == 0 else None,
             )
             return log_probs.view(batch, width, -1)
 

@@ -46,6 +46,15 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
     "apart": {"tree": TreeSettings(items_from=1, vectors_per_prefix=(3,), later_apart=True)},
     "deep": {"n_layers": (1, 3), "num_heads": 4},
+    "first codes by items": {"tree": TreeSettings(root_items=True)},
+    "all by items": {
+        "tree": TreeSettings(root_items=True, items_from=1, vectors_per_prefix=(3,)),
+        "history": HistorySettings(seen_weights=True),
+    },
+    "unseen first codes by items": {
+        "tree": TreeSettings(root_items=True, items_from=1),
+        "history": HistorySettings(seen_weights=True, skip_history=True),
+    },
     "seen items": {"history": HistorySettings(seen_weights=True)},
     "no seen items": {"history": HistorySettings(seen_weights=True, skip_history=True)},
     "level": {"tree": TreeSettings(normalize_over="level", prefix_vectors=False)},
