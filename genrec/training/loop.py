@@ -1,9 +1,9 @@
 """The training loop of both stages.
 
 A step is: batches, loss, backward, clip, finite check, optimiser, schedule; then log, evaluate
-and save. A step is cut into shards, one for each batch of each process. Randomness inside a step
-depends on (seed, step, shard) alone, and batches on (epoch, position), so that a resumed run repeats
-what an unbroken one would have done, and 1 process with 2 batches a step what 2 processes do with 1.
+and save. It is cut into shards, one for each batch of each process. Randomness inside a step
+depends on (seed, step, shard) alone, and batches on (epoch, position): a resumed run repeats what
+an unbroken one would have done, and 1 process with 2 batches a step what 2 processes do with 1.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -37,6 +38,41 @@ while gloo() and time.monotonic() < until:
 with open(os.environ["RANK"], "w") as file:
     file.write(f"{before > 0} {gloo()}")
 """
+
+
+SILENT = """
+import os, time, torch
+from genrec.errors import TrainingError
+from genrec.training import processes
+
+accelerator = processes.start_accelerator(cpu=True, timeout_s=2)
+if accelerator.process_index == 1:
+    time.sleep(8)
+    os._exit(0)
+started = time.monotonic()
+try:
+    with processes.together():
+        accelerator.wait_for_everyone()
+except TrainingError as error:
+    with open("said", "w") as file:
+        file.write(f"{time.monotonic() - started < 6} {error}")
+os._exit(0)
+"""
+
+
+def test_a_peer_that_lives_and_does_not_answer_is_given_up(tmp_path: Path) -> None:
+    (tmp_path / "wait.py").write_text(SILENT)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    done = subprocess.run(
+        [*launch, "wait.py"], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.match(r"True processes must go on .*Timed out", (tmp_path / "said").read_text())
+
+
+def test_what_has_nothing_to_do_with_the_group_passes() -> None:
+    with pytest.raises(RuntimeError, match="timed out alone"), processes.together():
+        raise RuntimeError("timed out alone")
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are counted in /proc")
