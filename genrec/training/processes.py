@@ -24,6 +24,8 @@ __all__ = ["launcher_watch", "start_accelerator", "together"]
 #: Set by torchrun, and by accelerate launch, in the processes that they start.
 _LAUNCHERS = ("TORCHELASTIC_RUN_ID", "ACCELERATE_MIXED_PRECISION")
 _PARENT = os.getppid()
+#: Ways of Accelerate that share the weights of one model out.
+_SHARDING = ("FSDP", "DEEPSPEED", "MEGATRON_LM", "TP")
 #: What gloo, NCCL and the store say when a process does not answer; gloo has no class for it.
 _LOST = re.compile(
     "gloo|NCCL|connection (closed|reset|refused)|broken pipe|timed out|timeout", re.IGNORECASE
@@ -42,8 +44,8 @@ def start_accelerator(*, timeout_s: float = 1800.0, **options: Any) -> Accelerat
         **options: Of the accelerator.
 
     Raises:
-        ConfigError: If a launcher started several processes that ``accelerate`` does not join; each
-            would train alone.
+        ConfigError: If a launcher started several processes that ``accelerate`` does not join, so
+            that each would train alone; or if it shares one model out over them.
     """
     if torch.distributed.is_available():
         # Before there is a group: DDP imports it, and defaults of its functions would then hold the
@@ -57,6 +59,13 @@ def start_accelerator(*, timeout_s: float = 1800.0, **options: Any) -> Accelerat
         raise ConfigError(
             f"processes must train together, got {launched} that accelerate leaves alone; without "
             "a GPU use accelerate launch --cpu, or set ACCELERATE_USE_CPU=true"
+        )
+    how = str(getattr(accelerator.distributed_type, "value", accelerator.distributed_type))
+    if how in _SHARDING:
+        # Checkpoints would hold one process's share of the weights.
+        raise ConfigError(
+            f"distributed_type must leave each process a whole model, got {how}; use MULTI_GPU, "
+            "as configs/accelerate/gpus.yaml does"
         )
     if accelerator.num_processes > 1:
         atexit.unregister(_leave_group)

@@ -9,6 +9,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from accelerate.commands.config.config_args import ClusterConfig
+from accelerate.utils import DistributedType
 
 from genrec.errors import ConfigError
 from genrec.training import processes
@@ -95,6 +97,24 @@ def test_no_thread_of_the_group_outlives_it(tmp_path: Path) -> None:
 def test_processes_that_are_not_joined_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOCAL_RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setattr(processes, "Accelerator", lambda: SimpleNamespace(num_processes=1))
+    alone = SimpleNamespace(num_processes=1, distributed_type="NO")
+    monkeypatch.setattr(processes, "Accelerator", lambda **options: alone)
     with pytest.raises(ConfigError, match=r"got 2 that accelerate leaves alone; .* --cpu"):
         processes.start_accelerator()
+
+
+@pytest.mark.parametrize("how", ["FSDP", "DEEPSPEED", "MEGATRON_LM"])
+def test_a_model_that_is_shared_out_is_refused(monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    found = SimpleNamespace(num_processes=2, distributed_type=DistributedType(how))
+    monkeypatch.setattr(processes, "Accelerator", lambda **options: found)
+    with pytest.raises(ConfigError, match=f"leave each process a whole model, got {how}; use"):
+        processes.start_accelerator()
+
+
+@pytest.mark.parametrize("name", ["gpus", "machines"])
+def test_accelerate_reads_its_files(repository: Path, name: str) -> None:
+    path = repository / "configs" / "accelerate" / f"{name}.yaml"
+    told = ClusterConfig.from_yaml_file(str(path))
+    assert told.distributed_type == DistributedType.MULTI_GPU
+    assert told.num_processes == 4 * told.num_machines
+    assert len(list(path.parent.iterdir())) == 2
