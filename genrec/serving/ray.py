@@ -24,7 +24,7 @@ from genrec.data.text.kept_encoder import load_encoder
 from genrec.device import pick_device
 from genrec.serving.files import Chunks, recommend_chunk, recommend_to_file
 from genrec.serving.recommender import Recommender
-from genrec.serving.workers import Opening, on_workers
+from genrec.serving.workers import Opening, check_workers, on_workers
 from genrec.tokenizer.quantizer import encode_ids, evaluation_mode
 from genrec.tokenizer.semantic_id import SemanticIdTokenizer
 from genrec.trained import load_quantizer, quantizer_inputs
@@ -129,6 +129,7 @@ def embed_on(workers: int, device: str | None = None) -> Callable[..., npt.NDArr
         workers: Workers, >= 1.
         device: Whether a worker shall have a GPU: None for where there are any, else ``cpu``.
     """
+    check_workers(workers)
 
     def embed(encoder: TextEncoder, texts: Sequence[str], **options: Any) -> npt.NDArray[Any]:
         return embed_texts(_SpreadEncoder(encoder, workers, device), texts, **options)
@@ -194,6 +195,7 @@ def codes_on(
         What :func:`~genrec.tokenizer.quantizer.encode_ids` returns, bit for bit, where each worker
         has as many threads as the one process.
     """
+    check_workers(workers)
     details = (run, data.path, checkpoint, device, batch_size, replace_non_finite)
     tasks = [(s, min(s + _ITEMS, data.num_items)) for s in range(0, data.num_items, _ITEMS)]
     found = dict(
@@ -235,6 +237,7 @@ def recommend_on(
     Returns:
         Number of users.
     """
+    check_workers(workers)
     place = (run, ids, data, device)
     given = (histories, allow, exclude, options)
 

@@ -5,9 +5,12 @@ Ray comes with the extra ``ray``.
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 import pickle
+import re
+import socket
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +21,7 @@ import numpy as np
 
 from genrec.errors import ConfigError, GenRecError, TrainingError
 
-__all__ = ["Opening", "on_workers"]
+__all__ = ["Opening", "check_workers", "on_workers"]
 
 #: A worker that dies is started anew and its task done again, so often.
 _RETRIES = 2
@@ -37,6 +40,29 @@ class Opening:
     arguments: tuple[Any, ...]
 
 
+def check_workers(workers: int) -> None:
+    """Make sure, before any other work, that there can be workers.
+
+    Raises:
+        ConfigError: If their number is below 1, Ray is not installed, or nobody answers at
+            ``RAY_ADDRESS``.
+    """
+    if workers < 1:
+        raise ConfigError(f"--ray must be >= 1, got {workers}; give the number of workers")
+    if importlib.util.find_spec("ray") is None:
+        raise ConfigError("--ray needs Ray, got none installed; run pip install 'genrec[ray]'")
+    place = re.fullmatch(r"(?:ray://)?([^:/]+):(\d+)", os.environ.get("RAY_ADDRESS", ""))
+    if place is None:
+        return
+    try:  # Ray itself tries for minutes
+        socket.create_connection((place[1], int(place[2])), timeout=10).close()
+    except OSError as error:
+        raise ConfigError(
+            f"RAY_ADDRESS must name a running cluster, got {place[0]} ({error}); start one with "
+            "`ray start --head`, or unset it for workers on this machine"
+        ) from None
+
+
 def on_workers(
     opening: Opening, tasks: Sequence[Any], *, workers: int, device: str | None = None
 ) -> Iterator[tuple[int, Any]]:
@@ -52,12 +78,11 @@ def on_workers(
         The number of a task and its result, in the order in which they are done.
 
     Raises:
-        ConfigError: If Ray is not installed, or the cluster has fewer cores than workers.
+        ConfigError: See :func:`check_workers`; or if the cluster has fewer cores than workers.
         GenRecError: What the first task that failed raised.
         TrainingError: If workers die again and again.
     """
-    if workers < 1:
-        raise ConfigError(f"--ray must be >= 1, got {workers}; give the number of workers")
+    check_workers(workers)
     if not tasks:
         return
     with _cluster(workers) as ray:
@@ -118,13 +143,9 @@ def _cluster(workers: int) -> Iterator[Any]:
     """Join a cluster, or start one of this machine's cores, and leave it afterwards."""
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    try:
-        import ray
-        import ray.data
-    except ImportError:
-        raise ConfigError(
-            "--ray needs Ray, got none installed; run pip install 'genrec[ray]'"
-        ) from None
+    import ray
+    import ray.data
+
     joined = ray.is_initialized()
     if not joined:
         logging.getLogger("ray").setLevel(logging.ERROR)
