@@ -23,7 +23,7 @@ from genrec.errors import ConfigError, GenRecError, TrainingError
 
 __all__ = ["Opening", "check_workers", "on_workers"]
 
-#: A worker that dies is started anew and its task done again, so often.
+#: Where workers die, new ones do what is left, so often.
 _RETRIES = 2
 
 
@@ -83,39 +83,54 @@ def on_workers(
         TrainingError: If workers die again and again.
     """
     check_workers(workers)
-    if not tasks:
-        return
+    left = dict(enumerate(tasks))
     with _cluster(workers) as ray:
-        gpus = 0.0
-        if device is None or device.startswith("cuda"):
-            gpus = min(1.0, ray.cluster_resources().get("GPU", 0) / workers)
-        rows = [{"number": n, "task": pickle.dumps(task)} for n, task in enumerate(tasks)]
-        # Blocks that lie there already: reading tasks would wait for cores that the workers hold.
-        blocks = ray.data.from_items(rows, override_num_blocks=len(rows))
-        with warnings.catch_warnings():  # what shall come in place of the last argument lacks these
-            warnings.simplefilter("ignore")
-            done = blocks.map_batches(
-                _Worker,
-                fn_constructor_args=[opening],
-                batch_size=1,
-                compute=ray.data.ActorPoolStrategy(size=min(workers, len(tasks))),
-                num_cpus=1,
-                num_gpus=gpus,
-                ray_remote_args_fn=lambda: {"max_restarts": _RETRIES, "max_task_retries": _RETRIES},
-            )
-        try:
-            for row in done.iter_rows():
-                result = pickle.loads(row["result"])
-                if isinstance(result, GenRecError):
-                    raise result
-                yield int(row["number"]), result
-        except ray.exceptions.RayError as error:
-            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-            raise TrainingError(
-                f"workers must live until all is done, got {type(error).__name__} "
-                f"({lines[-1][:160] if lines else 'no reason given'}); give them more memory, or "
-                "use fewer, and start again: what was done is kept"
-            ) from error
+        for again in range(_RETRIES + 1):
+            try:
+                for number, result in _results(ray, opening, left, workers, device):
+                    if isinstance(result, GenRecError):
+                        raise result
+                    del left[number]
+                    yield number, result
+                return
+            except ray.exceptions.RayTaskError:  # an error of the code, not of a worker
+                raise
+            except ray.exceptions.RayError as error:
+                if again == _RETRIES:
+                    reason = " ".join(str(error).split())[:100]
+                    raise TrainingError(
+                        f"workers must live until all is done, got {type(error).__name__} after "
+                        f"{_RETRIES} new starts ({reason}); give them more memory, or use fewer, "
+                        "and start again"
+                    ) from error
+
+
+def _results(
+    ray: Any, opening: Opening, left: dict[int, Any], workers: int, device: str | None
+) -> Iterator[tuple[int, Any]]:
+    """Do what is left, on workers that are started for it."""
+    if not left:
+        return
+    gpus = 0.0
+    if device is None or device.startswith("cuda"):
+        gpus = min(1.0, ray.cluster_resources().get("GPU", 0) / workers)
+    rows = [{"number": number, "task": pickle.dumps(task)} for number, task in left.items()]
+    # Blocks that lie there already: reading tasks would wait for cores that the workers hold.
+    blocks = ray.data.from_items(rows, override_num_blocks=len(rows))
+    with warnings.catch_warnings():  # what shall come in place of the last argument lacks this
+        warnings.simplefilter("ignore")
+        done = blocks.map_batches(
+            _Worker,
+            fn_constructor_args=[opening],
+            batch_size=1,
+            compute=ray.data.ActorPoolStrategy(size=min(workers, len(rows))),
+            num_cpus=1,
+            num_gpus=gpus,
+            # Ray's own restarts have no end, where a task kills its worker by what it needs.
+            ray_remote_args_fn=lambda: {"max_restarts": 0, "max_task_retries": 0},
+        )
+    for row in done.iter_rows():
+        yield int(row["number"]), pickle.loads(row["result"])
 
 
 class _Worker:
@@ -141,7 +156,6 @@ class _Worker:
 @contextmanager
 def _cluster(workers: int) -> Iterator[Any]:
     """Join a cluster, or start one of this machine's cores, and leave it afterwards."""
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray
     import ray.data
