@@ -25,7 +25,6 @@ from genrec.modules.kernels.dropout import dropout
 
 LEVELS, CODES = 4, 256
 WINDOWS, ITEMS = 128, 20  # of a batch
-HASHED = (2**14, 2**20)  # rows of the tables of items and prefixes, whatever the catalogue
 
 
 def bytes_of(*tables: torch.Tensor) -> int:
@@ -75,11 +74,13 @@ def item_model(index: PrefixIndex, **options: object) -> ItemTokenRetrievalModel
     )
 
 
-def training(index: PrefixIndex, codes: torch.Tensor, steps: int) -> dict[str, float]:
+def training(
+    index: PrefixIndex, codes: torch.Tensor, hashed: list[int], steps: int
+) -> dict[str, float]:
     """Targets a second of both forms, in tables that do not grow with the catalogue."""
     batch = batch_of(len(codes))
     rates = {}
-    for rows in HASHED:
+    for rows in hashed:
         items, tree = ItemVectorSettings(item_rows=rows), TreeSettings(prefix_rows=rows)
         model = item_model(index, items=items, tree=tree)
         rate = targets_per_s(model, lambda model=model: model(batch, index).loss, steps)
@@ -151,6 +152,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="print one JSON line only")
     parser.add_argument("--items", type=int, default=1_000_000, help="of the synthetic catalogue")
+    parser.add_argument("--rows", default="16384,1048576", help="of the tables of item tokens")
     parser.add_argument("--steps", type=int, default=8)
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -159,7 +161,12 @@ def main() -> None:
     ids = np.random.default_rng(0).integers(0, CODES, (args.items, LEVELS), dtype=np.int32)
     index = PrefixIndex.from_ids(ids, (CODES,) * LEVELS)
     results: dict[str, object] = {
-        "targets_per_core_second": training(index, torch.from_numpy(ids).long(), args.steps),
+        "targets_per_core_second": training(
+            index,
+            torch.from_numpy(ids).long(),
+            [int(rows) for rows in args.rows.split(",")],
+            args.steps,
+        ),
         "bytes_a_row": sizes(index, args.items),
         "step_in_shards": shards(args.steps),
         "mask_us": masks(10 * args.steps),
