@@ -205,6 +205,7 @@ class SequenceWork:
             one_per_user=settings.train_data_subsample,
             rank=accelerator.process_index,
             world_size=accelerator.num_processes,
+            accumulate=settings.gradient_accumulate_every,
             device=accelerator.device,
         )
         self.rhythm = session.rhythm(
