@@ -132,11 +132,11 @@ def with_items(run: Trained, new: NewItems) -> Trained:
             f"{QUANTIZER_NAME}/; train the run again from a stage-one run, or give IDs with "
             "`genrec tokenize --extend`"
         )
-    vectors = new.vectors if new.vectors is not None else _embedded(run, new.texts or [])
+    texts = vectors = new.vectors if new.vectors is not None else _embedded(run, new.texts or [])
     if (run.path / SPACE_NAME).is_dir():
         vectors = FusedSpace.load(run.path / SPACE_NAME).transform(vectors)
     table = run.table.add_items(load_quantizer(folder), vectors, new.keys)
-    catalogue = with_ids(run.catalogue.extended(new.keys, new.titles), table)
+    catalogue = with_ids(run.catalogue.extended(new.keys, new.titles, texts), table)
     ranker = run.model.ranker(catalogue, run.options)
     return replace(run, ranker=ranker, catalogue=catalogue, table=table)
 
@@ -192,10 +192,16 @@ def _columns(items: Any) -> dict[str, Any]:
         rows = [items]
     if rows and all(isinstance(row, Mapping) for row in rows):
         return _columns({name: [row.get(name) for row in rows] for name in rows[0]})
-    if any(not isinstance(row, (list, tuple)) or len(row) != 3 for row in rows):
+    wrong = [row for row in rows if not isinstance(row, (list, tuple)) or len(row) != 3]
+    if wrong:
+        row = wrong[0]
+        got = type(items).__name__ if row is items else f"{row!r:.60} in a list"
+        if isinstance(row, (list, tuple)):
+            missing = ", without the text or vector to embed" if len(row) == 2 else ""
+            got = f"the row {row!r:.60} of {len(row)}{missing}"
         raise DataError(
-            "new items must be a table or rows (item_id, title, text or vector), got "
-            f"{type(items).__name__}; for example [('new-1', 'Red nail polish', 'Nails; red')]"
+            f"new items must be a table or rows (item_id, title, text or vector), got {got}; for "
+            "example [('new-1', 'Red nail polish', 'Nails; red')]"
         )
     keys, titles, contents = ([row[place] for row in rows] for place in range(3))
     what = "text" if all(isinstance(content, str) for content in contents) else "vector"

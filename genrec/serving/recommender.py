@@ -250,7 +250,10 @@ class Recommender:
         """Find the items nearest to others, by their IDs and then by their vectors.
 
         The more codes two IDs share from the first on, the nearer; then the distance of the
-        vectors counts: the model's own where it has some, else the quantiser's.
+        vectors counts: the model's own where it has some, else the quantiser's. Of an item that
+        nobody took in training, as added ones, only the text is known: items of the same text
+        vector count as sharing all codes at no distance. A removed item may be asked about, so
+        that a shop can show what there is instead, and is never among the results.
 
         Args:
             items: One item key, or several.
@@ -260,8 +263,9 @@ class Recommender:
             on_unknown: As in :meth:`recommend`.
 
         Returns:
-            Scores are the number of shared codes plus ``1 / (1 + distance)``. An item that is
-            not known has no results.
+            Scores are the number of shared codes plus ``1 / (1 + distance)``: from 0 to one more
+            than there are levels, and 2.4 means two codes in common. An item that is not known
+            has no results.
 
         Raises:
             DataError: If a key is unknown.
@@ -337,7 +341,7 @@ class Recommender:
         self._shelf = shelf.with_removed(removed, run)
 
     def remove_items(self, items: Key | Keys, *, on_unknown: str = "raise") -> None:
-        """Never recommend some items again; histories may still hold them.
+        """Never recommend some items again; once more does nothing. Histories may still hold them.
 
         Args:
             items: Item keys.
