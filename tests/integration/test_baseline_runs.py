@@ -74,8 +74,8 @@ def test_it_stands_in_the_table_of_the_generative_model(
     run = shutil.copytree(sample_decoder, tmp_path / "run")  # the table is written into it
     done = launch("evaluate_decoder.py", run, sasrec)
     assert done.returncode == 0, done.stderr
-    assert "SASRec, item level" in done.stdout
-    assert "SASRec, SID level" in done.stdout
+    for level in ("item", "SID"):
+        assert re.search(rf"\nSASRec \S*{sasrec.name}, {level} level", done.stdout)
     table = json.loads((run / "metrics.json").read_text())["test"]
     own = json.loads((sasrec / "metrics.json").read_text())["test"]
     for metric in ("recall@10", "ndcg@10", "mrr", "coverage"):
