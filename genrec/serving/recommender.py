@@ -191,7 +191,8 @@ class Recommender:
                 and go on without them, or ``ignore`` them.
             num_beams: Beams of the search, >= 1; those of the run when None. More beams come
                 closer to the exact ranking and cost more. Only for models that search.
-            batch_size: Users searched at once; 32 on a CPU, 256 on a GPU when None.
+            batch_size: Users searched at once; when None up to 128 on a CPU, fewer where histories
+                are long, and 256 on a GPU.
 
         Returns:
             Items, scores, titles and rows; scores are log-probabilities of the items' IDs where
@@ -207,9 +208,8 @@ class Recommender:
         unknown = Unknown(on_unknown)
         k = min(whole_number(k, "k", usual=10), shelf.catalogue.num_items)
         ranker = with_beams(shelf.ranker, num_beams)
-        if batch_size is None:
-            batch_size = 32 if ranker.device.type == "cpu" else 256
-        batch_size = whole_number(batch_size, "batch_size", usual=32)
+        if batch_size is not None:
+            batch_size = whole_number(batch_size, "batch_size", usual=32)
         names = None if users is None else read_keys(users, "users")
         whole_numbers = False
         if histories is None:
