@@ -21,7 +21,17 @@ from genrec.stages import Options
 if TYPE_CHECKING:
     from genrec.data.prepared import PreparedDataset
 
-__all__ = ["ADJUSTMENTS", "RULES", "Choice", "Facts", "choose", "facts_of", "pick", "rules_table"]
+__all__ = [
+    "ADJUSTMENTS",
+    "AUTO",
+    "RULES",
+    "Choice",
+    "Facts",
+    "choose",
+    "facts_of",
+    "pick",
+    "rules_table",
+]
 
 AUTO = "auto"  # what stands in place of a recipe
 
@@ -214,9 +224,8 @@ def pick(words: Sequence[str], options: Options) -> tuple[Sequence[str], Options
     lines = [f"auto: {facts}"]
     lines += [f"auto: {reason}" for reason in choice.reasons]
     if not facts.gpu:
-        lines += [
-            f"auto: about {minutes(facts):,} min for both stages, as Beauty takes eight on two"
-        ]
+        long = f"about {minutes(facts):,} min for both stages"
+        lines.append(f"auto: {long}, as Amazon Beauty takes 8 on two cores")
     lines += [f"auto: the same as {shlex.join(told)}"]
     options = dataclasses.replace(
         options,

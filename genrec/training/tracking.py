@@ -105,8 +105,8 @@ class Tracker:
             text = " ".join(str(error).split())[:160] or type(error).__name__
             named = ", ".join(str(getattr(one, "value", one)) for one in self.accelerator.log_with)
             raise ConfigError(
-                f"tracker {named} must start, got {text}; leave it out of train.trackers, or for "
-                "wandb log in or set WANDB_MODE=offline; --resume goes on"
+                f"tracker {named} must start, got {text}; leave it out of train.trackers, set "
+                "WANDB_MODE=offline, or name a server in MLFLOW_TRACKING_URI; --resume goes on"
             ) from error
         self._started = True
 

@@ -81,6 +81,7 @@ def test_the_word_becomes_a_recipe(tmp_path, write_data, monkeypatch):
     assert [str(step.run) for step in steps] == ["runs/rqvae/my shop", "runs/decoder/my shop"]
     assert steps[1].settings.seen_start == -5.0
     assert lines[1] == "auto: at most 3,000 items: " + RULES[0].why
+    assert "about 1 min for both stages" in "".join(lines)
     # What it says to be the same is the same.
     typed = shlex.split(lines[-1].partition("the same as ")[2])
     assert typed[:5] == ["genrec", "train", "sample_items", "--data", str(data.path)]
