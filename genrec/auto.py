@@ -88,31 +88,25 @@ RULES = (
     Rule(
         "at most 3,000 items",
         lambda facts: facts.items <= 3_000,
-        ("sample_items",),
+        ("sample",),
         "3 x 32 codes are enough, and small batches make enough steps",
     ),
     Rule(
         "median history of 30 items or more",
         lambda facts: facts.median_length >= 30,
-        ("movielens_items",),
+        ("movielens",),
         "it reads the newest 50 items, not 20",
     ),
     Rule(
         "everything else",
         lambda facts: True,
-        ("amazon_items",),
+        ("amazon",),
         "3 x 256 codes, the newest 20 items",
     ),
 )
 
 #: Each that holds adds its settings; ``--gin`` wins over them.
 ADJUSTMENTS = (
-    Rule(
-        "1 % repeats or more",
-        lambda facts: facts.repeats >= 0.01,
-        ("decoder.seen_weights=True", "decoder.seen_start=0.0"),
-        "how far users come back is learned",
-    ),
     Rule(
         "more than 100,000 items, and no GPU",
         lambda facts: facts.items > 100_000 and not facts.gpu,

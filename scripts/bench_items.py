@@ -25,13 +25,14 @@ from genrec.data.batching import EvaluationBatches, TokenTable, TrainingBatches
 from genrec.data.catalogue import Catalogue
 from genrec.data.prepared import PreparedDataset
 from genrec.data.schemas import SequenceBatch
-from genrec.data.sequence_dataset import SeqData, gather_rows
+from genrec.data.sequence_dataset import SeqData
 from genrec.decoding.trie import PrefixIndex
 from genrec.models.item_retrieval import ItemTokenRetrievalModel
 from genrec.models.item_settings import ItemHeadSettings, ItemVectorSettings, TreeSettings
 from genrec.models.retrieval import EncoderDecoderRetrievalModel
 from genrec.models.t5 import to_t5
 from genrec.serving.files import recommend_to_file
+from genrec.serving.keys import Lists
 from genrec.serving.recommender import Recommender
 from genrec.threads import side_by_side
 from genrec.tokenizer.semantic_id import SemanticIdTokenizer
@@ -132,19 +133,19 @@ def batch_file(
     ranker = model.ranker(catalogue, {"num_beams": beams, "max_history": MAX_ITEMS})
     recommender = Recommender(ranker, data=data)
     offsets = np.asarray(data.sequence_offsets)
-    lengths = np.minimum(offsets[1:] - offsets[:-1], MAX_ITEMS)
+    lengths = np.minimum(np.diff(offsets), MAX_ITEMS)
     # The whole histories, as the file reads them, in batches of equal budget.
-    rows = (offsets[1:], lengths, np.arange(data.num_users))
+    rows = Lists(np.array(data.sequence_items, dtype=np.int64), offsets)
     order = np.argsort(lengths, kind="stable")
     batches = [
-        gather_rows(torch.from_numpy(np.array(data.sequence_items)), *(c[part] for c in rows))
+        rows.padded(part, MAX_ITEMS)
         for part in np.array_split(order, max(1, int(lengths.sum()) // 1024))
     ]
 
     def in_memory() -> int:
         return sum(
             side_by_side(
-                lambda number: len(ranker.rank(batches[number].history, 10).items),
+                lambda number: len(ranker.rank(batches[number], 10).items),
                 len(batches),
                 "cpu",
             )

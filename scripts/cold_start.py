@@ -110,7 +110,7 @@ def by_text(data: PreparedDataset, newest: int) -> RankFn:
         near = means @ vectors.T
         near[torch.arange(len(histories)), [int(history[-1]) for history in histories]] = -2
         rows = torch.arange(data.num_items) if allowed is None else torch.from_numpy(allowed)
-        return rows[near[:, rows].topk(max(KS), dim=1).indices]
+        return rows[near[:, rows].topk(min(max(KS), len(rows)), dim=1).indices]
 
     return rank
 
@@ -181,7 +181,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path, help="prepared data set")
     parser.add_argument("--out", type=Path, default=Path("out/cold_start"))
-    parser.add_argument("--recipe", default="amazon_items")
+    parser.add_argument("--recipe", default="amazon")
     parser.add_argument("--share", type=float, default=0.05)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--trained", type=Path, help="run that knew the items, to compare with")
