@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 OPTIONAL = ["fastapi", "matplotlib", "pandas", "tensorboard", "uvicorn", "vector_quantize_pytorch"]
-OPTIONAL += ["mlflow", "mlflow_skinny", "ray", "wandb"]
+OPTIONAL += ["jinja2", "mlflow", "mlflow_skinny", "ray", "wandb"]
 DEVELOPMENT = ["pytest", "hypothesis", "_pytest"]
 
 IMPORT_ALL = """
