@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,7 @@ from genrec.tokenizer.semantic_id import ARTIFACT_NAME, SemanticIdTokenizer
 
 __all__ = [
     "QUANTIZER_NAME",
+    "KeptRun",
     "Trained",
     "keep_quantizer",
     "load_quantizer",
@@ -136,11 +137,20 @@ def load_trained(
     return Trained(ranker, catalogue, options, meta, run, model, table or own)
 
 
-def open_data(run: Trained) -> PreparedDataset:
+class KeptRun(Protocol):
+    """A run as far as it says where its data set lies."""
+
+    @property
+    def path(self) -> Path: ...  # noqa: D102
+    @property
+    def meta(self) -> Mapping[str, Any]: ...  # noqa: D102
+
+
+def open_data(run: KeptRun) -> PreparedDataset:
     """Open the data set that a run was trained on.
 
     Args:
-        run: The run.
+        run: The run, for example a :class:`Trained`.
 
     Returns:
         The data set.
