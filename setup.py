@@ -16,5 +16,9 @@ if "editable_wheel" not in sys.argv:
 setup(
     packages=packages,
     package_dir=package_dir,
-    package_data={"genrec": ["py.typed"], "genrec.configs": ["**/*.gin"]},
+    package_data={
+        "genrec": ["py.typed"],
+        "genrec.configs": ["**/*.gin"],
+        "genrec.reporting": ["page/*"],
+    },
 )

@@ -62,7 +62,12 @@ def test_the_package_takes_every_recipe_along(tmp_path, copy_package):
     command = [sys.executable, "setup.py", "-q", "build_py", "--build-lib", "built"]
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
     built = tmp_path / "built" / "genrec"
-    for folder, pattern, inside in (("configs", "*.gin", "configs"), ("genrec", "*.py", ".")):
+    for folder, pattern, inside in (
+        ("configs", "*.gin", "configs"),
+        ("genrec", "*.py", "."),
+        ("genrec", "page/*", "."),
+    ):
         files = {path.relative_to(ROOT / folder) for path in (ROOT / folder).rglob(pattern)}
+        assert files
         assert {path.relative_to(built / inside) for path in built.rglob(pattern)} == files
     assert (built / "py.typed").is_file()
