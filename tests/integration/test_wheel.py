@@ -76,3 +76,5 @@ def test_the_whole_way(installed, tmp_path):
         "train.iterations=5",
     )
     assert "SASRec" in genrec("evaluate", "runs/decoder/sample", "runs/sasrec/shop", "-k", "10")
+    written = genrec("report", "runs/decoder/sample", "runs/sasrec/shop", "--users", "50")
+    assert written.startswith("wrote report.html, ")
