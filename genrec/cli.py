@@ -69,6 +69,7 @@ def build_app() -> typer.Typer:
         no_args_is_help=True,
         add_completion=False,
         pretty_exceptions_enable=False,
+        rich_markup_mode="markdown",
     )
     app.callback()(_options)
     for module in pkgutil.iter_modules(commands.__path__):
