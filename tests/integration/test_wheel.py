@@ -73,6 +73,8 @@ def test_the_whole_way(installed, tmp_path):
         "--gin",
         "train.dataset_split=None",
         "--gin",
+        "train.encoder_model_name='tfidf'",
+        "--gin",
         "train.iterations=5",
     )
     assert "SASRec" in genrec("evaluate", "runs/decoder/sample", "runs/sasrec/shop", "-k", "10")
