@@ -20,9 +20,10 @@ from genrec.data.text.kept_encoder import ENCODER_NAME, load_encoder
 from genrec.errors import ConfigError, DataError, MissingPathError
 from genrec.rankers import Ranker
 from genrec.serving.keys import read_keys
+from genrec.tokenizer.semantic_id import SemanticIdTokenizer
 from genrec.trained import QUANTIZER_NAME, Trained, load_quantizer, with_ids
 
-__all__ = ["ItemVectors", "NewItems", "item_vectors", "with_items"]
+__all__ = ["ItemVectors", "NewItems", "item_vectors", "with_items", "with_known_ids"]
 
 #: Names of columns, the first is the usual one.
 _COLUMNS = {
@@ -31,6 +32,11 @@ _COLUMNS = {
     "text": ("text", "description"),
     "vector": ("vector", "embedding"),
 }
+
+_NO_IDS = (
+    "new items need a model of semantic IDs, got {}, which knows the items of its training only; "
+    "train it again on a data set that has them"
+)
 
 
 @runtime_checkable
@@ -121,10 +127,7 @@ def with_items(run: Trained, new: NewItems) -> Trained:
         ArtifactError: If the vectors are of another width, or no ID is left.
     """
     if run.table is None:
-        raise ConfigError(
-            f"new items need a model of semantic IDs, got {run.ranker.name}, which knows the items "
-            "of its training only; train it again on a data set that has them"
-        )
+        raise ConfigError(_NO_IDS.format(run.ranker.name))
     folder = run.path / QUANTIZER_NAME
     if not folder.is_dir():
         raise MissingPathError(
@@ -136,7 +139,37 @@ def with_items(run: Trained, new: NewItems) -> Trained:
     if (run.path / SPACE_NAME).is_dir():
         vectors = FusedSpace.load(run.path / SPACE_NAME).transform(vectors)
     table = run.table.add_items(load_quantizer(folder), vectors, new.keys)
-    catalogue = with_ids(run.catalogue.extended(new.keys, new.titles), table)
+    return _with_table(run, new.keys, new.titles, table)
+
+
+def with_known_ids(
+    run: Trained, keys: list[str], titles: list[str], codes: npt.NDArray[np.int32]
+) -> Trained:
+    """Recommend items too that got their IDs before, as :func:`with_items` gave them.
+
+    Args:
+        run: The run that gave the IDs.
+        keys: Items that it does not know, ``R``.
+        titles: What to show a person, ``R``.
+        codes: Their IDs, shape ``(R, L)``.
+
+    Returns:
+        The run with a ranker of the larger catalogue.
+
+    Raises:
+        ConfigError: If the model knows no IDs.
+        ArtifactError: If the codes do not fit the run's.
+    """
+    if run.table is None:
+        raise ConfigError(_NO_IDS.format(run.ranker.name))
+    return _with_table(run, keys, titles, run.table.extended(keys, codes))
+
+
+def _with_table(
+    run: Trained, keys: list[str], titles: list[str], table: SemanticIdTokenizer
+) -> Trained:
+    """Recommend the new items of an ID table."""
+    catalogue = with_ids(run.catalogue.extended(keys, titles), table)
     ranker = run.model.ranker(catalogue, run.options)
     return replace(run, ranker=ranker, catalogue=catalogue, table=table)
 
