@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from urllib.parse import unquote
 
 import orjson
-from fastapi import APIRouter, Depends, FastAPI, Path, Query, Request, Response
+from fastapi import Depends, FastAPI, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
@@ -78,9 +78,10 @@ def build_app(service: Service, *, token: str | None, metrics: Metrics) -> FastA
         redirect_slashes=False,
         lifespan=lifespan,
     )
-    app.include_router(_asking(service), prefix="/v1")
-    app.include_router(_changing(service), prefix="/v1", dependencies=_CHANGES)
-    app.include_router(_watching(service, metrics))
+    app.router.route_class = BodyRoute
+    _add_asking(app, service)
+    _add_changing(app, service)
+    _add_watching(app, service, metrics)
     for kind, answer in _ERRORS.items():
         app.add_exception_handler(kind, answer)
     app.add_middleware(
@@ -120,12 +121,11 @@ class BodyRoute(APIRoute):
         return handle
 
 
-def _asking(service: Service) -> APIRouter:
-    """Make the routes that change nothing."""
-    routes = APIRouter(route_class=BodyRoute, tags=["recommend"])
+def _add_asking(app: FastAPI, service: Service) -> None:
+    """Add the routes that change nothing."""
 
-    @routes.post(
-        "/recommend",
+    @app.post(
+        "/v1/recommend",
         response_model=m.RecommendAnswer,
         responses=_errors(400, 408, 413, 422, 503, 504),
     )
@@ -145,7 +145,7 @@ def _asking(service: Service) -> APIRouter:
         )
         return _json({"model": answer.shelf.ranker.name, "results": answer.to_json()})
 
-    @routes.get("/items", response_model=m.FoundAnswer, responses=_errors(422))
+    @app.get("/v1/items", response_model=m.FoundAnswer, responses=_errors(422))
     def find_items(
         q: Annotated[
             str,
@@ -160,84 +160,79 @@ def _asking(service: Service) -> APIRouter:
         """Find items by words of their titles."""
         return {"items": service.find(q, limit)}
 
-    @routes.get("/items/{key}", response_model=m.ItemAnswer, responses=_errors(404, 422))
+    @app.get("/v1/items/{key}", response_model=m.ItemAnswer, responses=_errors(404, 422))
     def show_item(key: _Key) -> Any:
         """Show an item."""
         return service.item(unquote(key))
 
-    @routes.get(
-        "/items/{key}/similar", response_model=m.SimilarAnswer, responses=_errors(404, 409, 422)
+    @app.get(
+        "/v1/items/{key}/similar", response_model=m.SimilarAnswer, responses=_errors(404, 409, 422)
     )
     def similar_items(key: _Key, k: Annotated[int, Query(ge=1, le=MAX_K)] = 10) -> Any:
         """Find the items nearest to one."""
         return {"items": service.similar(unquote(key), k)}
 
-    @routes.get("/users/random", response_model=m.UserAnswer, responses=_errors(404))
+    @app.get("/v1/users/random", response_model=m.UserAnswer, responses=_errors(404))
     def random_user() -> Any:
         """Show a random user of the data set with what he took next."""
         return service.random_user()
 
-    @routes.get("/info", response_model=m.InfoAnswer)
+    @app.get("/v1/info", response_model=m.InfoAnswer)
     def show_info() -> Any:
         """Say what is served."""
         return {**service.info(), "max_k": MAX_K}
 
-    return routes
 
-
-def _changing(service: Service) -> APIRouter:
-    """Make the routes that need the token."""
-    routes = APIRouter(route_class=BodyRoute, tags=["change"])
+def _add_changing(app: FastAPI, service: Service) -> None:
+    """Add the routes that need the token, which the guard has looked at."""
     usual = (400, 401, 403, 408, 409, 413, 422, 503)
 
-    @routes.post("/items", response_model=m.AddAnswer, responses=_errors(*usual))
+    @app.post(
+        "/v1/items", response_model=m.AddAnswer, responses=_errors(*usual), dependencies=_CHANGES
+    )
     async def add_items(told: m.AddRequest) -> Response:
         """Add items, which are recommended from now on."""
         items = [NewItem(str(item.item), item.title, item.text, item.vector) for item in told.items]
         return _json(await run_in_threadpool(service.add, items))
 
-    @routes.delete(
-        "/items/{key}",
+    @app.delete(
+        "/v1/items/{key}",
         response_model=m.RemoveAnswer,
+        dependencies=_CHANGES,
         responses=_errors(401, 403, 404, 408, 413, 422, 503),
     )
     def remove_item(key: _Key) -> Any:
         """Never recommend an item again."""
         return service.remove(unquote(key))
 
-    @routes.post("/model", response_model=m.InfoAnswer, responses=_errors(*usual))
+    @app.post(
+        "/v1/model", response_model=m.InfoAnswer, responses=_errors(*usual), dependencies=_CHANGES
+    )
     async def swap_model(told: m.ModelRequest) -> Response:
         """Serve a newer run; no request is lost."""
         info = await run_in_threadpool(service.swap, told.path)
         return _json({**info, "max_k": MAX_K})
 
-    return routes
 
+def _add_watching(app: FastAPI, service: Service, metrics: Metrics) -> None:
+    """Add the routes for those who run it."""
 
-def _watching(service: Service, metrics: Metrics) -> APIRouter:
-    """Make the routes for those who run it."""
-    routes = APIRouter(tags=["watch"])
-
-    @routes.get("/healthz", response_model=m.StateAnswer)
+    @app.get("/healthz", response_model=m.StateAnswer)
     async def healthz() -> Any:
         """Say that the process lives."""
         return {"status": "alive"}
 
-    @routes.get("/readyz", response_model=m.StateAnswer, responses=_errors(503))
+    @app.get("/readyz", response_model=m.StateAnswer, responses=_errors(503))
     async def readyz() -> Any:
         """Say whether requests may be sent: the model is open, and the queue has room."""
         if service.num_waiting >= service.settings.queue_users:
             raise QueueFull
         return {"status": "ready"}
 
-    @routes.get(
-        "/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}}
-    )
+    @app.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
     def show_metrics() -> Response:
         """Show numbers for Prometheus."""
         return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
-
-    return routes
 
 
 def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
