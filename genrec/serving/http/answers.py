@@ -214,7 +214,7 @@ def _search(shelf: Shelf, asked: list[_Resolved]) -> list[Answer]:
     if asked[0].query.users is not None:
         names = [name for one in asked for name in one.query.users or ()]
     limits = Limits(shelf.mask, allow, drop, shelf.ranker.device)
-    batch_size = 32 if shelf.ranker.device.type == "cpu" else 256
+    batch_size = 64 if shelf.ranker.device.type == "cpu" else 256
     rows, scores = rank_all(
         shelf.ranker, shelf.popular, histories, k, limits, None, names, batch_size
     )

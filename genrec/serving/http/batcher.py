@@ -12,6 +12,8 @@ from typing import Any, Generic, Protocol, TypeVar
 
 __all__ = ["Batcher", "QueueFull"]
 
+_MOST_WAITS = 10
+
 
 class Sized(Protocol):
     """A request of some users."""
@@ -32,20 +34,20 @@ class QueueFull(Exception):
 class _Waiting(Generic[Q]):
     query: Q
     answer: asyncio.Future[Any]
-    since: float
 
 
 class Batcher(Generic[Q, R]):
     """One thread that answers what waits, as much at once as may be.
 
-    While it answers, the next requests gather; so under load nothing waits for the clock. Only
-    where the batch before had several does it wait a moment for others to come too.
+    While it answers, the next requests gather. Where the batch before had several, more are on
+    their way, since their senders have just been answered: then it waits as long as they keep
+    coming, until as many are there. A lone request waits for nobody.
 
     Args:
         work: From some requests to as many results; a result that is an exception is raised at
             its request. Called from the one thread.
         max_users: Most users of a batch, >= 1; a larger request makes a batch of its own.
-        wait_s: How long the oldest request waits for others.
+        wait_s: How long it waits for the next request; in all at most ten times as long.
         queue_users: Users that may wait.
     """
 
@@ -62,6 +64,7 @@ class Batcher(Generic[Q, R]):
         self._queue: deque[_Waiting[Q]] = deque()
         self._users = 0
         self._changed = threading.Condition()
+        self._expected = 1  # requests that are on their way
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="search", daemon=True)
         self._thread.start()
@@ -83,9 +86,10 @@ class Batcher(Generic[Q, R]):
         with self._changed:
             if self._closing or self._users + query.num_users > self._queue_users:
                 raise QueueFull
-            self._queue.append(_Waiting(query, answer, time.monotonic()))
+            self._queue.append(_Waiting(query, answer))
             self._users += query.num_users
-            if len(self._queue) == 1 or self._users >= self._max_users:
+            count = len(self._queue)
+            if count == 1 or count >= self._expected or self._users >= self._max_users:
                 self._changed.notify()
         late = loop.call_later(timeout_s, _expire, answer)
         try:
@@ -101,10 +105,9 @@ class Batcher(Generic[Q, R]):
         self._thread.join()
 
     def _run(self) -> None:
-        several = False
-        while batch := self._take(self._wait_s if several else 0.0):
-            several = len(batch) > 1 or bool(self._queue)
+        while batch := self._take():
             asked = [waiting for waiting in batch if not waiting.answer.done()]  # given up since
+            self._expected = len(batch) + len(self._queue)
             if asked:
                 _deliver(asked, self._results([waiting.query for waiting in asked]))
 
@@ -117,17 +120,17 @@ class Batcher(Generic[Q, R]):
                 return [error]
             return [result for query in queries for result in self._results([query])]
 
-    def _take(self, wait_s: float) -> list[_Waiting[Q]]:
+    def _take(self) -> list[_Waiting[Q]]:
         """Take the oldest requests; none when it is time to end."""
         with self._changed:
             while not self._queue and not self._closing:
                 self._changed.wait()
-            if self._queue and wait_s > 0:
-                until = self._queue[0].since + wait_s
-                while self._users < self._max_users and not self._closing:
-                    left = until - time.monotonic()
-                    if left <= 0 or not self._changed.wait(left):
-                        break
+            until = time.monotonic() + _MOST_WAITS * self._wait_s
+            while len(self._queue) < self._expected and self._users < self._max_users:
+                before = len(self._queue)
+                self._changed.wait(min(self._wait_s, until - time.monotonic()))
+                if len(self._queue) == before or time.monotonic() >= until or self._closing:
+                    break
             batch: list[_Waiting[Q]] = []
             users = 0
             while self._queue:

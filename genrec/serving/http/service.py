@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from genrec.errors import ArtifactError, ConfigError, GenRecError, MissingPathError
 from genrec.serving.http.answers import Answer, Query, answer_all
@@ -24,6 +27,9 @@ from genrec.serving.recommender import Recommender
 from genrec.serving.shelf import Shelf
 
 __all__ = ["Service", "Source"]
+
+#: Fewer users than this are not worth a thread of their own: each operation costs too much.
+_LEAST_SHARE = 12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +114,10 @@ class Service:
             if journal is not None:
                 journal.close()
             raise
+        self._threads = torch.get_num_threads()
+        self._pool = ThreadPoolExecutor(
+            self._threads, "search", initializer=torch.set_num_threads, initargs=(1,)
+        )
         self._batcher: Batcher[Query, Answer] = Batcher(
             self._search,
             max_users=settings.max_batch,
@@ -256,12 +266,17 @@ class Service:
     def close(self) -> None:
         """Answer what waits, then let go of everything."""
         self._batcher.close()
+        self._pool.shutdown()
         self.catalogue.close()
 
     def _search(self, queries: Sequence[Query]) -> list[Answer | Exception]:
         now = self.now  # one state for the whole search
         begin = time.perf_counter()
-        answers = answer_all(now.shelf, now.recommender.users, queries)
+        parts = _shares(queries, self._threads)
+        found = self._pool.map(
+            lambda part: answer_all(now.shelf, now.recommender.users, part), parts
+        )
+        answers = [answer for part in found for answer in part]
         self._observe(
             len(queries), sum(query.num_users for query in queries), time.perf_counter() - begin
         )
@@ -321,6 +336,15 @@ class Service:
             )
         say(f"serving {header.path}, which was swapped in for {self.source.run}")
         return newer
+
+
+def _shares(queries: Sequence[Query], threads: int) -> list[Sequence[Query]]:
+    """Deal requests out to threads, in order, where there are enough for more than one."""
+    users = np.cumsum([query.num_users for query in queries])
+    count = min(threads, max(1, int(users[-1]) // _LEAST_SHARE))
+    ends = np.searchsorted(users, users[-1] * np.arange(1, count) / count) + 1
+    bounds = [0, *ends.tolist(), len(queries)]
+    return [queries[begin:end] for begin, end in itertools.pairwise(bounds) if begin < end]
 
 
 def _fits(recommender: Recommender) -> bool:
