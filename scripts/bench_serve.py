@@ -28,10 +28,12 @@ class Client(asyncio.Protocol):
         self.head = b""
 
     def connection_made(self, transport: Any) -> None:
+        """Begin to ask."""
         self.transport = transport
         self.ask()
 
     def ask(self) -> None:
+        """Send the next request, or hang up when time is over."""
         self.began = time.perf_counter()
         if self.began >= self.until:
             self.transport.close()
@@ -40,6 +42,7 @@ class Client(asyncio.Protocol):
         self.sent += 1
 
     def data_received(self, data: bytes) -> None:
+        """Read an answer, which may come in parts."""
         if self.left == 0:
             self.head += data
             end = self.head.find(b"\r\n\r\n")
@@ -59,6 +62,7 @@ class Client(asyncio.Protocol):
             self.ask()
 
     def connection_lost(self, error: Exception | None) -> None:
+        """Note that it is over."""
         self.errors += time.perf_counter() < self.until  # the service hung up
         self.done.set()
 
@@ -113,6 +117,7 @@ class Server:
         return answer_of([__file__, str(histories), *words])
 
     def stop(self) -> None:
+        """End it."""
         self.process.terminate()
         self.process.wait(30)
 

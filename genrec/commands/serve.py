@@ -52,7 +52,7 @@ class ServeArguments:
     device: Annotated[str | None, typer.Option(help="e.g. cpu or cuda. [a GPU if any]")] = None
     beams: Annotated[int | None, typer.Option(min=1, help="Beams. [those of the run]")] = None
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads of a search on a CPU. [one a core]")
+        int | None, typer.Option(min=1, help="Threads of a search on a CPU. [one a core but one]")
     ] = None
     max_batch: Annotated[
         int, typer.Option(min=1, help="Most users of one search; 1 answers each request alone.")
@@ -94,7 +94,7 @@ def app_command(app: typer.Typer) -> None:
             timeout_s=told.timeout,
             max_body_bytes=int(told.max_body_mb * 1e6),
         )
-        settle_process(told.threads)
+        settle_process(told.threads or _usual_threads())
         from genrec.serving.http.server import serve
 
         run = find_run(told.run_dir)
@@ -150,6 +150,15 @@ def read_token(file: Path | None) -> str | None:
             f"{len(token)} characters in {where}; make one with `openssl rand -hex 32`"
         )
     return token
+
+
+def _usual_threads() -> int | None:
+    """Leave a core to HTTP, unless the environment says how many threads there shall be."""
+    if "OMP_NUM_THREADS" in os.environ:
+        return None
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity is not None else os.cpu_count() or 1
+    return max(1, cores - 1)
 
 
 def _journal(named: Path | None, run: Path, token: str | None) -> Path | None:

@@ -25,6 +25,8 @@ __all__ = ["Answer", "Query", "answer_all"]
 
 Rows = npt.NDArray[np.int64]
 
+_NOTHING = np.empty(0, dtype=np.int64)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Query:
@@ -77,12 +79,12 @@ class Answer:
     def to_json(self) -> list[dict[str, Any]]:
         """Write one JSON object a user."""
         keys, titles = self.shelf.catalogue.item_keys, self.shelf.catalogue.item_titles
-        query, lengths = self.query, self.histories.lengths.tolist()
+        query, ends = self.query, self.histories.offsets.tolist()
         names = query.users if query.users is not None else [None] * query.num_users
         whole = _whole_numbers(query) and self.shelf.plain_keys
         results = []
-        everybody = zip(names, lengths, self.rows.tolist(), self.scores.tolist(), strict=True)
-        for place, (name, length, rows, scores) in enumerate(everybody):
+        everybody = zip(names, self.rows.tolist(), self.scores.tolist(), strict=True)
+        for place, (name, rows, scores) in enumerate(everybody):
             items: list[dict[str, Any]] = []
             for rank, (row, score) in enumerate(zip(rows, scores, strict=True), start=1):
                 if row < 0:
@@ -91,7 +93,7 @@ class Answer:
                 items.append({"item": key, "title": titles[row], "score": score, "rank": rank})
             if query.explain:
                 self._explain(place, rows[: len(items)], items, whole)
-            popular = length == 0 and self.shelf.popular is not None
+            popular = ends[place] == ends[place + 1] and self.shelf.popular is not None
             results.append({"user": name, "popular": popular, "items": items})
         return results
 
@@ -136,9 +138,11 @@ def answer_all(shelf: Shelf, users: Users, queries: Sequence[Query]) -> list[Ans
     """
     answers: list[Answer | Exception | None] = [None] * len(queries)
     groups: dict[tuple[int, bool, bool], list[tuple[int, _Resolved]]] = {}
+    ranker = shelf.ranker
+    num_beams = ranker.num_beams if isinstance(ranker, SearchingRanker) else None
     for place, query in enumerate(queries):
         try:
-            resolved = _Resolved.of(query, shelf, users)
+            resolved = _Resolved.of(query, shelf, users, num_beams)
         except GenRecError as error:
             answers[place] = error
             continue
@@ -167,7 +171,7 @@ class _Resolved:
     group: tuple[int, bool, bool]
 
     @classmethod
-    def of(cls, query: Query, shelf: Shelf, users: Users) -> _Resolved:
+    def of(cls, query: Query, shelf: Shelf, users: Users, num_beams: int | None) -> _Resolved:
         unknown = Unknown(query.on_unknown)
 
         def rows_of(lists: Sequence[Sequence[Key]], what: str) -> Lists:
@@ -180,21 +184,19 @@ class _Resolved:
         else:
             histories = users.histories(list(query.users or ()), shelf, unknown)
         k = min(query.k, shelf.catalogue.num_items)
-        ranker = shelf.ranker
-        beams = max(k, ranker.num_beams) if isinstance(ranker, SearchingRanker) else 0
+        beams = 0 if num_beams is None else max(k, num_beams)
         allow = None if query.allow is None else rows_of([query.allow], "allow").rows
-        exclude = rows_of([query.exclude], "exclude").rows
+        exclude = rows_of([query.exclude], "exclude").rows if query.exclude else _NOTHING
         group = (beams, allow is not None, query.users is not None)
         return cls(query, k, histories, exclude, allow, group)
 
     def dropped(self) -> Lists:
         """List what each user shall not get."""
-        lengths = self.histories.lengths
-        everybody = _repeated(self.exclude, len(lengths))
-        if not self.query.exclude_seen:
-            return everybody
-        if len(self.exclude) == 0:
+        if self.query.exclude_seen and len(self.exclude) == 0:
             return self.histories
+        lengths = self.histories.lengths
+        if not self.query.exclude_seen:
+            return _repeated(self.exclude, len(lengths))
         offsets = self.histories.offsets
         seen = (self.histories.rows[a:b] for a, b in itertools.pairwise(offsets))
         rows = [part for had in seen for part in (had, self.exclude)]

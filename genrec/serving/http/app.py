@@ -84,8 +84,14 @@ def build_app(service: Service, *, token: str | None, metrics: Metrics) -> FastA
     _add_watching(app, service, metrics)
     for kind, answer in _ERRORS.items():
         app.add_exception_handler(kind, answer)
+
+    async def recommend(body: bytes) -> bytes:
+        return await _recommended(service, m.RecommendRequest.model_validate_json(body))
+
     app.add_middleware(
         Guard,
+        lanes={("POST", "/v1/recommend"): recommend},
+        refusal_of=refusal_of,
         token=token,
         max_body_bytes=service.settings.max_body_bytes,
         timeout_s=service.settings.timeout_s,
@@ -111,11 +117,7 @@ class BodyRoute(APIRoute):
         assert answer is not None
 
         async def handle(request: Request) -> Response:
-            try:
-                told = kind.model_validate_json(await request.body())
-            except ValidationError as error:
-                raise _refused(error.errors(include_url=False)) from None
-            found: Response = await answer(told)
+            found: Response = await answer(kind.model_validate_json(await request.body()))
             return found
 
         return handle
@@ -131,19 +133,7 @@ def _add_asking(app: FastAPI, service: Service) -> None:
     )
     async def recommend(told: m.RecommendRequest) -> Response:
         """Recommend items to one user or many."""
-        answer = await service.recommend(
-            Asked(
-                histories=told.histories,
-                users=told.users,
-                k=told.k,
-                exclude_seen=told.exclude_seen,
-                exclude=told.exclude,
-                allow=told.allow,
-                on_unknown=told.on_unknown,
-                explain=told.explain,
-            )
-        )
-        return _json({"model": answer.shelf.ranker.name, "results": answer.to_json()})
+        return Response(await _recommended(service, told), media_type="application/json")
 
     @app.get("/v1/items", response_model=m.FoundAnswer, responses=_errors(422))
     def find_items(
@@ -181,6 +171,22 @@ def _add_asking(app: FastAPI, service: Service) -> None:
     def show_info() -> Any:
         """Say what is served."""
         return {**service.info(), "max_k": MAX_K}
+
+
+async def _recommended(service: Service, told: m.RecommendRequest) -> bytes:
+    answer = await service.recommend(
+        Asked(
+            histories=told.histories,
+            users=told.users,
+            k=told.k,
+            exclude_seen=told.exclude_seen,
+            exclude=told.exclude,
+            allow=told.allow,
+            on_unknown=told.on_unknown,
+            explain=told.explain,
+        )
+    )
+    return orjson.dumps({"model": answer.shelf.ranker.name, "results": answer.to_json()})
 
 
 def _add_changing(app: FastAPI, service: Service) -> None:
@@ -263,25 +269,29 @@ def _refused(errors: Any) -> Refusal:
     return Refusal(422, f"{place or 'body'}: {said}{got}{more}; see /openapi.json")
 
 
-async def _on_refusal(request: Request, error: Any) -> Response:
-    return _error(error.status, error.message, error.headers)
+def refusal_of(error: Exception) -> Refusal | None:
+    """Say what a client is told of an error; None where the service failed."""
+    if isinstance(error, Refusal):
+        return error
+    if isinstance(error, ValidationError):
+        return _refused(error.errors(include_url=False))
+    if isinstance(error, RequestValidationError):
+        return _refused(error.errors())
+    if isinstance(error, GenRecError):
+        return Refusal(422, str(error))
+    if isinstance(error, QueueFull):
+        why = "queue must have room, got too many waiting; try again"
+        return Refusal(503, why, headers={"Retry-After": "1"})
+    if isinstance(error, TimeoutError):
+        why = "answer must come in time, got none yet; ask for fewer users, or try again"
+        return Refusal(504, why)
+    return None
 
 
-async def _on_user_error(request: Request, error: Any) -> Response:
-    return _error(422, str(error))
-
-
-async def _on_invalid(request: Request, error: Any) -> Response:
-    refusal = _refused(error.errors())
-    return _error(refusal.status, refusal.message)
-
-
-async def _on_full(request: Request, error: Any) -> Response:
-    return _error(503, "queue must have room, got too many waiting; retry", {"Retry-After": "1"})
-
-
-async def _on_late(request: Request, error: Any) -> Response:
-    return _error(504, "answer must come in time, got none yet; ask for fewer users, or retry")
+async def _on_error(request: Request, error: Any) -> Response:
+    refusal = refusal_of(error)
+    assert refusal is not None  # handlers are set for these kinds alone
+    return _error(refusal.status, refusal.message, refusal.headers)
 
 
 async def _on_status(request: Request, error: Any) -> Response:
@@ -296,11 +306,8 @@ async def _on_failure(request: Request, error: Any) -> Response:
 
 
 _ERRORS: dict[Any, Any] = {
-    Refusal: _on_refusal,
-    GenRecError: _on_user_error,
-    RequestValidationError: _on_invalid,
-    QueueFull: _on_full,
-    TimeoutError: _on_late,
+    **dict.fromkeys((Refusal, GenRecError, ValidationError, QueueFull, TimeoutError), _on_error),
+    RequestValidationError: _on_error,
     HTTPException: _on_status,
     Exception: _on_failure,
 }

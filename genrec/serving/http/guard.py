@@ -6,7 +6,7 @@ import asyncio
 import hmac
 import sys
 import time
-from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, MutableMapping
 from typing import Any
 
 import orjson
@@ -34,6 +34,8 @@ class Guard:
         max_body_bytes: Longest body.
         timeout_s: Longest time for a body to come.
         count: Told of each request: method, route, status, seconds.
+        lanes: By method and path what answers a body with JSON at once, past all other layers.
+        refusal_of: From what a lane raised to what its client is told; None for a failure.
     """
 
     def __init__(
@@ -44,8 +46,11 @@ class Guard:
         max_body_bytes: int,
         timeout_s: float,
         count: Callable[[str, str, int, float], None],
+        lanes: Mapping[tuple[str, str], Callable[[bytes], Awaitable[bytes]]],
+        refusal_of: Callable[[Exception], Refusal | None],
     ) -> None:
         self.app, self._count = app, count
+        self._lanes, self._refusal_of = lanes, refusal_of
         self._token = None if token is None else token.encode()
         self._max_body_bytes, self._timeout_s = max_body_bytes, timeout_s
 
@@ -55,6 +60,7 @@ class Guard:
             await self.app(scope, receive, send)
             return
         begin, status = time.perf_counter(), 499  # as nginx names a client that went away
+        route: str | None = None
 
         async def noted(message: MutableMapping[str, Any]) -> None:
             nonlocal status
@@ -67,16 +73,23 @@ class Guard:
             scope["path"] = scope["raw_path"].decode("latin-1")
         try:
             self._check_token(scope)
-            if scope["method"] not in _READING:
-                receive = await self._with_body(scope, receive)
-            await self.app(scope, receive, noted)
+            if scope["method"] in _READING:
+                await self.app(scope, receive, noted)
+                return
+            body = await self._whole_body(scope, receive)
+            lane = self._lanes.get((scope["method"], scope["path"]))
+            if lane is None:
+                await self.app(scope, _replay(body, receive), noted)
+            else:
+                route = scope["path"]
+                await _send_json(200, await self._answer(lane, body), {}, noted)
         except Refusal as refusal:
-            await _refuse(refusal, noted)
+            await _send_json(refusal.status, error_body(refusal.message), refusal.headers, noted)
         except _Gone:
             pass
         finally:
-            route = getattr(scope.get("route"), "path", "other")
-            self._count(scope["method"], route, status, time.perf_counter() - begin)
+            known = route or str(getattr(scope.get("route"), "path", "other"))
+            self._count(scope["method"], known, status, time.perf_counter() - begin)
 
     def _check_token(self, scope: Scope) -> None:
         path = scope["path"]
@@ -98,13 +111,22 @@ class Guard:
                 headers={"WWW-Authenticate": "Bearer"},
             )
 
-    async def _with_body(self, scope: Scope, receive: Receive) -> Receive:
+    async def _answer(self, lane: Callable[[bytes], Awaitable[bytes]], body: bytes) -> bytes:
+        try:
+            return await lane(body)
+        except Exception as error:
+            refusal = self._refusal_of(error)
+            if refusal is None:
+                raise
+            raise refusal from None
+
+    async def _whole_body(self, scope: Scope, receive: Receive) -> bytes:
         """Read the whole body before anything else is done."""
         length = _header(scope, b"content-length")
         if length.isdigit() and int(length) > self._max_body_bytes:
             raise self._too_long()
         try:
-            body = await _within(self._timeout_s, self._body(receive))
+            return await _within(self._timeout_s, self._body(receive))
         except (asyncio.TimeoutError, TimeoutError):
             raise Refusal(
                 408,
@@ -112,13 +134,6 @@ class Guard:
                 "faster",
                 headers={"Connection": "close"},
             ) from None
-        message = {"type": "http.request", "body": body, "more_body": False}
-        unread = [message]
-
-        async def replay() -> MutableMapping[str, Any]:
-            return unread.pop() if unread else await receive()
-
-        return replay
 
     async def _body(self, receive: Receive) -> bytes:
         message = await receive()
@@ -162,13 +177,26 @@ def error_body(message: str) -> bytes:
     return orjson.dumps({"error": {"message": message}})
 
 
-async def _refuse(refusal: Refusal, send: Send) -> None:
-    body = error_body(refusal.message)
-    headers = {"content-type": "application/json", "content-length": str(len(body))}
-    headers |= refusal.headers
-    written = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
-    await send({"type": "http.response.start", "status": refusal.status, "headers": written})
+async def _send_json(status: int, body: bytes, headers: Mapping[str, str], send: Send) -> None:
+    written = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+        *((name.lower().encode(), value.encode()) for name, value in headers.items()),
+    ]
+    await send({"type": "http.response.start", "status": status, "headers": written})
     await send({"type": "http.response.body", "body": body})
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """Give a body that was read to the next reader."""
+    unread: list[MutableMapping[str, Any]] = [
+        {"type": "http.request", "body": body, "more_body": False}
+    ]
+
+    async def replayed() -> MutableMapping[str, Any]:
+        return unread.pop() if unread else await receive()
+
+    return replayed
 
 
 def _header(scope: Scope, name: bytes) -> bytes:

@@ -47,6 +47,8 @@ class Metrics:
             "genrec_search_seconds", "Of one search.", buckets=_SECONDS, registry=registry
         )
 
+        self._children: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
+
     def watch(self, service: Service) -> None:
         """Show a service's state too."""
         self._registry.register(_State(service))
@@ -59,8 +61,12 @@ class Metrics:
 
     def request(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count a request."""
-        self._requests.labels(method, route, str(status)).inc()
-        self._seconds.labels(route).observe(seconds)
+        children = self._children.get((method, route, status))
+        if children is None:  # to find them by their labels each time costs more than to count
+            counter = self._requests.labels(method, route, str(status))
+            children = self._children[method, route, status] = counter, self._seconds.labels(route)
+        children[0].inc()
+        children[1].observe(seconds)
 
     def text(self) -> bytes:
         """Write everything in Prometheus' text format."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import signal
 import socket
 import sys
@@ -52,6 +53,8 @@ def serve(
             proxy_headers=False,
             timeout_graceful_shutdown=max(1, round(settings.drain_s)),
         )
+        gc.collect()
+        gc.freeze()  # what was loaded stays: the collector need not walk it in between requests
         info = service.info()
         shown = f"[{host}]" if ":" in host else host
         address = f"http://{shown}:{door.getsockname()[1]}"
