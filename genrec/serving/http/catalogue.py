@@ -309,21 +309,20 @@ def _replayed(
         gone = np.pad(~shelf.available, (0, len(fresh)))
         recommender = Recommender.of_shelf(shelf.with_removed(gone, run), recommender.users)
     elif fresh:
-        _check_encoder(recommender, fresh)
-        recommender = _added(recommender, fresh)
+        recommender = _added(recommender, [_by_text(item) for item in fresh])
         kept.added |= {item.item: item for item in _with_codes(recommender, fresh)}
     gone_keys = [key for key in changes.removed if key in recommender.shelf.row_of]
     return _marked(recommender, gone_keys, removed=True), kept
 
 
-def _check_encoder(recommender: Recommender, items: Sequence[NewItem]) -> None:
-    """Refuse to add to another run what is known by the vector of the older run alone."""
-    alone = next((item.item for item in items if item.text is None), None)
-    if alone is not None:
+def _by_text(item: NewItem) -> NewItem:
+    """Let another run embed an item: a vector is one of the older run's encoder."""
+    if item.text is None:
         raise ArtifactError(
-            f"item {alone!r}, which was added with a vector of the older run's encoder and "
-            "without a text; train the newer run with it, or add it with its text"
+            f"item {item.item!r}, which was added with a vector of the older run's encoder and "
+            "without a text; train the newer run with it, or remove it and add it with its text"
         )
+    return replace(item, vector=None)
 
 
 def _unwritten(error: OSError) -> Refusal:
