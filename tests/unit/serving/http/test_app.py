@@ -21,6 +21,7 @@ from genrec.serving.http.settings import ServiceSettings  # noqa: E402
 TOKEN = "0123456789abcdef"
 RIGHT = {"Authorization": f"Bearer {TOKEN}"}
 VECTOR = [9.0, 0.5, 0.0, 0.0, 0.0, 0.0]
+OTHER = [0.0, 0.0, 9.0, 0.0, 0.5, 0.0]
 
 
 def client_of(run, journal=None, token=TOKEN, **settings):
@@ -115,7 +116,7 @@ def test_items(client):
     told = {
         "items": [
             {"item": key, "title": "Red cup", "vector": VECTOR},
-            {"item": 7, "vector": VECTOR},
+            {"item": 7, "vector": OTHER},
         ]
     }
     message_of(client.get(path), 404)
