@@ -101,13 +101,15 @@ class LiveCatalogue:
             keys = [item.item for item in items]
             if len(set(keys)) < len(keys):
                 twice = next(key for at, key in enumerate(keys) if key in keys[:at])
-                raise Refusal(422, f"items must have each key once, got {twice!r} again; drop one")
+                raise Refusal(
+                    422, f"items must have each key once, got {twice!r:.80} again; drop one"
+                )
             rows = [now.shelf.row_of.get(key, -1) for key in keys]
             known = [key for key, row in zip(keys, rows, strict=True) if _is_here(now.shelf, row)]
             if known:
                 raise Refusal(
                     409,
-                    f"items must be new, got {len(known)} that are known, the first {known[0]!r}; "
+                    f"items must be new, got {len(known)} that are known, the first {known[0]!r:.80}; "
                     "leave them out, or remove them first",
                 )
             back = [key for key, row in zip(keys, rows, strict=True) if row >= 0]
@@ -130,7 +132,9 @@ class LiveCatalogue:
         with self._writing:
             now, journal = self.now, self._open_journal()
             if not _is_here(now.shelf, now.shelf.row_of.get(key, -1)):
-                raise Refusal(404, f"item must be one of the catalogue, got {key!r}; check the key")
+                raise Refusal(
+                    404, f"item must be one of the catalogue, got {key!r:.80}; check the key"
+                )
             recommender = _marked(now.recommender, [key], removed=True)
             self._write(journal, {"op": "remove", "keys": [key]})
             self._show(replace_recommender(now, recommender))

@@ -99,16 +99,17 @@ class Service:
         self.source, self.settings = source, settings
         self._observe = observe
         self._swapping = threading.Lock()
+        # The run first: what cannot be served leaves no lock beside it.
+        recommender = source.open(source.run)
+        started = identity_of(recommender)
+        if source.data is not None:
+            recommender.users.open(recommender.shelf)  # refuses here, not at a request
         journal = None if source.journal is None else Journal(source.journal)
         try:
             if journal is not None and journal.dropped:
                 say(f"journal {journal.path}: dropped {journal.dropped} bytes of a torn last line")
-            recommender = source.open(source.run)
-            started = identity_of(recommender)
             if journal is not None and journal.header is not None:
                 recommender = self._resumed(journal, recommender, started, say)
-            if source.data is not None:
-                recommender.users.open(recommender.shelf)  # refuses here, not at a request
             self.catalogue = LiveCatalogue(recommender, started=started, journal=journal)
         except BaseException:
             if journal is not None:
@@ -285,7 +286,7 @@ class Service:
     def _row(self, now: Served, key: str) -> int:
         row = now.shelf.row_of.get(key, -1)
         if row < 0 or not now.shelf.available[row]:
-            raise Refusal(404, f"item must be one of the catalogue, got {key!r}; check the key")
+            raise Refusal(404, f"item must be one of the catalogue, got {key!r:.80}; check the key")
         return row
 
     def _allowed(self, path: str | None) -> Path | str:
