@@ -109,8 +109,8 @@ class LiveCatalogue:
             if known:
                 raise Refusal(
                     409,
-                    f"items must be new, got {len(known)} that are known, the first {known[0]!r:.80}; "
-                    "leave them out, or remove them first",
+                    f"items must be new, got {len(known)} that are known, the first "
+                    f"{known[0]!r:.80}; leave them out, or remove them first",
                 )
             back = [key for key, row in zip(keys, rows, strict=True) if row >= 0]
             fresh = [item for item, row in zip(items, rows, strict=True) if row < 0]

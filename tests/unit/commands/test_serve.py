@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import re
 import socket
 import sys
 
 import pytest
+from typer.testing import CliRunner
 
+from genrec.cli import build_app
 from genrec.commands.serve import TOKEN_VARIABLE, _check_packages, _journal, read_token
 from genrec.errors import ConfigError, MissingPathError
 
@@ -73,3 +77,18 @@ def test_the_door(monkeypatch):
         ConfigError, match="--host must be an address of this machine, got 'nowhere'"
     ):
         listen("nowhere", 0)
+
+
+def test_the_container_starts_a_command_that_exists(repository):
+    text = (repository / "Containerfile").read_text(encoding="utf-8")
+    told = dict(re.findall(r"^(COPY|ENTRYPOINT) (.*)$", text, flags=re.MULTILINE))
+    program, command, *words = json.loads(told["ENTRYPOINT"])
+    assert (program, command) == ("genrec", "serve")
+    known = CliRunner().invoke(build_app(), ["serve", "--help"], env={"COLUMNS": "200"})
+    options = [word for word in words if word.startswith("--")]
+    assert options
+    assert [option for option in options if option not in known.output] == []
+    (wheel,) = re.findall(r"dist/\S+\.whl", told["COPY"])
+    ignored = (repository / ".containerignore").read_text(encoding="utf-8").split()
+    assert f"!{wheel}" in ignored
+    assert "!constraints.txt" in ignored
