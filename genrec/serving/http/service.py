@@ -115,7 +115,8 @@ class Service:
             if journal is not None:
                 journal.close()
             raise
-        self._threads = torch.get_num_threads()
+        on_cpu = recommender.ranker.device.type == "cpu"
+        self._threads = torch.get_num_threads() if on_cpu else 1
         self._pool = ThreadPoolExecutor(
             self._threads, "search", initializer=torch.set_num_threads, initargs=(1,)
         )

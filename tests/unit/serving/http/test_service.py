@@ -17,6 +17,7 @@ from genrec.serving.http.answers import Query
 from genrec.serving.http.journal import NewItem
 from genrec.serving.http.refusals import Refusal
 from genrec.serving.http.service import Service, Source
+from genrec.serving.http.service import _shares as shares
 from genrec.serving.http.settings import ServiceSettings
 from genrec.serving.recommender import Recommender
 from genrec.trained import load_trained
@@ -321,3 +322,15 @@ def test_a_saved_recommender_is_served_too(open_service, run, tmp_path, journal)
     service.close()
     again = open_service(tmp_path / "saved", journal=journal)
     assert not {"x", "a1"} & set(items_for(again, "a2"))
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_threads_share_all_requests_in_order(threads):
+    rng = np.random.default_rng(threads)
+    for sizes in ([0], [1], [30], [1] * 64, [12, 12], rng.integers(0, 40, 50).tolist()):
+        queries = [Query(histories=[["a1"]] * size) for size in sizes]
+        parts = shares(queries, threads)
+        assert [id(query) for part in parts for query in part] == [id(query) for query in queries]
+        assert 1 <= len(parts) <= threads
+        if sizes == [1] * 64:
+            assert max(map(len, parts)) - min(map(len, parts)) <= 1
