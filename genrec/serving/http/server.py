@@ -61,7 +61,7 @@ def serve(
         changes = "changes need the token" if token is not None else "no changes without a token"
         ready = f"serving {info['kind']}, {info['num_items']:,} items, on {address} ({changes})"
         _Server(config, ready).run(sockets=[door])
-        print("ended; what had begun was answered", flush=True)
+        print("ended", flush=True)
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -53,7 +53,10 @@ def test_items_come_and_go_at_once_and_survive(name, request, open_service, jour
     assert added == {"added": ["x/1", "x2"], "returned": [], "num_items": 34}
     assert {"x/1", "x2"} <= set(items_for(service, "a1"))
     service.remove("x2")
+    made = service.now.shelf.codes, service.now.shelf.row_of
     service.remove("a1")
+    assert service.now.shelf.codes is made[0]  # the items are the same: nothing is made again
+    assert service.now.shelf.row_of is made[1]
     service.remove("a3")
     assert not {"x2", "a1", "a3"} & set(items_for(service, "b1"))
     again = service.add(
