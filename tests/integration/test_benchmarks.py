@@ -52,6 +52,7 @@ def test_a_benchmark_runs(script, words, keys, tmp_path):
         assert found["results"][0]["same_topk"] == 1.0
 
 
+@pytest.mark.slow
 def test_the_benchmark_of_the_service_runs(sample_decoder, tmp_path):
     pytest.importorskip("fastapi", reason="the extra serve is not installed")
     words = [str(sample_decoder), "--json", "--seconds", "0.2", "--users", "40"]

@@ -140,10 +140,11 @@ def test_the_commands_of_the_readme(run, start, repository):
         found = json.loads(done.stdout)
         assert "error" not in found, (line, found)
         assert found.get("items", True) != [], line
+    status, said = service.end(signal.SIGINT)
+    assert (status, said) == (0, "ended\n")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_what_has_begun_is_answered(run, start, number):
+def test_what_has_begun_is_answered(run, start):
     service = start(run, "--max-batch", "1")
     keys = some_keys(service, 8)
     answers = []
@@ -156,7 +157,7 @@ def test_what_has_begun_is_answered(run, start, number):
         one.start()
     while service.ask("GET", "/v1/info")[0] == 200 and not answers:
         time.sleep(0.01)
-    status, said = service.end(number)
+    status, said = service.end(signal.SIGTERM)
     for one in crowd:
         one.join()
     assert answers == [200] * 8

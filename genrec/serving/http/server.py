@@ -51,6 +51,7 @@ def serve(
             lifespan="on",
             server_header=False,
             proxy_headers=False,
+            timeout_keep_alive=75,  # longer than the proxies before it, which then close first
             timeout_graceful_shutdown=max(1, round(settings.drain_s)),
         )
         gc.collect()
