@@ -198,12 +198,15 @@ def load_quantizer(
     return quantizer
 
 
-def quantizer_inputs(run: str | os.PathLike[str], data: PreparedDataset) -> npt.NDArray[Any]:
+def quantizer_inputs(
+    run: str | os.PathLike[str], data: PreparedDataset, part: slice = slice(None)
+) -> npt.NDArray[Any]:
     """Place the items of a data set where the run's quantiser expects them.
 
     Args:
         run: A stage-one run.
         data: Its data set, or one with new items, embedded by the same encoder.
+        part: Which of its items; all by default.
 
     Returns:
         The data set's vectors; in the run's item space where it has one, in which items that are
@@ -214,15 +217,15 @@ def quantizer_inputs(run: str | os.PathLike[str], data: PreparedDataset) -> npt.
     """
     folder = Path(run) / SPACE_NAME
     if not folder.is_dir():
-        return data.item_embeddings
+        return data.item_embeddings[part]
     space = FusedSpace.load(folder)
     if space.items_fingerprint == data.items_fingerprint:
-        return space.transform(data.item_embeddings, np.arange(data.num_items))
+        return space.transform(data.item_embeddings[part], np.arange(data.num_items)[part])
     row_of = {key: row for row, key in enumerate(SemanticIdTokenizer.load(run).item_keys)}
     rows = np.array([row_of.get(key, -1) for key in data.item_keys], dtype=np.int64)
     # The table may have been extended since: what the space never saw is new to it.
     rows[rows >= len(space.vectors)] = -1
-    return space.transform(data.item_embeddings, rows)
+    return space.transform(data.item_embeddings[part], rows[part])
 
 
 def keep_quantizer(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 OPTIONAL = ["fastapi", "httptools", "matplotlib", "orjson", "pandas", "prometheus_client"]
-OPTIONAL += ["pydantic", "starlette"]
+OPTIONAL += ["pydantic", "ray", "starlette"]
 OPTIONAL += ["tensorboard", "uvicorn", "uvloop", "vector_quantize_pytorch", "wandb"]
 DEVELOPMENT = ["pytest", "hypothesis", "_pytest"]
 #: What is nothing but HTTP and its schema; the command imports them, and names the extra.
@@ -74,7 +75,7 @@ def test_the_hidden_packages_are_those_of_the_extras():
     tomllib = pytest.importorskip("tomllib", reason="tomllib came with Python 3.11")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = {
-        requirement.partition(">")[0].replace("-", "_")
+        re.match(r"[\w-]+", requirement)[0].replace("-", "_")
         for name, group in project["optional-dependencies"].items()
         if name != "dev"
         for requirement in group

@@ -179,18 +179,20 @@ def app_command(app: typer.Typer) -> None:
     def work(told: EvaluateArguments) -> None:
         from genrec.data.prepared import PreparedDataset
         from genrec.entry import settle_process
+        from genrec.training.processes import together
 
         settle_process()
-        evaluate_runs(
-            told.run_dirs,
-            split=told.split,
-            num_beams=told.beams,
-            hide_history=told.exclude_history,
-            ks=told.k,
-            with_baselines=told.baselines,
-            reuse=told.reuse,
-            data=None if told.data is None else PreparedDataset.load(told.data),
-        )
+        with together():
+            evaluate_runs(
+                told.run_dirs,
+                split=told.split,
+                num_beams=told.beams,
+                hide_history=told.exclude_history,
+                ks=told.k,
+                with_baselines=told.baselines,
+                reuse=told.reuse,
+                data=None if told.data is None else PreparedDataset.load(told.data),
+            )
 
     about = "Rank the held-out items of a data set; writes metrics.json into each run."
     add_command(app, "evaluate", EvaluateArguments, work, about=about, options=_OPTIONS)

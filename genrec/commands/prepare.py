@@ -58,6 +58,9 @@ class PrepareArguments:
     encoder_processes: Annotated[
         int, typer.Option(help="Processes of a sentence-transformers model.")
     ] = 1
+    ray: Annotated[
+        int | None, typer.Option(min=1, help="Embed the texts on so many workers of Ray.")
+    ] = None
     vector_keys: Annotated[
         Path | None, typer.Option(help="Item keys of the rows of a .npy, one a line.")
     ] = None
@@ -180,6 +183,7 @@ def prepare_source(
     encoder_options: dict[str, Any] | None = None,
     raw_dir: Path = Path("data") / "raw",
     like: Path | None = None,
+    ray: int | None = None,
     force: bool = False,
 ) -> Any:
     """Prepare a source into a folder and print its card.
@@ -197,6 +201,7 @@ def prepare_source(
         raw_dir: Where fetched files are kept.
         like: A prepared data set or a stage-one run whose encoder and text template to use, so
             that items added to its catalogue get vectors that can be compared with the old ones.
+        ray: Embed the texts on so many workers of Ray; None embeds them here.
         force: Replace a prepared data set, on which runs may rest.
 
     Returns:
@@ -228,8 +233,18 @@ def prepare_source(
     part = split or part
     kind = RecDataset.parse(dataset).value if dataset else kind or detect_kind(folder, part)
     opened = open_source(kind, folder, split=part, reader_options=reader_options)
+    how: dict[str, Any] = {}
+    if ray is not None:
+        from genrec.serving.ray import embed_on
+
+        how["embed"] = embed_on(ray)
     prepared = prepare(
-        opened.read(), out, encoder=encoder, options=options, cache_dir=raw_dir / ".embeddings"
+        opened.read(),
+        out,
+        encoder=encoder,
+        options=options,
+        cache_dir=raw_dir / ".embeddings",
+        **how,
     )
     print(format_card(prepared.meta["card"]))
     left_out = prepared.meta["card"]["items_left_out_without_interactions"]
@@ -294,6 +309,7 @@ def app_command(app: typer.Typer) -> None:
             encoder_options=told.encoder_options(),
             raw_dir=told.raw_dir,
             like=told.like,
+            ray=told.ray,
             force=told.force,
         )
 

@@ -229,6 +229,14 @@ class RecommendArguments:
         typer.Option(help="Items and users that are not known: raise, warn or ignore."),
     ] = "raise"
     device: Annotated[str | None, typer.Option(help="e.g. cpu or cuda. [a GPU if any]")] = None
+    ray: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="With --out: work on so many workers of Ray, of the cluster of RAY_ADDRESS or "
+            "else on this machine.",
+        ),
+    ] = None
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False
 
 
@@ -251,25 +259,33 @@ def app_command(app: typer.Typer) -> None:
             raise ConfigError(
                 "--out must have --input or all users, got --history or --user; leave them out"
             )
-        table = SemanticIdTokenizer.load(told.ids) if told.ids is not None else None
-        recommender = Recommender.from_pretrained(
-            find_run(told.run_dir), tokenizer=table, data=told.data, device=told.device
-        )
         options: dict[str, Any] = {
             "k": told.k,
             "num_beams": told.beams,
             "exclude_seen": told.exclude_seen,
+            "on_unknown": told.on_unknown,
         }
-        options["on_unknown"] = told.on_unknown
+        files: dict[str, Any] = {
+            "histories": told.input,
+            "allow": told.allow,
+            "exclude": told.exclude,
+        }
+        if told.ray is not None:
+            from genrec.serving.ray import recommend_on
+
+            if told.out is None:
+                raise ConfigError(f"--ray must have --out, got {told.ray}; name the file to write")
+            place: dict[str, Any] = {"ids": told.ids, "data": told.data, "device": told.device}
+            run = find_run(told.run_dir)
+            count = recommend_on(told.ray, run, told.out, **place, **files, **options)
+            print(f"wrote {told.out}: {count:,} users")
+            return
+        table = SemanticIdTokenizer.load(told.ids) if told.ids is not None else None
+        recommender = Recommender.from_pretrained(
+            find_run(told.run_dir), tokenizer=table, data=told.data, device=told.device
+        )
         if told.out is not None:
-            count = recommend_to_file(
-                recommender,
-                told.out,
-                histories=told.input,
-                allow=told.allow,
-                exclude=told.exclude,
-                **options,
-            )
+            count = recommend_to_file(recommender, told.out, **files, **options)
             print(f"wrote {told.out}: {count:,} users")
             return
         if told.history:

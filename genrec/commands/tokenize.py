@@ -30,6 +30,7 @@ def tokenize_run(
     replace_non_finite: bool = False,
     batch_size: int = 4096,
     device: str | None = None,
+    ray: int | None = None,
 ) -> Any:
     """Make the semantic IDs of a data set and keep them.
 
@@ -45,6 +46,7 @@ def tokenize_run(
         replace_non_finite: Put 0 for NaN and Inf in embeddings, which reads them into memory.
         batch_size: Items encoded at once.
         device: Where to compute; a GPU where there is one when None.
+        ray: Encode on so many workers of Ray; None encodes here. Not with ``extend``.
 
     Returns:
         The :class:`~genrec.tokenizer.semantic_id.SemanticIdTokenizer`: rows as in the data set,
@@ -66,6 +68,11 @@ def tokenize_run(
 
     if policy is not None:
         check_policy(policy)
+    if ray is not None and extend:
+        raise ConfigError(
+            f"--ray must be left out with --extend, which encodes new items alone, got {ray}; "
+            "leave it out"
+        )
     run = find_run(run)
     quantizer = load_quantizer(run, device=pick_device(device), checkpoint=checkpoint)
     if out is None:
@@ -86,11 +93,25 @@ def tokenize_run(
     embeddings: Any = quantizer_inputs(run, data)
     if replace_non_finite:
         embeddings = np.nan_to_num(np.asarray(embeddings), nan=0.0, posinf=0.0, neginf=0.0)
+    codes = None
+    if ray is not None:
+        from genrec.serving.ray import codes_on
+
+        codes = codes_on(
+            ray,
+            run,
+            data,
+            checkpoint=checkpoint,
+            device=device,
+            batch_size=batch_size,
+            replace_non_finite=replace_non_finite,
+        )
     table = SemanticIdTokenizer.build(
         quantizer,
         embeddings,
         item_keys=data.item_keys,
         policy=policy or kept or "dedup_token",
+        codes=codes,
         batch_size=batch_size,
     )
     table.save(out)
@@ -251,6 +272,7 @@ class TokenizeArguments:
     ] = False
     batch_size: Annotated[int, typer.Option(help="Items encoded at once.")] = 4096
     device: Annotated[str | None, typer.Option(help="e.g. cpu or cuda. [a GPU if any]")] = None
+    ray: Annotated[int | None, typer.Option(min=1, help="Encode on so many workers of Ray.")] = None
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False
 
 
@@ -274,6 +296,7 @@ def app_command(app: typer.Typer) -> None:
             replace_non_finite=told.replace_non_finite,
             batch_size=told.batch_size,
             device=told.device,
+            ray=told.ray,
         )
         if told.index_json is not None:
             table.export_index_json(told.index_json)

@@ -102,7 +102,9 @@ class TrainingBatches:
         one_per_user: Take one random example of each user an epoch, instead of all.
         rank: Number of this process.
         world_size: Number of processes.
-        pool: Batches that are sorted together; more means less padding and less mixing.
+        accumulate: Batches of a process that make one step, >= 1. What a step holds, and how it is
+            cut, depends on ``world_size * accumulate`` alone: on the shards, not on who takes them.
+        pool: Steps that are sorted together; more means less padding and less mixing.
         device: Where the batches live.
 
     Raises:
@@ -119,6 +121,7 @@ class TrainingBatches:
         one_per_user: bool = False,
         rank: int = 0,
         world_size: int = 1,
+        accumulate: int = 1,
         pool: int = 64,
         device: torch.device | str = "cpu",
     ) -> None:
@@ -135,8 +138,10 @@ class TrainingBatches:
                 "already trains every target of a sequence in one pass"
             )
         self.mode, self.seed = mode, seed
-        self.global_size = batch_size * world_size
+        self.num_shards = world_size * accumulate
+        self.step_size = batch_size * self.num_shards
         self.rank, self.world_size, self.pool = rank, world_size, pool
+        self.accumulate = accumulate
         self.one_per_user = one_per_user
         self.items = torch.from_numpy(np.array(data.data.sequence_items)).to(device)
         if mode == "packed":
@@ -152,9 +157,12 @@ class TrainingBatches:
         self.num_rows = len(self._user_starts) if one_per_user else len(users)
 
     def __len__(self) -> int:
-        full, rest = divmod(self.num_rows, self.global_size)
-        # The last batch is dropped, unless it is all there is: the next epoch draws anew.
-        return full if full else int(rest >= self.world_size)
+        return self.accumulate * self._num_steps()
+
+    def _num_steps(self) -> int:
+        full, rest = divmod(self.num_rows, self.step_size)
+        # The last step is dropped, unless it is all there is: the next epoch draws anew.
+        return full if full else int(rest >= self.num_shards)
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[SequenceBatch]:
         """Yield this process's share of each batch of an epoch.
@@ -167,20 +175,23 @@ class TrainingBatches:
             Batches of item ids.
         """
         gather = gather_windows if self.mode == "packed" else gather_rows
-        for rows in self.plan(epoch)[start:]:
-            mine = rows[self.rank :: self.world_size]
+        steps = self.plan(epoch)
+        for number in range(start, len(self)):
+            step, turn = divmod(number, self.accumulate)
+            rows = steps[step]
+            mine = rows[turn * self.world_size + self.rank :: self.num_shards]
             batch = gather(self.items, *(c[mine] for c in self.columns))
             share = self.num_targets[mine].sum() / self.num_targets[rows].sum()
-            yield replace(batch, weight=float(share * self.world_size))
+            yield replace(batch, weight=float(share * self.num_shards))
 
     def plan(self, epoch: int) -> list[npt.NDArray[np.int64]]:
-        """Draw the batches of an epoch, the same on every process.
+        """Draw the steps of an epoch, the same on every process.
 
         Args:
             epoch: Number of the epoch.
 
         Returns:
-            Rows of each batch, over all processes.
+            Rows of each step, over all its shards.
         """
         rng = np.random.default_rng([self.seed, epoch])
         if self.one_per_user:
@@ -189,11 +200,11 @@ class TrainingBatches:
             order = rng.permutation(self._user_starts + drawn)
         else:
             order = rng.permutation(len(self.sizes))
-        count = len(self)
-        order = order[: count * self.global_size]
+        count, size = self._num_steps(), self.step_size
+        order = order[: count * size]
         if self.mode == "padded":
-            return [order[i * self.global_size : (i + 1) * self.global_size] for i in range(count)]
-        return length_buckets(order, self.sizes, self.global_size, self.pool, rng)
+            return [order[i * size : (i + 1) * size] for i in range(count)]
+        return length_buckets(order, self.sizes, size, self.pool, rng)
 
 
 def length_buckets(

@@ -6,6 +6,7 @@ Shape legend: N = items, U = users, M = interactions, D = width of the embedding
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -48,6 +49,7 @@ def prepare(
     encoder: TextEncoder,
     options: PrepareOptions | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
+    embed: Callable[..., npt.NDArray[np.floating[Any]]] = embed_texts,
 ) -> PreparedDataset:
     """Filter, order, number, split and embed a data set, and write it.
 
@@ -57,6 +59,7 @@ def prepare(
         encoder: Text encoder; not asked where the source brings vectors.
         options: What to do; the defaults keep everything.
         cache_dir: Folder of the embedding cache; None keeps none.
+        embed: What embeds, for example on several machines.
 
     Returns:
         The prepared data set; its card is in ``meta["card"]``.
@@ -83,7 +86,7 @@ def prepare(
         embeddings = items.vectors
     else:
         used = fitted(encoder, items.texts)
-        embeddings = embed_texts(used, items.texts, item_keys=keys, cache_dir=cache_dir)
+        embeddings = embed(used, items.texts, item_keys=keys, cache_dir=cache_dir)
     encoder_name = used if isinstance(used, str) else used.name
     card.note(
         **_statistics(rows, offsets, train_ends, valid_ends, len(keys)),

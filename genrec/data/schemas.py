@@ -25,7 +25,7 @@ class SequenceBatch:
         packed: Whether every item of the row has its own target.
         padded: Whether ``history`` has padding; known on the host, so that no mask is made and
             nothing is read from the device where there is none.
-        weight: Of the batch's mean loss among those of all processes, 1 on average, so that
+        weight: Of the batch's mean loss among those of the step's shards, 1 on average, so that
             every target of the step counts the same wherever it is.
     """
 

@@ -61,11 +61,12 @@ class CodeTree(nn.Module):
         scale = 0.2 if settings.prefix_vectors else 1.0
         nn.init.normal_(self.codes, std=scale * width**-0.5)
         self.projections = nn.ModuleList(nn.Linear(width, width) for _ in level_sizes)
-        # Levels that score items change the encoder's state, the others take the decoder's.
+        # Levels that score items change what the encoder says, the others take the decoder's state.
         self.items_from = levels if settings.items_from is None else settings.items_from
         for level, projection in enumerate(self.projections):
             assert isinstance(projection, nn.Linear)
-            (nn.init.zeros_ if level >= self.items_from else nn.init.eye_)(projection.weight)
+            from_items = level >= self.items_from or (level == 0 and settings.root_items)
+            (nn.init.zeros_ if from_items else nn.init.eye_)(projection.weight)
         self.prefixes = nn.ModuleList()
         if settings.prefix_vectors:
             for level in range(min(self.items_from, levels if own_leaves else levels - 1)):
@@ -74,6 +75,8 @@ class CodeTree(nn.Module):
         self.seen_weights: nn.Parameter | None = None
         if history.seen_weights:
             start = torch.full((levels,), 1.0 / SEEN_SCALE)
+            if settings.root_items:
+                start[0] = 0.0  # the items below know
             start[-1] = (history.seen_start or 0.0) / SEEN_SCALE
             self.seen_weights = nn.Parameter(start)
 
@@ -88,6 +91,9 @@ class CodeTree(nn.Module):
         seen: SeenItems | None = None,
         items: HashedEmbedding | None = None,
         wanted: Tensor | None = None,
+        temperature: float = 1.0,
+        learn_items: bool = True,
+        first: Tensor | None = None,
     ) -> Tensor:
         """Compute the log-probabilities of the children of prefixes.
 
@@ -101,6 +107,10 @@ class CodeTree(nn.Module):
             items: Vectors of the items, which are those of the whole IDs.
             wanted: Column of the target, shape ``(M,)``, int64, which keeps a probability even
                 where the user has it; or None.
+            temperature: Divides the scores, > 0.
+            learn_items: Whether the gradient reaches ``items`` where these score a level.
+            first: Scores of all first codes by the items below them, shape ``(M, K)``, to which
+                those of level 0 are added; or None.
 
         Returns:
             Shape ``(M, C)``, float32; ``-inf`` where no child is.
@@ -111,17 +121,21 @@ class CodeTree(nn.Module):
             return scores.masked_fill(~following.legal, -torch.inf)
         if level >= self.items_from:
             assert items is not None
-            scores = self._item_scores(states + x, level, following, index, items, seen)
+            scores = self._item_scores(
+                states + x, level, following, index, items, seen, learn_items
+            )
         else:
             scores = F.linear(x, self._code_vectors(level)).float()  # (M, K)
             scores = scores.gather(1, following.codes)
             own = self._prefix_scores(x, level, following, index, items)
             if own is not None:
                 scores = scores + own
+            if level == 0 and first is not None:
+                scores = scores + first.gather(1, following.states.long())
         legal = following.legal
         if seen is not None:
             scores, legal = self._seen(scores, legal, level, following, index, seen, wanted)
-        scores = scores.masked_fill(~legal, -torch.inf)
+        scores = (scores / temperature).masked_fill(~legal, -torch.inf)
         log_probs = scores.log_softmax(dim=1)
         if self.history.skip_history:  # a prefix without any child left
             log_probs = log_probs.where(legal.any(dim=1, keepdim=True), -torch.inf)
@@ -168,6 +182,7 @@ class CodeTree(nn.Module):
         index: PrefixIndex,
         items: HashedEmbedding,
         seen: SeenItems | None,
+        learn_items: bool,
     ) -> Tensor:
         """Score the children by all items below them, ``(M, C)``."""
         legal, paths = following.legal, index.paths
@@ -179,7 +194,8 @@ class CodeTree(nn.Module):
         inside = ranks < count.unsqueeze(1)  # (M, I)
         places = (first.unsqueeze(1) + ranks).clamp_(max=index.num_items - 1)
         ids = index.leaf_items[places]
-        scores = window_dot(x, items.weight, items.rows(ids), inside).float()
+        weight = items.weight if learn_items else items.weight.detach()
+        scores = window_dot(x, weight, items.rows(ids), inside).float()
         if self.seen_weights is not None and seen is not None:
             had = seen.among(first, inside, index)
             scores = scores + SEEN_SCALE * self.seen_weights[-1] * had

@@ -1,7 +1,7 @@
 """The softmax over items on the encoder's state.
 
-Shape legend: M = targets of a batch, B = users, S = history items, N = items, Q = negatives, R =
-results, D = width.
+Shape legend: M = targets of a batch, B = users, S = history items, N = items, G = first codes,
+Q = negatives, R = results, D = width.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from genrec.decoding.trie import PrefixIndex
 from genrec.models.item_settings import ItemHeadSettings
 from genrec.models.item_tokens import ItemTokens
 from genrec.models.seen_items import SeenItems
+from genrec.modules.kernels.group_logsumexp import linear_group_logsumexp
 from genrec.modules.kernels.linear_cross_entropy import head_dtype, linear_cross_entropy
 
-__all__ = ["item_loss", "item_scores"]
+__all__ = ["first_code_scores", "item_loss", "item_scores"]
 
 
 def item_loss(
@@ -31,6 +32,7 @@ def item_loss(
     seen: SeenItems | None,
     seen_weight: Tensor | None,
     skip_history: bool,
+    first: Tensor | None = None,
 ) -> Tensor:
     """Compute the mean cross-entropy of the next items.
 
@@ -43,10 +45,19 @@ def item_loss(
         seen: Items that the user has, or None where they do not count.
         seen_weight: Added to their scores, scalar, or None.
         skip_history: Whether they are left out.
+        first: :func:`first_code_scores` of the states, where they are at hand: all that is left
+            to do is the targets' own scores.
 
     Returns:
         Scalar. With drawn items it estimates the loss over all.
     """
+    if first is not None:
+        own = (states * tokens(wanted, index)).sum(dim=1).float()
+        if seen is not None:
+            rows, items, extra = _pairs(seen, wanted, seen_weight, skip_history)
+            is_own = items == wanted[rows]  # elsewhere it may be -inf
+            own = own.index_add(0, rows[is_own], extra[is_own])
+        return (first.logsumexp(dim=1) - own).mean()
     if settings.num_negatives is None:
         pairs = _pairs(seen, wanted, seen_weight, skip_history) if seen is not None else None
         dtype = head_dtype(settings.item_head_dtype, states.device)
@@ -66,6 +77,38 @@ def item_loss(
         own = own.index_put((rows[is_own], torch.zeros_like(is_own)), extra[is_own], True)
     others = others.masked_fill(drawn == wanted.unsqueeze(1), -torch.inf)
     return F.cross_entropy(torch.cat([own, others], dim=1), torch.zeros_like(wanted))
+
+
+def first_code_scores(
+    states: Tensor,
+    table: Tensor,
+    index: PrefixIndex,
+    wanted: Tensor | None,
+    dtype: torch.dtype,
+    *,
+    seen: SeenItems | None,
+    seen_weight: Tensor | None,
+    skip_history: bool,
+) -> Tensor:
+    """Score each first code by all items below it.
+
+    Args:
+        states: Encoder's states, shape ``(M, D)``.
+        table: Tokens of all items, shape ``(N, D)``.
+        index: The catalogue.
+        wanted: Items that count even where the user has them, shape ``(M,)``, int64, or None.
+        dtype: Of the products.
+        seen: Items that the user has, or None where they do not count.
+        seen_weight: As in :func:`item_loss`.
+        skip_history: As in :func:`item_loss`.
+
+    Returns:
+        Logarithm of the sum of exponentials of the item head's scores, shape ``(M, G)``, float32.
+    """
+    pairs = None if seen is None else _pairs(seen, wanted, seen_weight, skip_history)
+    return linear_group_logsumexp(
+        states, table, index.paths.states[:, 0], index.num_states[1], pairs, dtype=dtype
+    )
 
 
 def item_scores(
@@ -101,7 +144,7 @@ def item_scores(
 
 
 def _pairs(
-    seen: SeenItems, wanted: Tensor, weight: Tensor | None, skip_history: bool
+    seen: SeenItems, wanted: Tensor | None, weight: Tensor | None, skip_history: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """List each target's items of the history and what is added to their scores."""
     rows, columns = seen.fresh.nonzero(as_tuple=True)
@@ -110,5 +153,6 @@ def _pairs(
     if weight is not None:
         extra = extra + weight
     if skip_history:
-        extra = extra.masked_fill(items != wanted[rows], -torch.inf)
+        gone = items >= 0 if wanted is None else items != wanted[rows]
+        extra = extra.masked_fill(gone, -torch.inf)
     return rows, items, extra

@@ -26,7 +26,7 @@ from genrec.errors import ArtifactError, ConfigError
 from genrec.models.beam_ranker import BeamRanker, CodeLogProbs, index_of
 from genrec.models.code_tree import SEEN_SCALE, CodeTree
 from genrec.models.item_growth import grown_weights
-from genrec.models.item_head import item_loss, item_scores
+from genrec.models.item_head import first_code_scores, item_loss, item_scores
 from genrec.models.item_settings import (
     HistorySettings,
     ItemHeadSettings,
@@ -39,6 +39,7 @@ from genrec.models.item_targets import Targets, children, mean_loss, padding_bia
 from genrec.models.item_tokens import ItemTokens
 from genrec.models.seen_items import SeenItems
 from genrec.modules.causal_encoder import CausalEncoder
+from genrec.modules.kernels.linear_cross_entropy import head_dtype
 from genrec.modules.start_vectors import QUIET, start_vectors
 from genrec.modules.transformer import (
     Decoder,
@@ -131,7 +132,7 @@ class ItemTokenRetrievalModel(nn.Module):
         items, tree = items or ItemVectorSettings(), tree or TreeSettings()
         head, history = head or ItemHeadSettings(), history or HistorySettings()
         check_sizes(num_items, embedding_dim, num_heads, (*n_layers, *ff_dim, max_history), dropout)
-        check_groups(items, tree, history)
+        check_groups(items, tree, head, history)
         self.num_items, self.max_history = num_items, max_history
         self.level_sizes, self.num_states = tuple(level_sizes), tuple(num_states)
         self.head, self.history = head, history
@@ -183,9 +184,9 @@ class ItemTokenRetrievalModel(nn.Module):
             history,
             own_leaves=not items.item_vectors,
         )
-        has_weight = history.seen_weights and head.item_head_weight > 0
+        scores_items = tree.root_items or head.item_head_weight > 0
         start = torch.tensor((history.seen_start or 0.0) / SEEN_SCALE)
-        self.seen_weight = nn.Parameter(start) if has_weight else None
+        self.seen_weight = nn.Parameter(start) if history.seen_weights and scores_items else None
 
     def _init_decoder(self, width: int, num_heads: int) -> None:
         """Keep the variance of activations at one."""
@@ -234,6 +235,31 @@ class ItemTokenRetrievalModel(nn.Module):
         """What the item head adds to the scores of items that the user has, scalar."""
         return None if self.seen_weight is None else SEEN_SCALE * self.seen_weight
 
+    def _first_code_scores(
+        self,
+        states: Tensor,
+        index: PrefixIndex,
+        table: Tensor | None,
+        seen: SeenItems | None,
+        wanted: Tensor | None = None,
+    ) -> Tensor | None:
+        """Score first codes by the items below them, ``(M, K)``; None where they are not."""
+        if not self.tree.settings.root_items:
+            return None
+        dtype = torch.float32  # a search is exact
+        if self.training:
+            dtype = head_dtype(self.head.item_head_dtype, states.device)
+        return first_code_scores(
+            states,
+            self.tokens.table(index) if table is None else table,
+            index,
+            wanted,
+            dtype,
+            seen=seen,
+            seen_weight=self._item_seen_weight(),
+            skip_history=self.history.skip_history,
+        )
+
     @property
     def device(self) -> torch.device:
         """Where the weights live."""
@@ -267,9 +293,10 @@ class ItemTokenRetrievalModel(nn.Module):
         targets = Targets.of_batch(batch)
         states = memory[targets.rows, targets.last]  # (M, D)
         seen = self._seen(batch.history, index, targets.rows, targets.last)
+        first = self._first_code_scores(states, index, None, seen, targets.items)
         losses = [
             mean_loss(log_probs, column, label_smoothing)
-            for log_probs, column in self._choices(memory, states, targets, index, seen)
+            for log_probs, column in self._choices(memory, states, targets, index, seen, first)
         ]
         stacked = torch.stack(losses)
         weights = stacked.new_tensor(level_weights or (1.0,) * len(losses))
@@ -285,6 +312,7 @@ class ItemTokenRetrievalModel(nn.Module):
                 seen=seen,
                 seen_weight=self._item_seen_weight(),
                 skip_history=self.history.skip_history,
+                first=first,
             )
             loss = loss + self.head.item_head_weight * of_items
         return ItemRetrievalOutput(
@@ -298,33 +326,49 @@ class ItemTokenRetrievalModel(nn.Module):
         targets: Targets,
         index: PrefixIndex,
         seen: SeenItems | None,
+        first: Tensor | None,
+        *,
+        later_temperature: float = 1.0,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield for each level the log-probabilities of the children of the targets' prefixes.
 
         Takes the encoder's output ``(B, S, D)`` and its states of the targets ``(M, D)``; gives
         ``(M, C)``, and the column of each target, ``(M,)``.
         """
-        decoded = self._decode(memory, states, targets, index)  # (M, L, D)
+        num_levels, apart = len(self.level_sizes), self.tree.settings.later_apart
+        decoded = self._decode(memory, states, targets, index, 1 if apart else num_levels)
+        if apart:
+            kept, own = memory.detach(), states.detach()
+            later = self._decode(kept, own, targets, index, num_levels)
+            decoded = torch.cat([decoded, later[:, 1:]], dim=1)  # (M, L, D)
         paths = index.paths.states[targets.items].long()  # (M, L)
         parents = F.pad(paths[:, :-1], (1, 0))
-        for level in range(len(self.level_sizes)):
+        for level in range(num_levels):
             following = children(index, parents[:, level], level)
             column = paths[:, level] - following.states[:, 0]
             log_probs = self.tree.log_probs(
                 decoded[:, level],
-                states,
+                own if apart and level else states,
                 level,
                 following,
                 index,
                 seen=seen,
                 items=self.tokens.vectors,
                 wanted=column,
+                temperature=later_temperature if level else 1.0,
+                learn_items=not apart or level == 0,
+                first=first if level == 0 else None,
             )
             yield log_probs, column
 
     @torch.no_grad()
     def code_log_probs(
-        self, batch: SequenceBatch, index: PrefixIndex, temperatures: Sequence[float] = (1.0,)
+        self,
+        batch: SequenceBatch,
+        index: PrefixIndex,
+        temperatures: Sequence[float] = (1.0,),
+        *,
+        later_temperature: float = 1.0,
     ) -> CodeLogProbs:
         """Compute the log-probabilities of the targets' codes, each given those before it.
 
@@ -332,6 +376,7 @@ class ItemTokenRetrievalModel(nn.Module):
             batch: Histories of at most ``max_history`` items, and one target each.
             index: The catalogue, on the model's device.
             temperatures: See :class:`~genrec.models.beam_ranker.CodeLogProbs`.
+            later_temperature: See :meth:`generate`.
 
         Returns:
             As in the training loss.
@@ -343,7 +388,10 @@ class ItemTokenRetrievalModel(nn.Module):
         memory, targets = self.encode(batch.history, index), Targets.of_batch(batch)
         states = memory[targets.rows, targets.last]
         seen = self._seen(batch.history, index, targets.rows, targets.last)
-        levels = self._choices(memory, states, targets, index, seen)
+        first = self._first_code_scores(states, index, None, seen, targets.items)
+        levels = self._choices(
+            memory, states, targets, index, seen, first, later_temperature=later_temperature
+        )
         return CodeLogProbs.of_levels(levels, temperatures)
 
     def _seen(
@@ -376,15 +424,14 @@ class ItemTokenRetrievalModel(nn.Module):
         return memory
 
     def _decode(
-        self, memory: Tensor, states: Tensor, targets: Targets, index: PrefixIndex
+        self, memory: Tensor, states: Tensor, targets: Targets, index: PrefixIndex, count: int
     ) -> Tensor:
-        """Decode all targets of a batch, ``(M, L, D)``."""
+        """Decode so many first levels of all targets of a batch, ``(M, count, D)``."""
         codes = index.codes_of_items(targets.items)  # (M, L)
-        levels = range(codes.shape[1] - 1)
-        earlier = [self.tokens.code(codes[:, level], level) for level in levels]
+        earlier = [self.tokens.code(codes[:, level], level) for level in range(count - 1)]
         inputs = torch.stack([torch.zeros_like(states), *earlier], dim=1)
-        inputs = inputs + self.starts + self.to_decoder(states).unsqueeze(1)
-        bias = targets.hidden(codes.shape[1], memory)
+        inputs = inputs + self.starts[:count] + self.to_decoder(states).unsqueeze(1)
+        bias = targets.hidden(count, memory)
         decoded: Tensor = self.decoder(inputs, memory, bias, targets.live)
         return decoded
 
@@ -413,6 +460,7 @@ class ItemTokenRetrievalModel(nn.Module):
         table: Tensor | None = None,
         legal: LegalSet | None = None,
         rescore: float | None = None,
+        later_temperature: float = 1.0,
         temperature: float = 1.0,
         sample: bool = False,
         generator: torch.Generator | None = None,
@@ -430,6 +478,9 @@ class ItemTokenRetrievalModel(nn.Module):
             rescore: Order the items of the beams by the item head's score plus this many times
                 the log-probability of their IDs; None for the latter alone. Item scores are then
                 log-probabilities up to a constant of each user.
+            later_temperature: Divides the scores of the codes after the first, > 0. Above 1 it
+                takes back some of what they are too sure of, which a first code's many items and
+                a later one's few are not alike.
             temperature: See :func:`~genrec.decoding.beam_search.constrained_beam_search`.
             sample: Likewise.
             generator: Likewise.
@@ -439,9 +490,12 @@ class ItemTokenRetrievalModel(nn.Module):
 
         Raises:
             ArtifactError: If the index is not that of the model's catalogue.
-            ConfigError: If ``rescore`` is given to a model without item head.
+            ConfigError: If ``rescore`` is given to a model without item head, or
+                ``later_temperature`` is not above 0, or other than 1 where probabilities are
+                not shared among the codes of a prefix.
         """
         self._check_index(index)
+        self._check_temperature(later_temperature)
         if rescore is not None and not self.head.item_head_weight:
             raise ConfigError(
                 "rescore must be None for a model without item head, got "
@@ -461,6 +515,7 @@ class ItemTokenRetrievalModel(nn.Module):
             num_queries=1 + (len(self.level_sizes) - 1) * num_beams,
         )
         start = self.to_decoder(states).unsqueeze(1)  # (B, 1, D)
+        first = self._first_code_scores(states, index, table, seen)
 
         def step(
             level: int, codes: Tensor | None, parents: Tensor | None, following: TrieStep
@@ -484,6 +539,8 @@ class ItemTokenRetrievalModel(nn.Module):
                 index,
                 seen=None if seen is None else seen.each(width),
                 items=self.tokens.vectors,
+                temperature=later_temperature if level else 1.0,
+                first=first if level == 0 else None,
             )
             return log_probs.view(batch, width, -1)
 
@@ -512,8 +569,8 @@ class ItemTokenRetrievalModel(nn.Module):
         Args:
             catalogue: The items with their codes: those that the model was trained on, and maybe
                 more after them, which are known by their codes alone.
-            options: ``num_beams`` and ``max_history`` as in training; ``rescore``, see
-                :meth:`generate`, 0 for generation alone.
+            options: ``num_beams`` and ``max_history`` as in training; ``later_temperature`` and
+                ``rescore``, see :meth:`generate`, the latter 0 for generation alone.
 
         Returns:
             The ranker.
@@ -529,14 +586,18 @@ class ItemTokenRetrievalModel(nn.Module):
             model = self.grown(old, index)
         model._check_index(index)
         table, rescore = model.item_table(index), options.get("rescore") or None
+        later = options.get("later_temperature", 1.0)
+        model._check_temperature(later)
 
         def search(history: Tensor, *, users: Tensor | None, **options: Any) -> BeamResult:
-            return model.generate(history, index, table=table, rescore=rescore, **options)
+            return model.generate(
+                history, index, table=table, rescore=rescore, later_temperature=later, **options
+            )
 
         def likely(
             batch: SequenceBatch, *, users: Tensor | None, temperatures: Sequence[float]
         ) -> CodeLogProbs:
-            return model.code_log_probs(batch, index, temperatures)
+            return model.code_log_probs(batch, index, temperatures, later_temperature=later)
 
         return BeamRanker(
             search,
@@ -619,6 +680,13 @@ class ItemTokenRetrievalModel(nn.Module):
         model = cls.from_config(config)
         model.load_state_dict(weights)
         return model.to(device).eval()
+
+    def _check_temperature(self, later: float) -> None:
+        if not later > 0 or (later != 1 and self.tree.settings.normalize_over != "prefix"):
+            raise ConfigError(
+                "later_temperature must be above 0, and 1 unless normalize_over='prefix', got "
+                f"{later} with {self.tree.settings.normalize_over!r}; 1.25 is a good one"
+            )
 
     def _check_index(self, index: PrefixIndex) -> None:
         found = (index.num_items, index.level_sizes, tuple(index.num_states[1:]))

@@ -92,6 +92,18 @@ class TreeSettings(Settings):
         least=1,
     )
 
+    later_apart: bool = setting(
+        "Whether the codes after the first train the decoder alone, so that they can weigh as much "
+        "as the first without bending encoder and item vectors to their easier choices",
+        False,
+    )
+    root_items: bool = setting(
+        "Whether first codes are scored by all items below them too, as the item head scores them, "
+        "to which codes and prefixes then add; time grows with the catalogue, so it is for "
+        "some hundred thousand items at most",
+        False,
+    )
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.prefix_vectors and self.normalize_over != "prefix":
@@ -152,8 +164,15 @@ class HistorySettings(Settings):
     )
 
 
-def check_groups(items: ItemVectorSettings, tree: TreeSettings, history: HistorySettings) -> None:
+def check_groups(
+    items: ItemVectorSettings, tree: TreeSettings, head: ItemHeadSettings, history: HistorySettings
+) -> None:
     """Refuse groups of settings that do not fit together."""
+    if tree.root_items and (tree.normalize_over != "prefix" or head.num_negatives is not None):
+        raise ConfigError(
+            "root_items must be off unless normalize_over='prefix' and num_negatives=None, got "
+            f"{tree.normalize_over!r} and {head.num_negatives}; it scores all items anyway"
+        )
     if tree.items_from is not None and not items.item_vectors:
         raise ConfigError(
             "items_from must be None without item_vectors, got "

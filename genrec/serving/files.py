@@ -6,8 +6,9 @@ so that a run that was stopped goes on where it was, and memory holds one chunk.
 
 from __future__ import annotations
 
+import io
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,10 @@ from genrec.atomic import atomic_file, read_json, write_json_atomic
 from genrec.errors import ConfigError, DataError, MissingPathError
 from genrec.serving.recommender import Recommender
 
-__all__ = ["SUFFIXES", "recommend_to_file"]
+__all__ = ["SUFFIXES", "Chunks", "recommend_chunk", "recommend_to_file"]
+
+#: From first user and number of users of each chunk to the first and the bytes of its Parquet file.
+Compute = Callable[["Chunks", Sequence[tuple[int, int]]], Iterable[tuple[int, bytes]]]
 
 SUFFIXES = (".parquet", ".csv", ".jsonl")
 
@@ -38,6 +42,7 @@ def recommend_to_file(
     allow: Path | None = None,
     exclude: Path | None = None,
     chunk_size: int = 8192,
+    compute: Compute | None = None,
     **options: Any,
 ) -> int:
     """Recommend to many users.
@@ -54,6 +59,7 @@ def recommend_to_file(
             ``user_id`` where each user has his own; a user without any then gets nothing.
         exclude: Items to leave out, likewise.
         chunk_size: Users of a chunk, >= 1.
+        compute: What does the chunks, in any order; one after the other in this process when None.
         **options: Of :meth:`~genrec.serving.recommender.Recommender.recommend`.
 
     Returns:
@@ -63,12 +69,8 @@ def recommend_to_file(
         GenRecError: If a file is not there or not as it should be, or an item is unknown.
     """
     _suffix(out, "--out")
-    source = _Users.of(recommender) if histories is None else _Users.read(histories)
-    lists = {
-        name: _Listed.read(path, f"--{name}")
-        for name, path in (("allow", allow), ("exclude", exclude))
-        if path is not None
-    }
+    chunks = Chunks.open(recommender, histories, allow, exclude, options)
+    source = chunks.source
     given = {"input": histories, "allow": allow, "exclude": exclude}
     path = recommender.path
     run = [] if path is None else [path / "meta.json", path / "best", path / "latest"]
@@ -81,20 +83,26 @@ def recommend_to_file(
         "files": {name: _state(path) for name, path in given.items() if path is not None},
     }
     parts = _open_parts(out, about)
-    starts = range(0, source.count, chunk_size)
+    files = {
+        start: parts / f"part_{start:012d}.parquet" for start in range(0, source.count, chunk_size)
+    }
+    sizes = {start: min(chunk_size, source.count - start) for start in files}
+    todo = [(start, sizes[start]) for start, file in files.items() if not file.is_file()]
     with tqdm(total=source.count, unit=" users", disable=None, mininterval=1.0) as progress:
-        for start in starts:
-            part = parts / f"part_{start:012d}.parquet"
-            size = min(chunk_size, source.count - start)
-            if not part.is_file():
-                chunk = source.chunk(start, size)
-                found = _recommended(recommender, chunk, lists, options)
-                with atomic_file(part) as temporary:
-                    found.write_parquet(temporary)
-            progress.update(size)
-    _join(parts, len(starts), out, source, _all_whole(recommender))
+        progress.update(source.count - sum(size for _, size in todo))
+        results = _one_by_one(chunks, todo) if compute is None else compute(chunks, todo)
+        for start, part in results:
+            with atomic_file(files[start]) as temporary:
+                temporary.write_bytes(part)
+            progress.update(sizes[start])
+    _join(parts, len(files), out, source, _all_whole(recommender))
     shutil.rmtree(parts)
     return source.count
+
+
+def _one_by_one(chunks: Chunks, todo: Sequence[tuple[int, int]]) -> Iterable[tuple[int, bytes]]:
+    """Do chunks in this process."""
+    return ((start, chunks.part(start, size)) for start, size in todo)
 
 
 @dataclass(frozen=True)
@@ -197,13 +205,67 @@ class _Listed:
         return [items or [] for items in joined["items"].to_list()]
 
 
-def _recommended(
+@dataclass(frozen=True)
+class Chunks:
+    """A recommender and its users: what each chunk of them gets.
+
+    Attributes:
+        recommender: Of any run.
+        source: The users.
+        lists: Items to allow and to exclude.
+        options: Of :meth:`~genrec.serving.recommender.Recommender.recommend`.
+    """
+
+    recommender: Recommender
+    source: _Users
+    lists: dict[str, _Listed]
+    options: dict[str, Any]
+
+    @classmethod
+    def open(
+        cls,
+        recommender: Recommender,
+        histories: Path | None,
+        allow: Path | None,
+        exclude: Path | None,
+        options: dict[str, Any],
+    ) -> Chunks:
+        """Read what :func:`recommend_to_file` is told, whose errors these are."""
+        source = _Users.of(recommender) if histories is None else _Users.read(histories)
+        paths = {"allow": allow, "exclude": exclude}
+        lists = {
+            name: _Listed.read(path, f"--{name}")
+            for name, path in paths.items()
+            if path is not None
+        }
+        return cls(recommender, source, lists, options)
+
+    def part(self, start: int, size: int) -> bytes:
+        """Recommend to some users in order; the bytes of a Parquet file."""
+        users = self.source.chunk(start, size)
+        table = recommend_chunk(self.recommender, users, self.lists, self.options)
+        buffer = io.BytesIO()
+        table.write_parquet(buffer)
+        return buffer.getvalue()
+
+
+def recommend_chunk(
     recommender: Recommender,
     chunk: pl.DataFrame,
     lists: dict[str, _Listed],
     options: dict[str, Any],
 ) -> pl.DataFrame:
-    """Recommend to the users of a chunk; keys as text."""
+    """Recommend to the users of a chunk.
+
+    Args:
+        recommender: Of any run.
+        chunk: Columns ``user`` and perhaps ``history``, lists of keys.
+        lists: Items to allow and to exclude.
+        options: Of :meth:`~genrec.serving.recommender.Recommender.recommend`.
+
+    Returns:
+        ``user_id, item_id, score, rank, popular``; items as text.
+    """
     rules: dict[str, Any] = {name: listed.of(chunk["user"]) for name, listed in lists.items()}
     histories = chunk["history"].to_list() if "history" in chunk.columns else None
     found = recommender.recommend(histories, users=chunk["user"], **rules, **options)

@@ -64,6 +64,7 @@ def build_ids(
     embeddings: npt.NDArray[Any],
     *,
     policy: str,
+    codes: npt.NDArray[np.int32] | None = None,
     batch_size: int = 4096,
     device: torch.device | str | None = None,
 ) -> IdTable:
@@ -73,6 +74,7 @@ def build_ids(
         quantizer: The frozen quantiser.
         embeddings: Shape ``(N, D)``, in memory or memory-mapped, finite.
         policy: One of :data:`POLICIES`.
+        codes: What ``encode_ids`` gives for them, shape ``(N, L)``, where it is at hand.
         batch_size: Items encoded at once.
         device: Where the quantiser lives.
 
@@ -86,15 +88,21 @@ def build_ids(
     """
     check_policy(policy)
     with evaluation_mode(quantizer):
-        return _build(quantizer, embeddings, policy, {"batch_size": batch_size, "device": device})
+        where: dict[str, Any] = {"batch_size": batch_size, "device": device}
+        if codes is None:
+            codes = encode_ids(quantizer, embeddings, **where)
+        return _build(quantizer, embeddings, codes, policy, where)
 
 
 def _build(
-    quantizer: ItemQuantizer, embeddings: npt.NDArray[Any], policy: str, where: dict[str, Any]
+    quantizer: ItemQuantizer,
+    embeddings: npt.NDArray[Any],
+    codes: npt.NDArray[np.int32],
+    policy: str,
+    where: dict[str, Any],
 ) -> IdTable:
     """Do the work of :func:`build_ids`."""
     sizes = tuple(int(size) for size in quantizer.codebook_sizes)
-    codes = encode_ids(quantizer, embeddings, **where)
     statistics = collision_statistics(codes, sizes)
     ids, added = codes, 0.0
     if policy == "dedup_token":

@@ -112,6 +112,7 @@ class SemanticIdTokenizer:
         *,
         item_keys: Iterable[str] | None = None,
         policy: str = "dedup_token",
+        codes: npt.NDArray[np.int32] | None = None,
         batch_size: int = 4096,
         device: torch.device | str | None = None,
     ) -> SemanticIdTokenizer:
@@ -125,6 +126,8 @@ class SemanticIdTokenizer:
                 every ID; ``reassign`` moves items to codes of their own at the least added
                 distortion; ``sinkhorn`` spreads them over the last level's codes, most of
                 them; ``none`` lets them share.
+            codes: What :func:`~genrec.tokenizer.quantizer.encode_ids` gives for the items, shape
+                ``(N, L)``, int32, where it is at hand.
             batch_size: Items encoded at once.
             device: Where the quantiser lives; found from its codebooks by default.
 
@@ -138,7 +141,12 @@ class SemanticIdTokenizer:
             DataError: If the embeddings are not finite.
         """
         table = build_ids(
-            quantizer, embeddings, policy=policy, batch_size=batch_size, device=device
+            quantizer,
+            embeddings,
+            policy=policy,
+            codes=codes,
+            batch_size=batch_size,
+            device=device,
         )
         return cls(
             table.ids,

@@ -88,7 +88,14 @@ _OF_ITEMS = {
     known.name
     for group in (ItemVectorSettings, TreeSettings, ItemHeadSettings, HistorySettings)
     for known in fields(group)
-} | {"rescore", "rescore_grid", "start_weight", "dropout_decoder"}
+} | {
+    "rescore",
+    "rescore_grid",
+    "later_temperature",
+    "later_temperature_grid",
+    "start_weight",
+    "dropout_decoder",
+}
 _OF_CODES = {
     "attn_embed_dim",
     "num_user_embeddings",
@@ -138,6 +145,18 @@ class DecoderSettings(
         "item (item)",
         "code",
         choices=("code", "item"),
+    )
+    later_temperature: float = setting(
+        "Divide the scores of the codes after the first by this in a search; above 1 where they "
+        "are surer than they should be",
+        1.0,
+        above=0,
+    )
+    later_temperature_grid: tuple[float, ...] = setting(
+        "Such temperatures to try on validation at the end, before rescore_grid; the best is kept "
+        "with the run in place of later_temperature",
+        (),
+        above=0,
     )
     rescore: float = setting(
         "Order the items of the beams by the item head's score plus this many times the "
@@ -208,11 +227,14 @@ class DecoderSettings(
 
     def ranking_options(self) -> dict[str, Any]:
         """Say what ranking the model's items takes besides."""
-        return {"rescore": self.rescore} if self.encoder_tokens == "item" else {}
+        if self.encoder_tokens == "code":
+            return {}
+        return {"rescore": self.rescore, "later_temperature": self.later_temperature}
 
-    def ranking_choices(self) -> list[dict[str, Any]]:
+    def ranking_choices(self) -> list[list[dict[str, Any]]]:
         """List what to choose from on validation at the end."""
-        return [{"rescore": weight} for weight in self.rescore_grid]
+        grids = {"later_temperature": self.later_temperature_grid, "rescore": self.rescore_grid}
+        return [[{name: value} for value in grid] for name, grid in grids.items()]
 
     def layers(self) -> tuple[int, int]:
         """Layers of encoder and decoder."""

@@ -2,7 +2,8 @@
 
 A batch is an index into what lies there already: nothing is copied from the host.
 
-Shape legend: N = items, B = batch of one process, P = processes, X = features.
+Shape legend: N = items, B = batch of one process, P = processes, A = batches of a
+step, X = features.
 """
 
 from __future__ import annotations
@@ -46,6 +47,8 @@ class ItemLoader:
         seed: With the epoch, it gives the order of the items.
         process_index: Which process this is.
         num_processes: How many processes P share a batch of ``P * batch_size`` items.
+        accumulate: Batches A that make one step, >= 1: an epoch holds whole steps. A step of
+            ``A * P`` shards holds the same items whoever takes them.
 
     Raises:
         ConfigError: If the batch size is below 1.
@@ -60,6 +63,7 @@ class ItemLoader:
         seed: int = 0,
         process_index: int = 0,
         num_processes: int = 1,
+        accumulate: int = 1,
     ) -> None:
         if len(items) == 0:
             raise DataError("training needs at least one item, got none; check the data set")
@@ -67,10 +71,12 @@ class ItemLoader:
             raise ConfigError(f"batch_size must be >= 1, got {batch_size}; try 256")
         self.items = items
         self.seed, self.process_index, self.num_processes = seed, process_index, num_processes
-        self.batch_size = min(batch_size, math.ceil(len(items) / num_processes))  # B
+        self.accumulate = accumulate
+        self.batch_size = min(batch_size, math.ceil(len(items) / num_processes / accumulate))  # B
 
     def __len__(self) -> int:
-        return math.ceil(len(self.items) / (self.batch_size * self.num_processes))
+        step = self.batch_size * self.num_processes * self.accumulate
+        return self.accumulate * math.ceil(len(self.items) / step)
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[ItemRows]:
         """Yield this process's batches of an epoch, from 0, ``start`` of them left out."""

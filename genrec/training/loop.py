@@ -1,8 +1,9 @@
 """The training loop of both stages.
 
 A step is: batches, loss, backward, clip, finite check, optimiser, schedule; then log, evaluate
-and save. Randomness inside a step depends on (seed, step, process) alone, and batches on
-(epoch, position), so that a resumed run repeats what an unbroken one would have done.
+and save. It is cut into shards, one for each batch of each process. Randomness inside a step
+depends on (seed, step, shard) alone, and batches on (epoch, position): a resumed run repeats what
+an unbroken one would have done, and 1 process with 2 batches a step what 2 processes do with 1.
 """
 
 from __future__ import annotations
@@ -215,8 +216,9 @@ def fit(
     with progress, watch:
         while result.step < num_steps and not result.stopped_early and not stop:
             step = result.step
-            torch.manual_seed(mix_seed(rhythm.seed, step, accelerator.process_index))
             for micro in range(rhythm.accumulate):
+                shard = micro * accelerator.num_processes + accelerator.process_index
+                torch.manual_seed(mix_seed(rhythm.seed, step, shard))
                 batch = next(batches)
                 last = micro == rhythm.accumulate - 1
                 with nullcontext() if last else accelerator.no_sync(model):

@@ -349,6 +349,7 @@ class _GradientTraining:
             seed=settings.seed,
             process_index=accelerator.process_index,
             num_processes=accelerator.num_processes,
+            accumulate=settings.gradient_accumulate_every,
         )
         _check_balance(self.model, self.loader.batch_size)
         self.rhythm = session.rhythm(len(self.loader), eval_every=settings.eval_every)

@@ -1,4 +1,4 @@
-"""Randomness as a function of (seed, step, process), so that resuming needs no saved state."""
+"""Randomness as a function of (seed, step, shard), so that resuming needs no saved state."""
 
 from __future__ import annotations
 

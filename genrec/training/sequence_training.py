@@ -7,7 +7,7 @@ needs codes looks them up.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -97,8 +97,8 @@ class SequenceSettings(OptimizerSettings, TrainingSettings):
         """Say what ranking the model's items takes besides :meth:`evaluation`."""
         return {}
 
-    def ranking_choices(self) -> list[dict[str, Any]]:
-        """List such options to choose from on validation at the end; empty for no choice."""
+    def ranking_choices(self) -> list[list[dict[str, Any]]]:
+        """List such options to choose from on validation at the end, one choice after another."""
         return []
 
     def start_vectors(self, data: PreparedDataset) -> npt.NDArray[np.float32] | None:
@@ -205,6 +205,7 @@ class SequenceWork:
             one_per_user=settings.train_data_subsample,
             rank=accelerator.process_index,
             world_size=accelerator.num_processes,
+            accumulate=settings.gradient_accumulate_every,
             device=accelerator.device,
         )
         self.rhythm = session.rhythm(
@@ -305,32 +306,36 @@ class SequenceWork:
             session.say(f"{name}: step {step:,} with validation {value:.4f}")
         if not self.settings.do_eval:
             return {}
-        choice, reached = self._choose_options()
+        choices, reached = self._choose_options()
         gained = self._beside_cooccurrence(result, reached)
-        options = self.options | choice
         if self.settings.test_at_end:
-            self._test(result.step, options)
-        return {**gained, "evaluation": options}
+            self._test(result.step, choices)
+        return {**gained, "evaluation": self.options | choices[-1]}
 
-    def _choose_options(self) -> tuple[dict[str, Any], float | None]:
-        """Try on validation what may be chosen at the end; return the best and what it reaches."""
-        choices = self.settings.ranking_choices()
-        if not choices:
-            return {}, None
+    def _choose_options(self) -> tuple[list[dict[str, Any]], float | None]:
+        """Try on validation what may be chosen at the end.
+
+        Gives the options before, and after each choice, and what the last of them reach.
+        """
         session, hide = self.session, self.settings.exclude_history
-        evaluator = self.evaluator("valid")
-        measured = []
-        name = evaluator.chooser.replace("recall", "ndcg")
-        for choice in choices:
-            metrics = evaluator.run(self._load(choice), hide_history=hide)
-            measured.append((metrics[name], metrics[evaluator.chooser]))
-            said = ", ".join(f"{key} {value:g}" for key, value in choice.items())
-            session.say(
-                f"valid with {said}: {evaluator.chooser} {metrics[evaluator.chooser]:.4f}, "
-                f"{name} {metrics[name]:.4f}"
-            )
-        best = max(range(len(choices)), key=lambda place: measured[place][0])
-        return choices[best], measured[best][1]
+        chosen: list[dict[str, Any]] = [{}]
+        reached = None
+        for choices in filter(None, self.settings.ranking_choices()):
+            evaluator = self.evaluator("valid")
+            name = evaluator.chooser.replace("recall", "ndcg")
+            measured = []
+            for choice in choices:
+                metrics = evaluator.run(self._load(chosen[-1] | choice), hide_history=hide)
+                measured.append((metrics[name], metrics[evaluator.chooser]))
+                said = ", ".join(f"{key} {value:g}" for key, value in choice.items())
+                session.say(
+                    f"valid with {said}: {evaluator.chooser} {metrics[evaluator.chooser]:.4f}, "
+                    f"{name} {metrics[name]:.4f}"
+                )
+            best = max(range(len(choices)), key=lambda place: measured[place][0])
+            chosen.append(chosen[-1] | choices[best])
+            reached = measured[best][1]
+        return chosen, reached
 
     def _beside_cooccurrence(self, result: FitResult, reached: float | None) -> dict[str, Any]:
         """Set the best step, as it is used, beside co-occurrence on validation; warn if it loses.
@@ -353,10 +358,10 @@ class SequenceWork:
             )
         return {"validation": {evaluator.chooser: value, counting.name: bar}}
 
-    def _test(self, step: int, options: Mapping[str, Any]) -> None:
-        """Read the test split once, with the options as they are now and with those given."""
+    def _test(self, step: int, choices: Sequence[Mapping[str, Any]]) -> None:
+        """Read the test split once; of the ways of ranking that have one name the last is meant."""
         session, how = self.session, self.settings.evaluation()
-        ways = {ranker.name: ranker for ranker in (self._load({}), self._load(options))}
+        ways = {ranker.name: ranker for ranker in map(self._load, choices)}
         first = next(iter(ways.values()))
         device = session.accelerator.device
         rankers = {**ways, **baselines(self.data, device=device)}

@@ -26,7 +26,7 @@ from genrec.data.prepared import PreparedDataset
 from genrec.errors import ConfigError, GenRecError, Interrupted
 from genrec.run_lock import RunLock
 from genrec.training.loop import FitResult, Rhythm
-from genrec.training.processes import start_accelerator
+from genrec.training.processes import start_accelerator, together
 from genrec.training.seeding import seed_everything
 from genrec.training.settings import TrainingSettings
 from genrec.training.tracking import Tracker
@@ -174,7 +174,8 @@ def run_training(
     """
     session = start_session(settings)
     try:
-        return _train(session, open_data, build)
+        with together():
+            return _train(session, open_data, build)
     finally:
         session.lock.release()
 
@@ -264,7 +265,10 @@ def start_session(settings: TrainingSettings) -> Session:
     trackers = Tracker.check(list(dict.fromkeys(named)))
     path = run_path(settings)
     accelerator = start_accelerator(
-        mixed_precision=precision, log_with=list(trackers) or None, project_dir=str(path)
+        timeout_s=60 * settings.peer_timeout_minutes,
+        mixed_precision=precision,
+        log_with=list(trackers) or None,
+        project_dir=str(path),
     )
     seed_everything(settings.seed)
     run_dir, lock = RunDirectory(path), RunLock(path)

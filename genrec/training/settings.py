@@ -60,6 +60,13 @@ class RunSettings(Settings):
     save_every_minutes: float = setting(
         "Minutes between checkpoints, besides those by step; 0 for none", 5.0, least=0, outside=True
     )
+    peer_timeout_minutes: float = setting(
+        "Minutes that a process waits for another that does not answer, such as the first while "
+        "it prepares data",
+        30.0,
+        above=0,
+        outside=True,
+    )
     log_every: int = setting("Steps between lines of metrics.jsonl", 50, least=1, outside=True)
     wandb_logging: bool = setting("Log to Weights & Biases too", False, outside=True)
     trackers: tuple[str, ...] = setting(

@@ -16,7 +16,7 @@ from genrec.cli import build_app
 from genrec.stages import STAGES, Options, plan
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "data/README.md")
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "data/README.md", "docs/scale.md")
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 SETTINGS = {
     f"train_{name}.py": {known.name for known in dataclasses.fields(stage.settings)}

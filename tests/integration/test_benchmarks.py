@@ -33,6 +33,11 @@ SCRIPTS = Path(__file__).resolve().parent.parent.parent / "scripts"
             "search training large data items width threads versions",
         ),
         ("bench_rqvae.py", "--steps 1", "steps_per_s mlp_steps_per_s items_per_s peak_mib"),
+        (
+            "bench_scale.py",
+            "--items 2000 --rows 64 --steps 1",
+            "targets_per_core_second bytes_a_row step_in_shards mask_us items versions",
+        ),
         ("bench_tokenize.py", "--items 2000 --width 8 --codes 16", "results versions"),
     ],
 )

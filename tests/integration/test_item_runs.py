@@ -51,7 +51,7 @@ def unique_ids(workshop: Any, sample_tokenizer: Path) -> Path:
 @pytest.fixture(scope="module")
 def whole(workshop: Any, unique_ids: Path) -> Path:
     """A finished run of item tokens, with checkpoints at steps 6 and 12."""
-    grid = {"rescore_grid": (0.5, 2.0)}
+    grid = {"later_temperature_grid": (1.5, 2.0), "rescore_grid": (0.5, 2.0)}
     return workshop.decoder("items", unique_ids, processes=1, **ITEMS, **grid)
 
 
@@ -61,6 +61,7 @@ def test_it_learns_and_the_weight_of_its_beams_is_chosen_on_validation(whole: Pa
     meta = json.loads((whole / "meta.json").read_text())
     assert meta["model"] == "ItemTokenRetrievalModel"
     assert meta["evaluation"]["rescore"] in (0.5, 2.0)
+    assert meta["evaluation"]["later_temperature"] in (1.5, 2.0)
     found = json.loads((whole / "metrics.json").read_text())["test"]
     assert {"generation", "re-scored", "popularity", "co-occurrence"} <= set(found)
     assert load_trained(whole).ranker.name == "re-scored"
@@ -68,7 +69,7 @@ def test_it_learns_and_the_weight_of_its_beams_is_chosen_on_validation(whole: Pa
 
 
 def test_resuming_is_never_having_stopped(workshop: Any, unique_ids: Path, whole: Path) -> None:
-    grid = {"rescore_grid": (0.5, 2.0)}
+    grid = {"later_temperature_grid": (1.5, 2.0), "rescore_grid": (0.5, 2.0)}
     half = workshop.decoder("items-half", unique_ids, processes=1, iterations=6, **ITEMS, **grid)
     assert losses(half) == losses(whole)[:6]
     shutil.rmtree(half / "metrics.json", ignore_errors=True)

@@ -46,7 +46,7 @@ def start(workshop, sample_tokenizer, repository, tmp_path):
     data = json.loads((sample_tokenizer / "meta.json").read_text())["prepared"]
     started: list[subprocess.Popen] = []
 
-    def run(launcher: list[str]) -> tuple[subprocess.Popen, RunDirectory]:
+    def run(launcher: list[str], **changed: object) -> tuple[subprocess.Popen, RunDirectory]:
         settings = {
             "dataset_folder": data,
             "dataset_split": None,
@@ -55,6 +55,7 @@ def start(workshop, sample_tokenizer, repository, tmp_path):
             "epochs": None,
             "eval_every": 0,
             "log_every": 1,
+            **changed,
         }
         words = [w for k, v in settings.items() for w in ("--gin", f"train.{k}={v!r}")]
         script = str(repository / "scripts" / "train_rqvae.py")
@@ -120,3 +121,21 @@ def test_an_orphan_saves_and_stops(start, launcher, tmp_path):
     wait_for(lambda: not any(map(alive, workers)), "the end of the orphans")
     assert "the launcher of this process died" in (tmp_path / "stderr").read_text()
     assert_saved(run)
+
+
+@pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.slow), 1])
+def test_a_dead_peer_ends_the_others_with_one_line(start, victim, tmp_path):
+    process, run = start(TORCHRUN, save_model_every=1)
+    wait_for(lambda: len(run.steps()) > 0, "a checkpoint")
+    workers = children(process.pid)
+    os.kill(workers[victim], signal.SIGKILL)
+    assert process.wait(30) != 0
+    wait_for(lambda: not any(map(alive, workers)), "the end of the other", seconds=5)
+    said = (tmp_path / "stderr").read_text()
+    assert said.count("error: processes must go on until all are done, got one that is gone") == 1
+    assert "[rank" not in said  # where PyTorch begins the lines of a process's traceback
+    reached = max(run.steps())
+    more = {"resume": True, "resume_changed": True, "iterations": reached + 1}
+    process, run = start(TORCHRUN, save_model_every=1, **more)
+    assert process.wait(60) == 0, (tmp_path / "stderr").read_text()
+    assert max(run.steps()) == reached + 1

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from genrec.errors import ConfigError, did_you_mean
 
-__all__ = ["HEAD_DTYPES", "fast_bfloat16", "head_dtype", "linear_cross_entropy"]
+__all__ = ["HEAD_DTYPES", "block_size", "fast_bfloat16", "head_dtype", "linear_cross_entropy"]
 
 HEAD_DTYPES = ("float32", "bfloat16", "auto")
 
@@ -39,6 +39,12 @@ def head_dtype(name: str, device: torch.device) -> torch.dtype:
         )
     rough = name == "bfloat16" or (name == "auto" and fast_bfloat16(device))
     return torch.bfloat16 if rough else torch.float32
+
+
+def block_size(device: torch.device, num_rows: int, dtype: torch.dtype) -> int:
+    """How many states' scores of all rows of a table are worked on together."""
+    limit = _CPU_BYTES if device.type == "cpu" else _GPU_BYTES
+    return max(1, limit // (num_rows * dtype.itemsize))
 
 
 def linear_cross_entropy(
@@ -96,8 +102,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         extra: Tensor,
         dtype: torch.dtype,
     ) -> Tensor:
-        limit = _CPU_BYTES if x.device.type == "cpu" else _GPU_BYTES
-        size = max(1, limit // (len(table) * dtype.itemsize))
+        size = block_size(x.device, len(table), dtype)
         starts = torch.arange(0, len(x) + size, size, device=x.device)
         bounds = torch.searchsorted(states, starts).tolist()
         to_x, to_table = torch.empty_like(x), torch.zeros_like(table)

@@ -116,6 +116,25 @@ def test_processes_share_each_batch_out(train, mode, world):
         assert sorted(t for share in shares for t in share[step]) == targets
 
 
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(("world", "accumulate"), [(1, 6), (2, 3), (3, 2), (6, 1)])
+def test_who_takes_the_shards_of_a_step_changes_none(train, mode, world, accumulate):
+    def shards(world: int, accumulate: int) -> list:
+        options = {"mode": mode, "batch_size": 2, "world_size": world, "accumulate": accumulate}
+        each = [list(loader(train, rank=rank, **options).batches(1)) for rank in range(world)]
+        assert all(len(share) % accumulate == 0 for share in each)
+        return [batch for batches in zip(*each, strict=True) for batch in batches]
+
+    found, wanted = shards(world, accumulate), shards(2, 3)
+    assert len(found) == len(wanted) > 6
+    for one, other in zip(found, wanted, strict=True):
+        assert one.history.equal(other.history)
+        assert one.targets.equal(other.targets)
+        assert one.weight == other.weight
+    total = sum(batch.weight for batch in found[:6])
+    assert total == pytest.approx(6)
+
+
 def test_bucketing_saves_padding(train):
     def width(mode: str) -> int:
         return sum(batch.history.numel() for batch in loader(train, mode=mode).batches(0))

@@ -44,7 +44,17 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "tree": TreeSettings(items_from=1, vectors_per_prefix=(3,)),
         "history": HistorySettings(seen_weights=True),
     },
+    "apart": {"tree": TreeSettings(items_from=1, vectors_per_prefix=(3,), later_apart=True)},
     "deep": {"n_layers": (1, 3), "num_heads": 4},
+    "first codes by items": {"tree": TreeSettings(root_items=True)},
+    "all by items": {
+        "tree": TreeSettings(root_items=True, items_from=1, vectors_per_prefix=(3,)),
+        "history": HistorySettings(seen_weights=True),
+    },
+    "unseen first codes by items": {
+        "tree": TreeSettings(root_items=True, items_from=1),
+        "history": HistorySettings(seen_weights=True, skip_history=True),
+    },
     "seen items": {"history": HistorySettings(seen_weights=True)},
     "no seen items": {"history": HistorySettings(seen_weights=True, skip_history=True)},
     "level": {"tree": TreeSettings(normalize_over="level", prefix_vectors=False)},
@@ -102,6 +112,58 @@ def test_all_beams_rank_the_whole_catalogue(variant: str, index: PrefixIndex) ->
         if model.tree.settings.normalize_over == "prefix":
             total = result.item_scores.exp().sum(dim=1)
             torch.testing.assert_close(total, torch.ones(3), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("variant", ["defaults", "several vectors", "no seen items"])
+@torch.no_grad()
+def test_later_codes_at_another_temperature(variant: str, index: PrefixIndex) -> None:
+    """The same ranking as from the log-probabilities, tempered and normalised one by one."""
+    model = build(index, **VARIANTS[variant])
+    expected = torch.empty(3, index.num_items)
+    for user, row in enumerate(HISTORY):
+        for item in range(index.num_items):
+            batch = SequenceBatch(row[None], torch.tensor([[item]]), torch.zeros(1).long())
+            found = model.code_log_probs(batch, index, (1.0, 1.7))
+            expected[user, item] = found.own[0, 0] + found.tempered[0, 1:, 1].sum()
+            own = model.code_log_probs(batch, index, later_temperature=1.7).own.sum()
+            torch.testing.assert_close(own, expected[user, item], atol=1e-5, rtol=1e-5)
+    if model.history.skip_history:
+        for user, row in enumerate(HISTORY):
+            expected[user, row[row >= 0]] = -torch.inf
+    result = model.generate(HISTORY, index, num_beams=index.num_items, later_temperature=1.7)
+    ranked = expected.sort(dim=1, descending=True).values
+    torch.testing.assert_close(result.item_scores, ranked, atol=1e-5, rtol=1e-5)
+    plain = model.generate(HISTORY, index, num_beams=index.num_items)
+    assert not torch.equal(result.items, plain.items)
+
+
+def test_later_codes_apart_leave_encoder_and_items_alone(index: PrefixIndex) -> None:
+    batch = SequenceBatch(HISTORY, torch.tensor([[2], [5], [9]]), torch.zeros(3).long())
+    losses, moved = [], []
+    for apart in (False, True):
+        model = build(
+            index,
+            tree=TreeSettings(items_from=1, later_apart=apart),
+            head=ItemHeadSettings(item_head_weight=0.0),
+        )
+        for projection in model.tree.projections:  # zero at first, which hides the decoder
+            torch.nn.init.eye_(projection.weight)
+        out = model(batch, index, level_weights=(0.0, 1.0, 1.0))
+        out.loss.backward()
+        losses.append(out.level_losses)
+        gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+        moved.append({name.split(".")[0] for name, g in gradients.items() if g.abs().sum() > 0})
+        own = gradients.get("tokens.vectors.weight")
+        assert (own is not None and bool(own.abs().sum() > 0)) is not apart
+    torch.testing.assert_close(losses[0], losses[1])
+    assert moved[0] - moved[1] == {"encoder", "positions"}
+    assert {"decoder", "starts", "to_decoder", "tree"} <= moved[1]
+
+
+def test_a_wrong_temperature_is_refused(index: PrefixIndex) -> None:
+    for settings, later in (({}, 0.0), (VARIANTS["level"], 1.5)):
+        with pytest.raises(ConfigError, match=r"later_temperature must be above 0, and 1 unless"):
+            build(index, **settings).generate(HISTORY, index, num_beams=2, later_temperature=later)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -50,6 +50,24 @@ def test_processes_share_an_epoch() -> None:
     assert sorted(rows[0] + rows[1]) == list(range(24))
 
 
+@pytest.mark.parametrize(("processes", "accumulate"), [(1, 4), (2, 2), (4, 1)])
+def test_who_takes_the_shards_of_a_step_changes_none(processes: int, accumulate: int) -> None:
+    each = [
+        ItemLoader(
+            items(50),
+            batch_size=3,
+            process_index=i,
+            num_processes=processes,
+            accumulate=accumulate,
+        )
+        for i in range(processes)
+    ]
+    shards = [b.rows for pair in zip(*(x.batches(2) for x in each), strict=True) for b in pair]
+    together = [b.rows for b in ItemLoader(items(50), batch_size=12).batches(2)]
+    assert torch.cat(shards).equal(torch.cat(together))
+    assert len(shards) == 4 * len(together)
+
+
 def test_two_processes_see_the_batches_of_one() -> None:
     together = ItemLoader(items(24), batch_size=4)
     apart = [

@@ -1,0 +1,126 @@
+"""Log-sums of exponentials over groups of a large table's scores, never all in memory at once.
+
+Equals ``torch.stack([(x @ table.T + extra)[:, groups == g].logsumexp(1) for g in range(G)], 1)``.
+Shown by: tests/unit/modules/kernels/test_group_logsumexp.py.
+Shape legend: M = states, N = rows of the table, D = width, G = groups, P = listed pairs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from genrec.modules.kernels.linear_cross_entropy import block_size
+
+__all__ = ["linear_group_logsumexp"]
+
+#: A group so far below the best score of its state counts as this much, not as nothing.
+_LEAST = 1e-37
+
+
+def linear_group_logsumexp(
+    x: Tensor,
+    table: Tensor,
+    groups: Tensor,
+    num_groups: int,
+    pairs: tuple[Tensor, Tensor, Tensor] | None = None,
+    *,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Score all rows of a table for each state and add the exponentials up by groups of rows.
+
+    Scores are made a few states at a time, and once more for the gradient, so that memory stays
+    bounded. They lie row by row of the table: a group is then a sum of whole lines.
+
+    Args:
+        x: States, shape ``(M, D)``.
+        table: Shape ``(N, D)``.
+        groups: Group of each row, shape ``(N,)``, integer, in ``[0, G)``.
+        num_groups: G; each has a row.
+        pairs: ``(states, rows, extra)``, as in
+            :func:`~genrec.modules.kernels.linear_cross_entropy.linear_cross_entropy`.
+        dtype: Of the products; sums are kept in float32.
+
+    Returns:
+        Shape ``(M, G)``, float32; its gradient reaches ``x``, ``table`` and ``extra``.
+    """
+    if pairs is None:
+        none = groups.new_zeros(0, dtype=torch.long)
+        pairs = (none, none, x.new_zeros(0))
+    states, rows, extra = pairs
+    found: Tensor = _GroupLogSumExp.apply(
+        x.float(), table.float(), groups.long(), num_groups, states, rows, extra.float(), dtype
+    )
+    return found
+
+
+class _GroupLogSumExp(torch.autograd.Function):
+    """Keeps no scores for the gradient, which makes them again."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        table: Tensor,
+        groups: Tensor,
+        num_groups: int,
+        states: Tensor,
+        rows: Tensor,
+        extra: Tensor,
+        dtype: torch.dtype,
+    ) -> Tensor:
+        blocks = _blocks(x, table, states)
+        found = x.new_empty(len(x), num_groups)
+        rough_x, rough_table = x.to(dtype), table.to(dtype)
+        with torch.autocast(x.device.type, enabled=False):
+            for part, listed in blocks:
+                at = (rows[listed], states[listed] - part.start)
+                powers, top = _powers(rough_table, rough_x[part], at, extra[listed])
+                sums = x.new_zeros(num_groups, powers.shape[1]).index_add_(0, groups, powers)
+                found[part] = (sums.clamp_(min=_LEAST).log_() + top).t()
+        ctx.save_for_backward(x, table, groups, states, rows, extra, found)
+        ctx.blocks, ctx.dtype = blocks, dtype
+        return found
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, of_found: Tensor) -> tuple[Tensor | None, ...]:
+        x, table, groups, states, rows, extra, found = ctx.saved_tensors
+        to_x, to_table, to_extra = (torch.zeros_like(tensor) for tensor in (x, table, extra))
+        rough_x, rough_table = x.to(ctx.dtype), table.to(ctx.dtype)
+        with torch.autocast(x.device.type, enabled=False):
+            for part, listed in ctx.blocks:
+                at = (rows[listed], states[listed] - part.start)
+                powers, top = _powers(rough_table, rough_x[part], at, extra[listed])
+                # A row's share of its group, times the group's gradient.
+                weights = of_found[part].t() * (top - found[part].t()).exp()  # (G, m)
+                grads = powers.mul_(weights.index_select(0, groups))
+                to_extra[listed] = grads[at]
+                rough = grads.to(ctx.dtype)
+                to_x[part] = rough.t() @ rough_table
+                to_table += rough @ rough_x[part]
+        return to_x, to_table, None, None, None, None, to_extra, None
+
+
+def _blocks(x: Tensor, table: Tensor, states: Tensor) -> list[tuple[slice, slice]]:
+    """Cut the states into parts, each with its listed pairs."""
+    size = block_size(x.device, len(table), torch.float32)
+    starts = torch.arange(0, len(x) + size, size, device=x.device)
+    bounds = torch.searchsorted(states, starts).tolist()
+    return [
+        (slice(begin, begin + size), slice(bounds[number], bounds[number + 1]))
+        for number, begin in enumerate(range(0, len(x), size))
+    ]
+
+
+def _powers(
+    table: Tensor, x: Tensor, at: tuple[Tensor, Tensor], extra: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Exponentials ``(N, m)`` of the scores less each state's largest, ``(m,)``; float32 both."""
+    scores = F.linear(table, x).float()
+    scores.index_put_(at, extra, accumulate=True)
+    top = scores.amax(dim=0)
+    return scores.sub_(top).exp_(), top
