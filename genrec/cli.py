@@ -7,15 +7,52 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import re
+import sys
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from genrec import commands
+from genrec.errors import printable
 from genrec.version import __version__
 
 __all__ = ["build_app", "main"]
+
+
+class _Commands(TyperGroup):
+    """Commands whose mistakes in words and options are one line, as all others are."""
+
+    def main(  # type: ignore[override]
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        *,
+        standalone_mode: bool = True,
+        **more: Any,
+    ) -> Any:
+        """Run the words; see :class:`typer.core.TyperGroup`."""
+        if not standalone_mode:
+            return super().main(args, prog_name, standalone_mode=False, **more)
+        try:
+            status = super().main(args, prog_name, standalone_mode=False, **more)
+        except Exception as error:
+            # typer brings a copy of click along in some versions, so no class can be named.
+            if not hasattr(error, "format_message"):
+                raise
+            message = " ".join(str(error.format_message()).split())
+            # Where no word was given, the help was shown.
+            if message and type(error).__name__ != "NoArgsIsHelpError":
+                path = getattr(getattr(error, "ctx", None), "command_path", self.name)
+                message = re.sub(r"(?<=argument ')\w+", lambda name: name[0].upper(), message)
+                print(
+                    f"error: {printable(message.rstrip('.'))}; see `{path} --help`",
+                    file=sys.stderr,
+                )
+            status = getattr(error, "exit_code", 2)
+        raise SystemExit(status if isinstance(status, int) else 0)
 
 
 def build_app() -> typer.Typer:
@@ -26,6 +63,7 @@ def build_app() -> typer.Typer:
     """
     app = typer.Typer(
         name="genrec",
+        cls=_Commands,
         help="Generative recommendation: semantic IDs, and a model that writes them. "
         "`genrec train sample` tries the whole way on a small synthetic shop.",
         no_args_is_help=True,

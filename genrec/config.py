@@ -6,6 +6,7 @@ bind makes one object of it. Nothing else in the library reads gin.
 
 from __future__ import annotations
 
+import ast
 import enum
 import logging
 import os
@@ -85,7 +86,8 @@ def configure(
             f"{missing.group(1) if missing else error}; for example `import genrec.models.rqvae`"
         ) from error
     except (ValueError, SyntaxError, TypeError, OSError, AttributeError) as error:
-        raise ConfigError(_explain(error, names, root)) from error
+        unread = _unread_value(bindings, Path(config) if config is not None else None)
+        raise ConfigError(unread or _explain(error, names, root)) from error
     required = [field.name for field in fields(settings) if field.default is MISSING]
     absent = [name for name in required if name not in gin.get_bindings(f"genrec.{root}")]
     if absent:
@@ -106,6 +108,32 @@ def _without_log() -> Iterator[None]:
         yield
     finally:
         logging.disable(before)
+
+
+def _unread_value(bindings: Sequence[str], file: Path | None) -> str | None:
+    """Name the binding whose value is neither a number nor a quoted text nor a name of gin's."""
+    lines = [] if file is None else file.read_text(encoding="utf-8").splitlines()
+    for line in [*bindings, *lines]:
+        found = re.fullmatch(r"\s*([\w./]+)\s*=\s*([^#]*?)\s*(?:#.*)?", line)
+        if found is None or not found[2]:
+            continue
+        name, value = found.groups()
+        try:
+            # What gin refers to with % and @ counts as a text here.
+            ast.literal_eval(re.sub(r"[%@][\w./]+(\(\))?", "''", value))
+        except (ValueError, SyntaxError) as error:
+            if isinstance(error, SyntaxError) and line in lines:
+                continue  # goes on in the next line
+            bare = re.fullmatch(r"[^\s'\"()\[\]{},]+", value)
+            fix = (
+                f"write texts in quotes, \"{name}='{value}'\""
+                if bare
+                else "write numbers plainly and texts in quotes, for example [1, 2] or ['a', 'b']"
+            )
+            return (
+                f"value of {name} must be a number, a text in quotes or a list, got {value}; {fix}"
+            )
+    return None
 
 
 def _explain(error: Exception, names: Sequence[str], root: str) -> str:

@@ -9,6 +9,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 
 __all__ = [
     "ArtifactError",
@@ -79,10 +80,11 @@ def did_you_mean(name: str, choices: Iterable[str], *, limit: int = 3) -> str:
 
     Returns:
         ``"did you mean a, b?"``; when nothing is near ``"allowed: a, b, c"``, or where that
-        would be long ``"for example a, b, c"``.
+        would be long ``"for example a, b, c"``. Of numbers none is near another.
     """
     known = sorted(set(choices))
-    near = difflib.get_close_matches(name, known, n=limit, cutoff=0.5)
+    is_number = re.fullmatch(r"[-+\d.]+", name) is not None
+    near = [] if is_number else difflib.get_close_matches(name, known, n=limit, cutoff=0.5)
     if near:
         return f"did you mean {', '.join(near)}?"
     if len(known) > 20:
@@ -111,7 +113,7 @@ def run_command(
     """
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = _say_warning  # type: ignore[assignment]
+            warnings.showwarning = partial(_say_warning, options or {})
             command()
     except GenRecError as error:
         if debug:
@@ -128,9 +130,10 @@ def run_command(
         raise SystemExit(128 + getattr(error, "number", signal.SIGINT)) from None
 
 
-def _say_warning(message: Warning | str, *rest: object) -> None:
+def _say_warning(options: Mapping[str, str], message: Warning | str, *rest: object) -> None:
     """Print a warning as one line, without the line of code that it came from."""
-    print(f"warning: {printable(' '.join(str(message).split()))}", file=sys.stderr)
+    text = _as_typed(" ".join(str(message).split()), options)
+    print(f"warning: {printable(text)}", file=sys.stderr)
 
 
 def _as_typed(message: str, options: Mapping[str, str]) -> str:

@@ -1,14 +1,21 @@
-"""Finding the run that a folder means: itself, or the only one below it."""
+"""Runs below a folder: the one that it means, and what each of them is."""
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from genrec.errors import ConfigError
+from filelock import FileLock, Timeout
 
-__all__ = ["find_run"]
+from genrec.errors import ConfigError, MissingPathError
+
+__all__ = ["RunSummary", "find_run", "list_runs"]
 
 _MAX_DEPTH = 3  # runs/STAGE/NAME/SPLIT
 
@@ -30,7 +37,7 @@ def find_run(path: str | os.PathLike[str], *, part: str = "meta.json") -> Path:
     folder = Path(path)
     if (folder / part).exists():
         return folder
-    below = _runs_below(folder, part, _MAX_DEPTH)
+    below = [run for run in _below(folder, _is_run, _MAX_DEPTH) if (run / part).exists()]
     if len(below) > 1:
         shown = ", ".join(map(str, below[:5])) + (", ..." if len(below) > 5 else "")
         raise ConfigError(
@@ -43,17 +50,182 @@ def find_run(path: str | os.PathLike[str], *, part: str = "meta.json") -> Path:
     return folder
 
 
-def _runs_below(folder: Path, part: str, depth: int) -> list[Path]:
-    """List the runs with a part, in order; what lies inside a run is not looked at."""
+@dataclass(frozen=True)
+class RunSummary:
+    """What a run's folder says of it.
+
+    Attributes:
+        path: The folder.
+        stage: ``rqvae``, ``decoder`` or ``sasrec`` where it lies in such a folder, else what
+            ``meta.json`` calls it, or None.
+        recipe: Name of its folder below the stage, usually that of the recipe.
+        data: Name of the data set, or None.
+        metric: Name of the best known metric, with the split: ``test recall@10``; or None.
+        value: Its value, or None.
+        step: Newest whole step, or None.
+        state: ``finished``, ``training``, ``stopped`` (to be resumed), ``saved`` (a recommender
+            from ``save``) or ``damaged``.
+        changed: When it was last written to, seconds since 1970.
+    """
+
+    path: Path
+    stage: str | None
+    recipe: str
+    data: str | None
+    metric: str | None
+    value: float | None
+    step: int | None
+    state: str
+    changed: float
+
+
+#: Metrics for people, the first that a run has; of a tokenizer its last evaluation.
+_METRICS = ("recall@10", "recall@5", "mrr")
+_TOKENIZER_METRIC = "eval/r2"
+
+
+def list_runs(root: str | os.PathLike[str]) -> list[RunSummary]:
+    """Look at all runs below a folder, the one changed last first.
+
+    Args:
+        root: For example ``runs``; or a run itself.
+
+    Returns:
+        The runs; a damaged one says so in its state.
+
+    Raises:
+        MissingPathError: If there is no such folder.
+    """
+    folder = Path(root)
+    if not folder.is_dir():
+        raise MissingPathError(
+            f"folder of runs must exist, got {folder}; `genrec train sample` makes runs/"
+        )
+    paths = [folder] if _left_by_training(folder) else _below(folder, _left_by_training, _MAX_DEPTH)
+    found = [_summary(path) for path in paths]
+    return sorted(found, key=lambda run: (-run.changed, str(run.path)))
+
+
+def _summary(path: Path) -> RunSummary:
+    """Gather what the files of a run say, as far as they can be read."""
+    meta, metrics = _read(path / "meta.json"), _read(path / "metrics.json")
+    steps = sorted(filter(None, map(_step, path.glob("step_*"))))
+    metric, value = _best(meta or {}, metrics or {})
+    names = [part for part in path.absolute().parts if part in ("rqvae", "decoder", "sasrec")]
+    stage = names[-1] if names else (meta or {}).get("stage")
+    recipe = path.name
+    if names:
+        parts = path.absolute().parts
+        after = parts[len(parts) - 1 - parts[::-1].index(names[-1]) + 1 :]
+        recipe = "/".join(after) or path.name
+    files = [file for name in _WATCHED if (file := path / name).exists()]
+    return RunSummary(
+        path=path,
+        stage=stage if isinstance(stage, str) else None,
+        recipe=recipe,
+        data=_text((meta or {}).get("dataset")),
+        metric=metric,
+        value=value,
+        step=steps[-1] if steps else None,
+        state=_state(path, meta, whole=bool(steps)),
+        changed=max((file.stat().st_mtime for file in files), default=path.stat().st_mtime),
+    )
+
+
+_WATCHED = ("meta.json", "metrics.jsonl", "metrics.json", "latest", "best")
+
+
+def _state(path: Path, meta: Mapping[str, Any] | None, *, whole: bool) -> str:
+    if _is_locked(path):
+        return "training"
+    begun = (path / "config.gin").is_file()
+    finished = meta is not None and "train_seconds" in meta  # the last thing that is written
+    if meta is None or (not whole and (finished or not begun)):
+        return "damaged"
+    return "finished" if finished else "stopped" if begun else "saved"
+
+
+def _is_locked(path: Path) -> bool:
+    """Tell whether a training writes into a run just now."""
+    file = path / ".lock"
+    if not file.is_file():
+        return False
+    lock = FileLock(file)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    except OSError:  # a folder of somebody else
+        return False
+    lock.release()
+    return False
+
+
+def _best(meta: Mapping[str, Any], metrics: Mapping[str, Any]) -> tuple[str | None, float | None]:
+    """Choose the number that says most: on test, else on validation, else stage one's R2."""
+    for split in ("test", "valid"):
+        rows = metrics.get(split)
+        rows = rows if isinstance(rows, Mapping) else {}
+        models = {n: r for n, r in rows.items() if n not in _NO_MODELS and isinstance(r, Mapping)}
+        for metric in _METRICS:
+            values = [_number(row.get(metric)) for row in models.values()]
+            if known := [value for value in values if value is not None]:
+                return f"{split} {metric}", max(known)
+    validation, evaluation = meta.get("validation"), meta.get("evaluation")
+    if isinstance(validation, Mapping):
+        for metric in _METRICS:
+            if (value := _number(validation.get(metric))) is not None:
+                return f"valid {metric}", value
+    if isinstance(evaluation, Mapping):
+        value = _number(evaluation.get(_TOKENIZER_METRIC))
+        return (None, None) if value is None else ("R2", value)
+    return None, None
+
+
+_NO_MODELS = ("settings", "popularity", "co-occurrence")
+
+
+def _number(value: Any) -> float | None:
+    fits = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return float(value) if fits else None
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _read(file: Path) -> dict[str, Any] | None:
+    """Read a JSON object; None where there is none that can be read."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _step(folder: Path) -> int | None:
+    """Give the number of a step that is whole."""
+    number = folder.name.removeprefix("step_")
+    whole = all((folder / name).is_file() for name in ("model.safetensors", "config.json"))
+    return int(number) if whole and number.isdecimal() else None
+
+
+def _is_run(folder: Path) -> bool:
+    """Tell a run from data sets and ID tables, which have a ``meta.json`` too but no steps."""
+    return (folder / "meta.json").is_file() and any(folder.glob("step_*"))
+
+
+def _left_by_training(folder: Path) -> bool:
+    """Tell also a run that has no step yet, and one that has lost its ``meta.json``."""
+    return (folder / "config.gin").is_file() or any(folder.glob("step_*"))
+
+
+def _below(folder: Path, is_run: Callable[[Path], bool], depth: int) -> list[Path]:
+    """List the runs below a folder, in order; what lies inside a run is not looked at."""
     if depth == 0 or not folder.is_dir():
         return []
     found: list[Path] = []
     for child in sorted(folder.iterdir()):
-        if not child.is_dir() or child.name.startswith("."):
-            continue
-        # Data sets and ID tables have a meta.json too, but no steps.
-        if (child / "meta.json").is_file() and any(child.glob("step_*")):
-            found += [child] if (child / part).exists() else []
-        else:
-            found += _runs_below(child, part, depth - 1)
+        if child.is_dir() and not child.name.startswith("."):
+            found += [child] if is_run(child) else _below(child, is_run, depth - 1)
     return found

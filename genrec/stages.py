@@ -20,7 +20,7 @@ from genrec.recipes import find_recipe, recipe_names
 if TYPE_CHECKING:  # the trainings bring PyTorch along, which `genrec train --help` does without
     from genrec.training.settings import TrainingSettings
 
-__all__ = ["STAGES", "Options", "Stage", "Step", "choose", "find_stage", "plan", "run_plan"]
+__all__ = ["STAGES", "Options", "Stage", "Step", "choose", "find_stage", "plan", "run_plan", "say"]
 
 
 @dataclass(frozen=True)
@@ -183,11 +183,11 @@ def run_plan(steps: Sequence[Step]) -> None:
         recipe = f"{step.recipe.parent.name}/{step.recipe.stem}"
         begun = step.settings.resume and RunDirectory(step.run).newest() is not None
         what = "done before" if step.done else "go on with" if begun else "train"
-        _say(f"{number}/{len(steps)} {step.stage}: recipe {recipe}; {what} {step.run}")
+        say(f"{number}/{len(steps)} {step.stage}: recipe {recipe}; {what} {step.run}")
     for step in steps:
         if not step.done:
             if len(steps) > 1:
-                _say(f"== {step.stage}")
+                say(f"== {step.stage}")
             STAGES[step.stage].train(step.settings)
 
 
@@ -244,7 +244,7 @@ def _by_recipe(word: str) -> list[tuple[str, Path]]:
     stages = stages or [name for name in STAGES if word in of_stage[name]]
     if not stages:
         every = [folder for stage in STAGES.values() for folder in stage.folders]
-        known = [*STAGES, *(name for names in of_stage.values() for name in names)]
+        known = [*STAGES, "auto", *(name for names in of_stage.values() for name in names)]
         raise ConfigError(
             "WHAT must be a stage, a recipe or a gin file, got "
             f"{word!r}; {did_you_mean(word, [*known, *recipe_names(every)])}"
@@ -307,7 +307,7 @@ def _check_folders(steps: Sequence[Step]) -> None:
             resume_point(step.settings)
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
     """Print a line on the main process."""
     if os.environ.get("RANK", "0") == "0":
         print(text, flush=True)

@@ -8,8 +8,11 @@ packed, with a dedup digit. Weights are random: they change no shape.
 import argparse
 import json
 import os
+import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,6 +22,7 @@ from bench_decode import hugging_face
 
 from genrec.allocator import keep_freed_memory
 from genrec.data.batching import EvaluationBatches, TokenTable, TrainingBatches
+from genrec.data.catalogue import Catalogue
 from genrec.data.prepared import PreparedDataset
 from genrec.data.schemas import SequenceBatch
 from genrec.data.sequence_dataset import SeqData
@@ -27,6 +31,9 @@ from genrec.models.item_retrieval import ItemTokenRetrievalModel
 from genrec.models.item_settings import ItemHeadSettings, ItemVectorSettings, TreeSettings
 from genrec.models.retrieval import EncoderDecoderRetrievalModel
 from genrec.models.t5 import to_t5
+from genrec.serving.files import recommend_to_file
+from genrec.serving.keys import Lists
+from genrec.serving.recommender import Recommender
 from genrec.threads import side_by_side
 from genrec.tokenizer.semantic_id import SemanticIdTokenizer
 
@@ -115,6 +122,56 @@ def search(
             }
         )
     return results
+
+
+def batch_file(
+    model: ItemTokenRetrievalModel, ids: np.ndarray, data: PreparedDataset, beams: int
+) -> dict[str, float]:
+    """All users of the data set into a Parquet file, beside the search of the same in memory."""
+    sizes = model.level_sizes
+    catalogue = replace(Catalogue.from_data(data), codes=ids.astype(np.int32), level_sizes=sizes)
+    ranker = model.ranker(catalogue, {"num_beams": beams, "max_history": MAX_ITEMS})
+    recommender = Recommender(ranker, data=data)
+    offsets = np.asarray(data.sequence_offsets)
+    lengths = np.minimum(np.diff(offsets), MAX_ITEMS)
+    # The whole histories, as the file reads them, in batches of equal budget.
+    rows = Lists(np.array(data.sequence_items, dtype=np.int64), offsets)
+    order = np.argsort(lengths, kind="stable")
+    batches = [
+        rows.padded(part, MAX_ITEMS)
+        for part in np.array_split(order, max(1, int(lengths.sum()) // 1024))
+    ]
+
+    def in_memory() -> int:
+        return sum(
+            side_by_side(
+                lambda number: len(ranker.rank(batches[number], 10).items),
+                len(batches),
+                "cpu",
+            )
+        )
+
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "recommendations.parquet"
+        times: dict[str, list[float]] = {"memory": [], "file": []}
+        for _ in range(2):
+            for name, work in (
+                ("memory", in_memory),
+                ("file", lambda: recommend_to_file(recommender, out, k=10)),
+            ):
+                began = time.perf_counter()
+                work()
+                times[name].append(time.perf_counter() - began)
+        size = out.stat().st_size
+    seconds = {name: min(found) for name, found in times.items()}
+    return {
+        "beams": beams,
+        "users": data.num_users,
+        "users_per_s": round(data.num_users / seconds["file"], 1),
+        "search_users_per_s": round(data.num_users / seconds["memory"], 1),
+        "share": round(seconds["memory"] / seconds["file"], 3),
+        "mib": round(size / 2**20, 2),
+    }
 
 
 def training(
@@ -225,6 +282,7 @@ def main() -> None:
     results = {
         "training": training(model, index, data, coded, args.steps),
         "search": search(model, index, data, ids, args),
+        "file": batch_file(model, ids, data, int(args.beams.split(",")[0])),
         "large": [large(int(count)) for count in args.items.split(",")],
     }
     if not args.json:

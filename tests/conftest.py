@@ -92,6 +92,7 @@ def write_data() -> WriteData:
         embeddings: npt.NDArray[np.floating] | None = None,
         sequences: Sequence[npt.ArrayLike] = (),
         item_titles: Sequence[str] | None = None,
+        user_keys: Sequence[str] | None = None,
     ) -> PreparedDataset:
         arrays = [np.zeros(0, dtype=np.int32), *map(np.asarray, sequences)]
         offsets = np.cumsum([len(array) for array in arrays])
@@ -106,7 +107,7 @@ def write_data() -> WriteData:
             item_titles=item_titles or item_keys,
             item_texts=item_keys,
             item_embeddings=np.zeros((len(item_keys), 1)) if embeddings is None else embeddings,
-            user_keys=[f"user {user}" for user in range(len(sequences))],
+            user_keys=user_keys or [f"user {user}" for user in range(len(sequences))],
             sequence_items=np.concatenate(arrays),
             sequence_offsets=offsets,
             train_ends=train_ends,

@@ -42,6 +42,7 @@ LAYERS = {
     "genrec.reporting": 5,
     "genrec.training": 5,
     "genrec.__main__": 6,
+    "genrec.auto": 6,
     "genrec.benchmark": 6,
     "genrec.cli": 6,
     "genrec.commands": 6,

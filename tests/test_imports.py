@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 OPTIONAL = ["fastapi", "httptools", "matplotlib", "orjson", "pandas", "prometheus_client"]
-OPTIONAL += ["pydantic", "ray", "starlette"]
+OPTIONAL += ["mlflow", "mlflow_skinny", "pydantic", "ray", "starlette"]
 OPTIONAL += ["tensorboard", "uvicorn", "uvloop", "vector_quantize_pytorch", "wandb"]
 DEVELOPMENT = ["pytest", "hypothesis", "_pytest"]
 #: What is nothing but HTTP and its schema; the command imports them, and names the extra.

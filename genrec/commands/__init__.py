@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import shlex
 from collections.abc import Callable, Mapping
 from inspect import Parameter, Signature
 from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
 import typer
+from typer.models import ArgumentInfo
 
 from genrec.errors import run_command
 
-__all__ = ["add_command"]
+__all__ = ["add_command", "as_typed"]
 
 A = TypeVar("A")
 
@@ -69,3 +71,31 @@ def _plain(hint: Any) -> Any:
     shown = copy.copy(told)
     shown.help = None if told.help is None else told.help.replace("[", r"\[")
     return Annotated[kind, shown]
+
+
+def as_typed(name: str, told: Any) -> str:
+    """Write a command as it was typed, as far as it differs from the defaults.
+
+    Args:
+        name: Of the command.
+        told: Its words, whose options are named after their fields.
+
+    Returns:
+        One line for a shell.
+    """
+    hints = get_type_hints(type(told), include_extras=True)
+    words = ["genrec", name]
+    for known in dataclasses.fields(told):
+        value = getattr(told, known.name)
+        if value == known.default:
+            continue
+        values = value if isinstance(value, (list, tuple)) else [value]
+        if isinstance(hints[known.name].__metadata__[0], ArgumentInfo):
+            words += map(str, values)
+            continue
+        option = known.name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{option}" if value else f"--no-{option}")
+        else:
+            words += [word for one in values for word in (f"--{option}", str(one))]
+    return shlex.join(words)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from genrec.commands import add_command
-from genrec.errors import ArtifactError
+from genrec.errors import ArtifactError, ConfigError
 
 if TYPE_CHECKING:
     from genrec.data.prepared import PreparedDataset
@@ -89,8 +90,10 @@ def evaluate_runs(
         {**rankers, **simple}, data, split, common, accelerator, limit=limit, known=known
     )
     if accelerator.is_main_process:
-        notes = _notes(rankers)
-        print(format_table(results, split, ks=shown, hide_history=hide_history, notes=notes))
+        labels = _labels(paths, names, runs)
+        notes = _notes({labels.get(name, name): ranker for name, ranker in rankers.items()})
+        labelled = {labels.get(name, name): row for name, row in results.items()}
+        print(format_table(labelled, split, ks=shown, hide_history=hide_history, notes=notes))
         if limit is None and results != known:
             for path, name, run in zip(paths, names, runs, strict=True):
                 # The first run keeps the table; the others what they would have found alone.
@@ -118,12 +121,28 @@ def _check_same_data(paths: Sequence[Path], runs: Sequence[Trained]) -> None:
 
 
 def _names(paths: Sequence[Path], runs: Sequence[Trained]) -> list[str]:
-    """Name the rows of the table; runs of one kind are told apart by their folders."""
+    """Name the rows of the results; runs of one kind are told apart by their folders."""
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise ConfigError(
+            f"runs must be named once each, got {', '.join(map(str, paths))}; leave one out"
+        )
     names = [run.ranker.name for run in runs]
     return [
         name if names.count(name) == 1 else f"{name} {path}"
         for name, path in zip(names, paths, strict=True)
     ]
+
+
+def _labels(paths: Sequence[Path], names: Sequence[str], runs: Sequence[Trained]) -> dict[str, str]:
+    """Name the rows for people: of several runs each by what tells its folder from the others'."""
+    if len(paths) == 1:
+        return {}
+    folders = [path.resolve() for path in paths]
+    common = os.path.commonpath(folders)
+    return {
+        name: f"{run.ranker.name} {os.path.relpath(folder, common)}"
+        for name, run, folder in zip(names, runs, folders, strict=True)
+    }
 
 
 def _notes(rankers: dict[str, Any]) -> list[str]:

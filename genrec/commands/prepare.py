@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from genrec.commands import add_command
-from genrec.errors import ConfigError, MissingPathError, did_you_mean
+from genrec.commands import add_command, as_typed
+from genrec.errors import ConfigError, DataError, MissingPathError, did_you_mean
 
 __all__ = ["PrepareArguments", "app_command", "prepare_source"]
 
@@ -52,7 +52,7 @@ class PrepareArguments:
         Path | None,
         typer.Option(
             help="A prepared data set or stage-one run: embed with its encoder, so that new "
-            "items of its catalogue lie among the old."
+            "items of its catalogue lie among the old; names of columns are kept too."
         ),
     ] = None
     encoder_processes: Annotated[
@@ -199,8 +199,9 @@ def prepare_source(
         reader_options: More arguments of the source's reader.
         encoder_options: More arguments of the encoder.
         raw_dir: Where fetched files are kept.
-        like: A prepared data set or a stage-one run whose encoder and text template to use, so
-            that items added to its catalogue get vectors that can be compared with the old ones.
+        like: A prepared data set or a stage-one run whose encoder, text template and names of
+            columns to use, so that items added to its catalogue get vectors that can be compared
+            with the old ones.
         ray: Embed the texts on so many workers of Ray; None embeds them here.
         force: Replace a prepared data set, on which runs may rest.
 
@@ -215,6 +216,7 @@ def prepare_source(
     from genrec.data.prepare import prepare
     from genrec.data.processed import RecDataset
     from genrec.data.readers.registry import detect_kind, open_source
+    from genrec.data.readers.table_columns import TableColumns
     from genrec.data.text.encoders import make_encoder
     from genrec.data.text.kept_encoder import load_encoder
 
@@ -232,6 +234,10 @@ def prepare_source(
     folder, kind, part = _locate(source, raw_dir)
     part = split or part
     kind = RecDataset.parse(dataset).value if dataset else kind or detect_kind(folder, part)
+    reader_options = dict(reader_options or {})
+    if like is not None and kind == RecDataset.TABLES.value and kept.columns:
+        named = {**kept.columns, "text": tuple(kept.columns.get("text", ()))}
+        reader_options["kept_columns"] = TableColumns(**named)
     opened = open_source(kind, folder, split=part, reader_options=reader_options)
     how: dict[str, Any] = {}
     if ray is not None:
@@ -297,21 +303,29 @@ def app_command(app: typer.Typer) -> None:
     """Add the command to an application."""
 
     def work(told: PrepareArguments) -> None:
+        from genrec.data.readers.table_columns import MissingColumns
+
         tables = told.interactions is not None or told.items is not None
-        prepare_source(
-            told.source,
-            told.out,
-            dataset=told.dataset or ("tables" if tables else None),
-            split=told.split,
-            encoder_model_name=told.encoder,
-            options=told.prepare_options(),
-            reader_options=told.reader_options(),
-            encoder_options=told.encoder_options(),
-            raw_dir=told.raw_dir,
-            like=told.like,
-            ray=told.ray,
-            force=told.force,
-        )
+        try:
+            prepare_source(
+                told.source,
+                told.out,
+                dataset=told.dataset or ("tables" if tables else None),
+                split=told.split,
+                encoder_model_name=told.encoder,
+                options=told.prepare_options(),
+                reader_options=told.reader_options(),
+                encoder_options=told.encoder_options(),
+                raw_dir=told.raw_dir,
+                like=told.like,
+                ray=told.ray,
+                force=told.force,
+            )
+        except MissingColumns as missing:
+            raise DataError(
+                f"{missing.question}; name them{missing.note}, for example "
+                f"{as_typed('prepare', told)} {missing.options}"
+            ) from None
 
     about = "Prepare a data set for training; prints its data card."
     add_command(app, "prepare", PrepareArguments, work, about=about, options=_OPTIONS)

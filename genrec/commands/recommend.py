@@ -162,6 +162,17 @@ def format_answer(answer: dict[str, Any], *, shown: int = 5) -> str:
     return "\n".join(map(printable, lines))
 
 
+def _keys_of(line: str) -> list[str]:
+    """Take a history apart."""
+    keys = [key.strip() for key in line.split(",")]
+    if not any(keys):
+        raise DataError(
+            f"--history must hold item keys with commas between them, got {line!r}; leave it out "
+            "for users of the data set"
+        )
+    return [key for key in keys if key]
+
+
 #: What messages of the library call otherwise than the options here.
 _OPTIONS = {
     "k": "-k",
@@ -172,6 +183,8 @@ _OPTIONS = {
     "exclude": "--exclude",
     "device": "--device",
     "on_unknown": "--on-unknown",
+    "data=FOLDER": "--data FOLDER",
+    "item keys as histories": "item keys with --history",
 }
 
 
@@ -289,7 +302,7 @@ def app_command(app: typer.Typer) -> None:
             print(f"wrote {told.out}: {count:,} users")
             return
         if told.history:
-            lists = [[key.strip() for key in line.split(",")] for line in told.history]
+            lists = [_keys_of(line) for line in told.history]
             answers = recommend_after(recommender, lists, users=told.user or None, **options)
         else:
             known = recommender.data

@@ -21,7 +21,8 @@ class TrainArguments:
         list[str],
         typer.Argument(
             metavar="WHAT...",
-            help="Stages (rqvae, decoder, sasrec) and recipes, by name or as gin files.",
+            help="Stages (rqvae, decoder, sasrec) and recipes, by name or as gin files; or auto, "
+            "which picks a recipe for --data.",
             show_default=False,
         ),
     ]
@@ -60,13 +61,18 @@ def app_command(app: typer.Typer) -> None:
     """Add the command to an application."""
 
     def work(told: TrainArguments) -> None:
+        from genrec.auto import pick
         from genrec.entry import settle_process
-        from genrec.stages import Options, plan, run_plan
+        from genrec.stages import Options, plan, run_plan, say
 
         settle_process(told.threads)
         folder = None if told.data is None else str(told.data)
         options = Options(told.split, folder, told.name, told.gin or (), told.resume)
-        run_plan(plan(told.what, options))
+        words, options, reasons = pick(told.what, options)
+        steps = plan(words, options)
+        for line in reasons:
+            say(line)
+        run_plan(steps)
 
     about = (
         "Train recipes. `genrec train amazon` goes the whole way: semantic IDs (rqvae), then "

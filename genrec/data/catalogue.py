@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from genrec.atomic import atomic_directory, read_json, write_json_atomic
 from genrec.data.prepared import PreparedDataset, StringArray
+from genrec.data.text.known_vectors import NUM_PROJECTIONS, vector_sketch
 from genrec.digests import sealed, verify
 from genrec.errors import ArtifactError
 
@@ -27,7 +28,11 @@ CATALOGUE_NAME = "catalogue"  # folder inside a run
 _FORMAT = "genrec-catalogue"
 _FORMAT_VERSION = 1
 #: Beside keys and titles, where they are known; catalogues of older runs have none of them.
-_ARRAYS = {"counts": np.int64, "removed": np.bool_}
+_ARRAYS: dict[str, tuple[type, tuple[int, ...]]] = {
+    "counts": (np.int64, ()),
+    "removed": (np.bool_, ()),
+    "sketch": (np.float32, (NUM_PROJECTIONS,)),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +49,9 @@ class Catalogue:
         counts: How often each item was taken, shape ``(N,)``, int64; None where unknown.
         removed: Which items shall not be recommended any more, shape ``(N,)``, bool; None for
             none. They keep their rows, so that histories may hold them.
+        sketch: Of the text vectors, by which equal ones are known, from
+            :func:`~genrec.data.text.known_vectors.vector_sketch`, shape ``(N, P)``, float32; NaN
+            where an item's is unknown, None where all are.
     """
 
     item_keys: StringArray
@@ -53,21 +61,46 @@ class Catalogue:
     groups: npt.NDArray[np.int64] | None = None
     counts: npt.NDArray[np.int64] | None = None
     removed: npt.NDArray[np.bool_] | None = None
+    sketch: npt.NDArray[np.float32] | None = None
 
     @classmethod
     def from_data(cls, data: PreparedDataset) -> Catalogue:
         """Take the items of a data set and count all its interactions; without codes."""
         counts = np.bincount(data.sequence_items, minlength=data.num_items)
-        return cls(data.item_keys, data.item_titles, counts=counts.astype(np.int64))
+        return cls(
+            data.item_keys,
+            data.item_titles,
+            counts=counts.astype(np.int64),
+            sketch=vector_sketch(data.item_embeddings),
+        )
 
-    def extended(self, keys: Sequence[str], titles: Sequence[str]) -> Catalogue:
-        """Add items behind the known ones; without codes, which another table must bring."""
+    def extended(
+        self,
+        keys: Sequence[str],
+        titles: Sequence[str],
+        vectors: npt.NDArray[np.floating[Any]] | None = None,
+    ) -> Catalogue:
+        """Add items behind the known ones; without codes, which another table must bring.
+
+        Args:
+            keys: Theirs.
+            titles: Likewise.
+            vectors: Their text vectors, where they are known.
+
+        Returns:
+            The larger catalogue.
+        """
         new = len(keys)
+        known = self.sketch
+        if known is not None:
+            blank = np.full((new, known.shape[1]), np.nan, dtype=np.float32)
+            known = np.concatenate([known, blank if vectors is None else vector_sketch(vectors)])
         return Catalogue(
             StringArray.from_strings([*self.item_keys, *keys]),
             StringArray.from_strings([*self.item_titles, *titles]),
             counts=None if self.counts is None else np.pad(self.counts, (0, new)),
             removed=None if self.removed is None else np.pad(self.removed, (0, new)),
+            sketch=known,
         )
 
     @property
@@ -134,9 +167,10 @@ class Catalogue:
                 f"and titles, got {found} in {folder}; train the run again"
             )
         for name, array in arrays.items():
-            if array.shape != (count,) or array.dtype != _ARRAYS[name]:
+            kind, width = _ARRAYS[name]
+            if array.shape != (count, *width) or array.dtype != kind:
                 raise ArtifactError(
-                    f"{name} of a catalogue must be {count} values of {_ARRAYS[name].__name__}, "
+                    f"{name} of a catalogue must be {count} values of {kind.__name__}, "
                     f"got {array.dtype} of shape {array.shape} in {folder}; train the run again"
                 )
         return cls(keys, titles, **arrays)

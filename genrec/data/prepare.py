@@ -125,7 +125,12 @@ def prepare(
         train_ends=train_ends,
         valid_ends=valid_ends,
         card=card.as_dict(),
-        write_more=partial(save_encoder, encoder=used, text_template=options.text_template),
+        write_more=partial(
+            save_encoder,
+            encoder=used,
+            text_template=options.text_template,
+            columns=raw.columns,
+        ),
     )
 
 
@@ -279,7 +284,7 @@ def _describe_items(raw: RawTables, keys: pl.Series, options: PrepareOptions) ->
         texts[item], titles[item], row_of[item] = text, content.get(raw.title_field) or "", row
     names = keys.cast(pl.String).to_list()
     titles = [
-        shorten(title or text or f"item {name}")
+        shorten(title or text or name)
         for title, text, name in zip(titles, texts, names, strict=True)
     ]
     if (row_of < 0).all():

@@ -64,6 +64,7 @@ class RawTables:
             them open.
         vectors: One vector a row of ``items``, where the source brings them.
         items_only: Whether this is a catalogue without interactions, for stage one alone.
+        columns: Names of columns that the user gave, kept for later versions of the tables.
         notes: More facts for the data card.
     """
 
@@ -80,6 +81,7 @@ class RawTables:
     min_interactions: int = 0
     vectors: npt.NDArray[np.floating[Any]] | None = None
     items_only: bool = False
+    columns: dict[str, Any] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
 
 

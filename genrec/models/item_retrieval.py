@@ -610,14 +610,15 @@ class ItemTokenRetrievalModel(nn.Module):
         )
 
     def grown(self, old: PrefixIndex, new: PrefixIndex) -> ItemTokenRetrievalModel:
-        """Let the model know more items: by their codes, since they have no vectors.
+        """Let the model know more items, by the items whose codes are nearest to theirs.
 
         Args:
             old: The catalogue that it was trained on.
             new: One that begins with the same items.
 
         Returns:
-            A new model in evaluation mode; what the catalogue lacked before scores zero.
+            A new model in evaluation mode; what the catalogue lacked before stands where its
+            nearest kin stand.
         """
         self._check_index(old)
         sizes = {"num_items": new.num_items, "num_states": new.num_states[1:]}

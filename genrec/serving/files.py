@@ -107,7 +107,14 @@ def _one_by_one(chunks: Chunks, todo: Sequence[tuple[int, int]]) -> Iterable[tup
 
 @dataclass(frozen=True)
 class _Users:
-    """Users in chunks: frames with ``user`` and perhaps ``history``, a list of keys."""
+    """Users in chunks: frames with ``user`` and perhaps ``history``, a list of keys.
+
+    Attributes:
+        count: How many.
+        chunk: From the first of some users and their number to their frame.
+        user_type: Of the users' ids in the result.
+        item_type: Of the items in the result, where all keys of the catalogue are of it.
+    """
 
     count: int
     chunk: Callable[[int, int], pl.DataFrame]
@@ -121,8 +128,8 @@ class _Users:
         return cls(
             len(keys),
             lambda start, size: pl.DataFrame({"user": keys[start : start + size]}),
-            pl.String(),
-            pl.String(),
+            _type_of(pl.LazyFrame({"user": list(keys)}, schema={"user": pl.String})),
+            pl.Int64(),
         )
 
     @classmethod
@@ -160,11 +167,12 @@ class _Users:
             )
         found = histories.collect_schema()
         keys = histories.select(pl.col("history").explode()).collect_schema()["history"]
+        untyped = path.suffix == ".csv"  # which cannot say what is a number
         return cls(
             int(histories.select(pl.len()).collect().item()),
             lambda start, size: histories.slice(start, size).collect(),
-            found["user"],
-            pl.Int64() if keys.is_integer() else pl.String(),
+            _type_of(histories.select("user")) if untyped else found["user"],
+            pl.Int64() if untyped or keys.is_integer() else pl.String(),
         )
 
 
@@ -214,12 +222,14 @@ class Chunks:
         source: The users.
         lists: Items to allow and to exclude.
         options: Of :meth:`~genrec.serving.recommender.Recommender.recommend`.
+        files: Where users and lists are from, by the names of their options, for errors.
     """
 
     recommender: Recommender
     source: _Users
     lists: dict[str, _Listed]
     options: dict[str, Any]
+    files: dict[str, Path]
 
     @classmethod
     def open(
@@ -238,12 +248,18 @@ class Chunks:
             for name, path in paths.items()
             if path is not None
         }
-        return cls(recommender, source, lists, options)
+        given = {"input": histories, **paths}
+        files = {name: path for name, path in given.items() if path is not None}
+        return cls(recommender, source, lists, options, files)
 
     def part(self, start: int, size: int) -> bytes:
         """Recommend to some users in order; the bytes of a Parquet file."""
         users = self.source.chunk(start, size)
-        table = recommend_chunk(self.recommender, users, self.lists, self.options)
+        try:
+            table = recommend_chunk(self.recommender, users, self.lists, self.options)
+        except DataError as error:
+            text = _located(str(error), self.recommender, users, self.files)
+            raise DataError(text) from None
         buffer = io.BytesIO()
         table.write_parquet(buffer)
         return buffer.getvalue()
@@ -274,6 +290,24 @@ def recommend_chunk(
         pl.col("item_id").cast(pl.String),
         pl.Series("popular", np.repeat(found.popular, np.diff(found.offsets))),
     )
+
+
+def _located(
+    message: str, recommender: Recommender, chunk: pl.DataFrame, files: dict[str, Path]
+) -> str:
+    """Say in which file, and of which user, what a call refused stands."""
+    name, _, rest = message.partition(" ")
+    option = "input" if name == "histories" else name
+    if option not in files:
+        return message
+    who = ""
+    if option == "input" and "that are not among" in rest:
+        known = pl.Series(list(recommender.item_keys), dtype=pl.String)
+        rows = chunk.explode("history").drop_nulls("history")
+        unknown = rows.filter(~pl.col("history").cast(pl.String).is_in(known.implode()))
+        who = f", the first of user {unknown['user'][0]!r}" if len(unknown) else ""
+    text, _, fix = rest.partition("; ")
+    return f"--{option} {files[option]} {text}{who}; {fix}"
 
 
 def _join(parts: Path, count: int, out: Path, source: _Users, whole: bool) -> None:
@@ -343,5 +377,11 @@ def _state(path: Path) -> list[Any]:
 
 def _all_whole(recommender: Recommender) -> bool:
     """Whether all item keys are whole numbers as they are usually written."""
-    keys = pl.Series(list(recommender.item_keys), dtype=pl.String)
-    return bool(keys.str.contains(r"^(0|[1-9]\d*)$").all())
+    keys = pl.LazyFrame({"item": list(recommender.item_keys)}, schema={"item": pl.String})
+    return _type_of(keys) == pl.Int64
+
+
+def _type_of(keys: pl.LazyFrame) -> pl.DataType:
+    """Tell whether the only column holds whole numbers as usually written: 7, and not 007."""
+    plain = pl.all().cast(pl.String).str.contains(r"^(0|[1-9][0-9]{0,17})$")
+    return pl.Int64() if keys.select(plain.all()).collect().item() else pl.String()

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from genrec.data.catalogue import Catalogue
 from genrec.data.text.fused_space import SPACE_NAME, FusedSpace
 from genrec.data.text.item_text import shorten
 from genrec.data.text.kept_encoder import ENCODER_NAME, load_encoder
@@ -135,15 +136,20 @@ def with_items(run: Trained, new: NewItems) -> Trained:
             f"{QUANTIZER_NAME}/; train the run again from a stage-one run, or give IDs with "
             "`genrec tokenize --extend`"
         )
-    vectors = new.vectors if new.vectors is not None else _embedded(run, new.texts or [])
+    texts = vectors = new.vectors if new.vectors is not None else _embedded(run, new.texts or [])
     if (run.path / SPACE_NAME).is_dir():
         vectors = FusedSpace.load(run.path / SPACE_NAME).transform(vectors)
     table = run.table.add_items(load_quantizer(folder), vectors, new.keys)
-    return _with_table(run, new.keys, new.titles, table)
+    catalogue = with_ids(run.catalogue.extended(new.keys, new.titles, texts), table)
+    return _recommended(run, catalogue, table)
 
 
 def with_known_ids(
-    run: Trained, keys: list[str], titles: list[str], codes: npt.NDArray[np.int32]
+    run: Trained,
+    keys: list[str],
+    titles: list[str],
+    codes: npt.NDArray[np.int32],
+    sketch: npt.NDArray[np.float32] | None,
 ) -> Trained:
     """Recommend items too that got their IDs before, as :func:`with_items` gave them.
 
@@ -152,6 +158,8 @@ def with_known_ids(
         keys: Items that it does not know, ``R``.
         titles: What to show a person, ``R``.
         codes: Their IDs, shape ``(R, L)``.
+        sketch: Of their text vectors, as the run's catalogue then had it, shape ``(R, P)``; None
+            where it had none.
 
     Returns:
         The run with a ranker of the larger catalogue.
@@ -162,14 +170,16 @@ def with_known_ids(
     """
     if run.table is None:
         raise ConfigError(_NO_IDS.format(run.ranker.name))
-    return _with_table(run, keys, titles, run.table.extended(keys, codes))
-
-
-def _with_table(
-    run: Trained, keys: list[str], titles: list[str], table: SemanticIdTokenizer
-) -> Trained:
-    """Recommend the new items of an ID table."""
+    table = run.table.extended(keys, codes)
     catalogue = with_ids(run.catalogue.extended(keys, titles), table)
+    if sketch is not None and catalogue.sketch is not None:
+        known = catalogue.sketch[: run.catalogue.num_items]
+        catalogue = replace(catalogue, sketch=np.concatenate([known, sketch]))
+    return _recommended(run, catalogue, table)
+
+
+def _recommended(run: Trained, catalogue: Catalogue, table: SemanticIdTokenizer) -> Trained:
+    """Recommend all items of a larger catalogue."""
     ranker = run.model.ranker(catalogue, run.options)
     return replace(run, ranker=ranker, catalogue=catalogue, table=table)
 
@@ -225,10 +235,16 @@ def _columns(items: Any) -> dict[str, Any]:
         rows = [items]
     if rows and all(isinstance(row, Mapping) for row in rows):
         return _columns({name: [row.get(name) for row in rows] for name in rows[0]})
-    if any(not isinstance(row, (list, tuple)) or len(row) != 3 for row in rows):
+    wrong = [row for row in rows if not isinstance(row, (list, tuple)) or len(row) != 3]
+    if wrong:
+        row = wrong[0]
+        got = type(items).__name__ if row is items else f"{row!r:.60} in a list"
+        if isinstance(row, (list, tuple)):
+            missing = ", without the text or vector to embed" if len(row) == 2 else ""
+            got = f"the row {row!r:.60} of {len(row)}{missing}"
         raise DataError(
-            "new items must be a table or rows (item_id, title, text or vector), got "
-            f"{type(items).__name__}; for example [('new-1', 'Red nail polish', 'Nails; red')]"
+            f"new items must be a table or rows (item_id, title, text or vector), got {got}; for "
+            "example [('new-1', 'Red nail polish', 'Nails; red')]"
         )
     keys, titles, contents = ([row[place] for row in rows] for place in range(3))
     what = "text" if all(isinstance(content, str) for content in contents) else "vector"

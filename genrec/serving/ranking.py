@@ -34,7 +34,7 @@ def rank_all(
     limits: Limits,
     seen: Lists | None,
     names: Sequence[Key] | None,
-    batch_size: int,
+    batch_size: int | None,
 ) -> tuple[Tensor, Tensor]:
     """Rank for all users in batches of like length.
 
@@ -46,7 +46,7 @@ def rank_all(
         limits: What may be recommended.
         seen: What each user shall not get besides, or None.
         names: The users' own ids, for models with user tokens.
-        batch_size: Users of a batch.
+        batch_size: Users of a batch; as many as compute fastest when None.
 
     Returns:
         Rows of the catalogue and scores, both ``(B, K)``, on the CPU; -1 and -inf where there are
@@ -62,9 +62,9 @@ def rank_all(
     lengths = np.minimum(rows.lengths, ranker.max_history)
     order = np.argsort(lengths, kind="stable")  # like lengths together: little padding
     empty = int((lengths == 0).sum())
-    parts = [order[at : at + batch_size] for at in range(empty, count, batch_size)]
-    parts.reverse()  # the longest first, so that memory runs out at once or not at all
-    without = [order[at : min(at + batch_size, empty)] for at in range(0, empty, batch_size)]
+    parts = _parts(order[empty:], lengths, batch_size, on_cpu=ranker.device.type == "cpu")
+    most = batch_size or _MOST_USERS
+    without = [order[at : min(at + most, empty)] for at in range(0, empty, most)]
     num_popular = 0 if popular is None else len(without)
 
     def answer(number: int) -> tuple[Rows, Ranking]:
@@ -82,6 +82,25 @@ def rank_all(
         where = torch.from_numpy(part)
         items[where], scores[where] = found.items.cpu(), found.scores.cpu()
     return items, scores
+
+
+#: Users of a batch, and on a CPU history items too: more of both leaves its caches.
+_MOST_USERS, _MOST_USERS_CPU, _MOST_ITEMS_CPU = 256, 128, 1024
+
+
+def _parts(order: Rows, lengths: Rows, batch_size: int | None, *, on_cpu: bool) -> list[Rows]:
+    """Cut users who stand in the order of their histories' lengths into batches.
+
+    The longest come first, so that memory runs out at once or not at all.
+    """
+    parts, end = [], len(order)
+    while end > 0:
+        size = batch_size or _MOST_USERS
+        if batch_size is None and on_cpu:
+            size = max(1, min(_MOST_USERS_CPU, _MOST_ITEMS_CPU // int(lengths[order[end - 1]])))
+        parts.append(order[max(0, end - size) : end])
+        end -= size
+    return parts
 
 
 def with_beams(ranker: Ranker, num_beams: int | None) -> Ranker:

@@ -206,7 +206,8 @@ class Recommender:
                 and go on without them, or ``ignore`` them.
             num_beams: Beams of the search, >= 1; those of the run when None. More beams come
                 closer to the exact ranking and cost more. Only for models that search.
-            batch_size: Users searched at once; 32 on a CPU, 256 on a GPU when None.
+            batch_size: Users searched at once; when None up to 128 on a CPU, fewer where histories
+                are long, and 256 on a GPU.
 
         Returns:
             Items, scores, titles and rows; scores are log-probabilities of the items' IDs where
@@ -222,9 +223,8 @@ class Recommender:
         unknown = Unknown(on_unknown)
         k = min(whole_number(k, "k", usual=10), shelf.catalogue.num_items)
         ranker = with_beams(shelf.ranker, num_beams)
-        if batch_size is None:
-            batch_size = 32 if ranker.device.type == "cpu" else 256
-        batch_size = whole_number(batch_size, "batch_size", usual=32)
+        if batch_size is not None:
+            batch_size = whole_number(batch_size, "batch_size", usual=32)
         names = None if users is None else read_keys(users, "users")
         whole_numbers = False
         if histories is None:
@@ -265,7 +265,10 @@ class Recommender:
         """Find the items nearest to others, by their IDs and then by their vectors.
 
         The more codes two IDs share from the first on, the nearer; then the distance of the
-        vectors counts: the model's own where it has some, else the quantiser's.
+        vectors counts: the model's own where it has some, else the quantiser's. Of an item that
+        nobody took in training, as added ones, only the text is known: items of the same text
+        vector count as sharing all codes at no distance. A removed item may be asked about, so
+        that a shop can show what there is instead, and is never among the results.
 
         Args:
             items: One item key, or several.
@@ -275,8 +278,9 @@ class Recommender:
             on_unknown: As in :meth:`recommend`.
 
         Returns:
-            Scores are the number of shared codes plus ``1 / (1 + distance)``. An item that is
-            not known has no results.
+            Scores are the number of shared codes plus ``1 / (1 + distance)``: from 0 to one more
+            than there are levels, and 2.4 means two codes in common. An item that is not known
+            has no results.
 
         Raises:
             DataError: If a key is unknown.
@@ -352,7 +356,7 @@ class Recommender:
         self._shelf = shelf.with_removed(removed, run)
 
     def remove_items(self, items: Key | Keys, *, on_unknown: str = "raise") -> None:
-        """Never recommend some items again; histories may still hold them.
+        """Never recommend some items again; once more does nothing. Histories may still hold them.
 
         Args:
             items: Item keys.

@@ -5,8 +5,9 @@ Shape legend: B = users, K = results, N = items.
 
 from __future__ import annotations
 
+import re
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -19,6 +20,7 @@ from torch import Tensor
 from genrec.data.catalogue import Catalogue
 from genrec.data.prepared import PreparedDataset, StringArray, is_prepared
 from genrec.data.schemas import Rules
+from genrec.data.text.known_vectors import SAME_VECTOR
 from genrec.errors import ArtifactError, ConfigError, DataError, MissingPathError, did_you_mean
 from genrec.rankers import Popularity, Ranker
 from genrec.serving.items import item_vectors
@@ -31,7 +33,10 @@ __all__ = ["Limits", "Shelf", "Unknown", "Users", "check_count"]
 Rows = npt.NDArray[np.int64]
 
 #: What a shelf makes of its items when first asked.
-_MADE = ("plain_keys", "codes", "vectors")
+_MADE = ("plain_keys", "codes", "sketch", "vectors")
+
+#: Whole numbers as usually written, which fit into 64 bits.
+_PLAIN = re.compile(r"0|[1-9][0-9]{0,17}")
 
 ON_UNKNOWN = ("raise", "warn", "ignore")
 
@@ -52,7 +57,7 @@ class Shelf:
     def plain_keys(self) -> bool:
         """Whether all keys are whole numbers as usually written: ``"7"``, never ``"007"``."""
         keys = self.catalogue.item_keys
-        return all(key.isdecimal() and (key == "0" or key[0] != "0") for key in keys)
+        return all(map(_PLAIN.fullmatch, keys))
 
     @cached_property
     def codes(self) -> Tensor | None:
@@ -64,6 +69,12 @@ class Shelf:
     def vectors(self) -> Tensor | None:
         """Vectors of the items, shape ``(N, E)``, or None where there are none."""
         return item_vectors(self.run, self.ranker)
+
+    @cached_property
+    def sketch(self) -> Tensor | None:
+        """Sketches of the text vectors, shape ``(N, P)``, or None where there are none."""
+        sketch = self.catalogue.sketch
+        return None if sketch is None else torch.from_numpy(np.array(sketch))
 
     @classmethod
     def of(cls, ranker: Ranker, catalogue: Catalogue, run: Trained | None = None) -> Shelf:
@@ -95,9 +106,9 @@ class Shelf:
         """Find the rows of item keys; those that are not known go, or are refused."""
         found = keys.look_up(self.row_of)
         if missing := keys.missing(found):
-            unknown.say(
-                f"{what} must hold items of the catalogue", missing, len(self.row_of), self.row_of
-            )
+            gone = int((~self.available).sum())
+            rule = f"{what} must hold items of the catalogue"
+            unknown.say(rule, missing, self.row_of, f" ({gone:,} of them removed)" if gone else "")
         return found.known()
 
     def nearest(self, targets: Lists, k: int, mask: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -124,6 +135,7 @@ class Shelf:
                 for column in table.unbind(dim=1):
                     same &= column[part, None] == column
                     near += same
+            near.masked_fill_(self._twins(part), 1.0 + (0 if table is None else table.shape[1]))
             near.scatter_(1, part[:, None], -torch.inf)
             if keep is not None:
                 near.masked_fill_(~keep, -torch.inf)
@@ -132,6 +144,25 @@ class Shelf:
             where = torch.from_numpy(places[begin : begin + step])
             rows[where], scores[where] = order, best
         return rows, scores
+
+    def _twins(self, part: Tensor) -> Tensor:
+        """Mark items of the same text vector as some others, where that is all one knows of one.
+
+        ``(B,)`` rows to ``(B, N)`` bool.
+        """
+        catalogue, sketch = self.catalogue, self.sketch
+        if sketch is None:
+            return torch.zeros(len(part), catalogue.num_items, dtype=torch.bool)
+        untaken = torch.ones(catalogue.num_items, dtype=torch.bool)
+        if catalogue.counts is not None:
+            untaken = torch.from_numpy(catalogue.counts == 0)
+        own = sketch[part]
+        length = own.norm(dim=1, keepdim=True)
+        same = (length > 0) & (untaken[part, None] | untaken)
+        for mine, others in zip(own.unbind(dim=1), sketch.unbind(dim=1), strict=True):
+            # Rounding of the vectors, as by float16, is all that may lie between.
+            same &= (mine[:, None] - others).abs() <= SAME_VECTOR * length
+        return same
 
     def answer(
         self,
@@ -178,9 +209,7 @@ class Users:
         users = np.array([self._row_of.get(str(name), -1) for name in names], dtype=np.int64)
         if (users < 0).any():
             missing = [str(names[place]) for place in np.flatnonzero(users < 0).tolist()]
-            unknown.say(
-                "users must be users of the data set", missing, data.num_users, self._row_of
-            )
+            unknown.say("users must be users of the data set", missing, self._row_of)
         offsets = np.asarray(data.sequence_offsets)
         safe = np.maximum(users, 0)
         begins = offsets[safe]
@@ -194,9 +223,11 @@ class Users:
         data = self._data
         if data is None:
             if self._prepared is None or not is_prepared(self._prepared):
+                where = f"at {self._prepared}" if self._prepared else "(a saved folder keeps none)"
                 raise MissingPathError(
-                    f"users can be named only with their data set, got none at {self._prepared}; "
-                    "open the recommender with data (--data), or give histories"
+                    "the data set, which holds users, their histories and text vectors, must be "
+                    f"at hand, got none {where}; open the recommender with data=FOLDER, or give "
+                    "item keys as histories"
                 )
             data = PreparedDataset.load(self._prepared)
         keys = shelf.catalogue.item_keys
@@ -223,17 +254,18 @@ class Unknown:
                 f"on_unknown must be raise, warn or ignore, got {self.how!r}; use warn"
             )
 
-    def say(self, rule: str, missing: list[str], known: int, choices: Iterable[str]) -> None:
-        """Raise, warn, or say nothing."""
+    def say(self, rule: str, missing: list[str], known: Collection[str], note: str = "") -> None:
+        """Raise, warn, or say nothing; the note says more of what is known."""
         if self.how == "ignore":
             return
         named = ", ".join(repr(name) for name in missing[:5])
         more = ", ..." if len(missing) > 5 else ""
-        text = f"{rule}, got {len(missing)} that are not among its {known:,}: {named}{more}"
+        among = f"{len(known):,}{note}"
+        text = f"{rule}, got {len(missing)} that are not among its {among}: {named}{more}"
         if self.how == "warn":
             warnings.warn(f"{text}; left out", stacklevel=4)
             return
-        near = did_you_mean(missing[0], choices) if known <= 100_000 else ""
+        near = did_you_mean(missing[0], known) if len(known) <= 100_000 else ""
         hint = f" ({near})" if near.startswith("did") else ""
         raise DataError(f"{text}{hint}; leave them out, or set on_unknown to ignore")
 

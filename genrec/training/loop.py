@@ -284,7 +284,8 @@ def fit(
 def _length(rhythm: Rhythm, done: int) -> str:
     """Say how long a run is, before its first step."""
     left = f", {rhythm.num_steps - done:,} left" if done else ""
-    every = f"every {rhythm.eval_every:,}" if rhythm.eval_every else "at the end"
+    often = 0 < rhythm.eval_every < rhythm.num_steps
+    every = f"every {rhythm.eval_every:,}" if often else "at the end"
     return f"{rhythm.num_steps:,} steps{left}; evaluation {every}"
 
 

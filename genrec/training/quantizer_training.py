@@ -148,14 +148,14 @@ class QuantizerWork:
             self.session.say(
                 f"semantic IDs: {ids.num_items:,} items, {ids.num_levels} levels "
                 f"{ids.level_sizes}, policy {self.settings.collision_policy}; "
-                f"{statistics['left_items_sharing_id']:,} items share an ID"
+                f"{_sharing(statistics)}"
             )
             if many_collide(statistics["collision_rate"], statistics["largest_group"]):
                 statistics["reassign_cost"] = cost = self._reassign_cost(ids)
                 if ids.policy != "reassign":
                     self.session.say(
-                        f"advice: {statistics['items_sharing_id']:,} items share their codes, "
-                        f"largest group {statistics['largest_group']}; "
+                        f"advice: {statistics['items_sharing_id']:,} items share their codes "
+                        f"before the policy, largest group {statistics['largest_group']}; "
                         + collision_advice(cost, run=str(self.session.run_dir.path))
                     )
         return {"evaluation": result.metrics, "semantic_ids": statistics}
@@ -168,6 +168,13 @@ class QuantizerWork:
         if ids.policy != "reassign":
             ids = SemanticIdTokenizer.build(self.quantizer, self.items.numpy(), policy="reassign")
         return float(ids.statistics["added_distortion"])
+
+
+def _sharing(statistics: Mapping[str, Any]) -> str:
+    """Say how many items share an ID, before the policy and after it."""
+    before, left = statistics["items_sharing_id"], statistics["left_items_sharing_id"]
+    now = f"{left:,} items share an ID" if left else "every item has an ID of its own"
+    return f"{now}; before the policy {before:,} shared their codes" if before > left else now
 
 
 def build_work(session: Session, data: PreparedDataset, settings: RqVaeSettings) -> QuantizerWork:

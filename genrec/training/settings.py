@@ -70,7 +70,7 @@ class RunSettings(Settings):
     log_every: int = setting("Steps between lines of metrics.jsonl", 50, least=1, outside=True)
     wandb_logging: bool = setting("Log to Weights & Biases too", False, outside=True)
     trackers: tuple[str, ...] = setting(
-        "Further trackers, of tensorboard and wandb", (), outside=True
+        "Further trackers, of tensorboard, wandb and mlflow", (), outside=True
     )
 
 

@@ -1,4 +1,4 @@
-"""Where metrics go: ``metrics.jsonl`` always, TensorBoard and Weights & Biases when asked."""
+"""Where metrics go: ``metrics.jsonl``, and TensorBoard, Weights & Biases or MLflow when asked."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from genrec.errors import ConfigError
 
 __all__ = ["Tracker"]
 
-_EXTERNAL = ("tensorboard", "wandb")
+_EXTERNAL = ("tensorboard", "wandb", "mlflow")
 
 
 class Tracker:
@@ -25,7 +25,7 @@ class Tracker:
     Args:
         accelerator: Made with ``log_with`` where external trackers are wanted.
         run_dir: The run's folder; its ``metrics.jsonl`` is appended to.
-        project: Name of the project in external trackers.
+        project: Name of the project, or of MLflow's experiment, in external trackers.
         settings: Flat settings shown there.
     """
 
@@ -88,9 +88,27 @@ class Tracker:
             file.write(json.dumps(row) + "\n")
         if self.accelerator.log_with:
             if not self._started:  # trackers make files and runs of their own: not before it runs
-                self.accelerator.init_trackers(self._project, config=self._settings)
-                self._started = True
-            self.accelerator.log(dict(values), step=step)
+                self._start()
+            for tracker in self.accelerator.trackers:
+                # The others take any name; MLflow refuses that of recall@10.
+                of = {k.replace("@", "_at_"): v for k, v in values.items()}
+                tracker.log(of if tracker.name == "mlflow" else dict(values), step=step)
+
+    def _start(self) -> None:
+        """Start the external trackers; they name the run as its folder is named."""
+        run = self.path.parent
+        name = "/".join(run.absolute().parts[-3:])
+        how = {"wandb": {"dir": str(run), "name": name}, "mlflow": {"run_name": name}}
+        try:
+            self.accelerator.init_trackers(self._project, self._settings, init_kwargs=how)
+        except Exception as error:  # of three packages, and of the network behind them
+            text = " ".join(str(error).split())[:160] or type(error).__name__
+            named = ", ".join(str(getattr(one, "value", one)) for one in self.accelerator.log_with)
+            raise ConfigError(
+                f"tracker {named} must start, got {text}; leave it out of train.trackers, set "
+                "WANDB_MODE=offline, or name a server in MLFLOW_TRACKING_URI; --resume goes on"
+            ) from error
+        self._started = True
 
     def close(self) -> None:
         """Finish the external trackers."""

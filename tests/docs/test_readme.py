@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from genrec.auto import AUTO
 from genrec.cli import build_app
 from genrec.stages import STAGES, Options, plan
 
@@ -74,6 +75,8 @@ def test_commands_name_what_exists(words):
         assert missing == []
         if name == "train" and not words[-1].isupper():  # what it means is read, nothing is written
             what, bindings = arguments_of_train(options)
+            if what == [AUTO]:  # it needs the data
+                return
             assert plan(what, Options(name="nowhere-yet", bindings=bindings))
     for script in files:
         settings = SETTINGS.get(Path(script).name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -73,8 +74,8 @@ def test_it_stands_in_the_table_of_the_generative_model(
     run = shutil.copytree(sample_decoder, tmp_path / "run")  # the table is written into it
     done = launch("evaluate_decoder.py", run, sasrec)
     assert done.returncode == 0, done.stderr
-    assert "SASRec, item level" in done.stdout
-    assert "SASRec, SID level" in done.stdout
+    for level in ("item", "SID"):
+        assert re.search(rf"\nSASRec \S*{sasrec.name}, {level} level", done.stdout)
     table = json.loads((run / "metrics.json").read_text())["test"]
     own = json.loads((sasrec / "metrics.json").read_text())["test"]
     for metric in ("recall@10", "ndcg@10", "mrr", "coverage"):
@@ -119,7 +120,10 @@ def test_a_sasrec_of_other_data_is_refused_and_one_of_a_shorter_history_keeps_it
     own = json.loads((short / "metrics.json").read_text())["test"]["SASRec"]
     done = launch("evaluate_decoder.py", run, short)
     assert done.returncode == 0, done.stderr
-    assert "20 history items of generation and 5 history items of SASRec" in done.stdout
+    how = r"20 history items of generation \S+run and 5 history items of SASRec \S+sasrec-short"
+    assert re.search(how, done.stdout)
+    rows = r"\n(generation \S+run|SASRec \S+sasrec-short|popularity|co-occurrence), item level "
+    assert len(re.findall(rows, done.stdout)) == 8  # each with the history hidden and not
     table = json.loads((run / "metrics.json").read_text())["test"]["SASRec"]
     assert without_speed(own).items() <= table.items()
     meta = json.loads((short / "meta.json").read_text())

@@ -30,7 +30,7 @@ SCRIPTS = Path(__file__).resolve().parent.parent.parent / "scripts"
         (
             "bench_items.py",
             "--users 6 --hf-users 2 --beams 10 --steps 1 --items 1000,2000",
-            "search training large data items width threads versions",
+            "search training file large data items width threads versions",
         ),
         ("bench_rqvae.py", "--steps 1", "steps_per_s mlp_steps_per_s items_per_s peak_mib"),
         (

@@ -134,3 +134,20 @@ def test_commands(tmp_path, words, message):
     assert len(done.stderr.strip().splitlines()) == 1
     assert message in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_mistake_under_a_quiet_launcher_is_one_line(tmp_path):
+    """Accelerate ends with 1 whatever the status was, and without --quiet adds a traceback."""
+    words = ["--quiet", "--cpu", "--num_processes", "1", "--num_machines", "1"]
+    words += ["--mixed_precision", "no", "--dynamo_backend", "no", "-m", "genrec", "train", "sampl"]
+    done = subprocess.run(
+        [sys.executable, "-m", "accelerate.commands.launch", *words],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith(
+        "error: WHAT must be a stage, a recipe or a gin file, got 'sampl'"
+    )
+    assert done.stderr.count("\n") == 1

@@ -44,9 +44,22 @@ def test_version():
     assert call("--version").output == f"genrec {__version__}\n"
 
 
-@pytest.mark.parametrize("words", [("recomend",), ("recommend",), ("recommend", "x", "--kk", "3")])
-def test_words_that_are_wrong_are_refused(words):
-    assert call(*words).exit_code == 2
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("recomend",), "No such command 'recomend'. Did you mean 'recommend'?; see `"),
+        (("recommend",), "Missing argument 'RUN_DIR'; see `"),
+        (("recommend", "x", "--kk", "3"), "No such option: --kk"),
+        (("recommend", "x", "--history"), "Option '--history' requires an argument"),
+        (("recommend", "x", "-k", "a\x1b[1m"), "Invalid value for '-k': "),
+    ],
+)
+def test_words_that_are_wrong_are_one_line(words, message):
+    answer = call(*words)
+    assert answer.exit_code == 2
+    assert answer.stderr.startswith(f"error: {message}")
+    assert answer.stderr.count("\n") == 1
+    assert "\x1b" not in answer.stderr
 
 
 @pytest.mark.parametrize("name", ["evaluate", "recommend"])

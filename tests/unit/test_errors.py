@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import warnings
 
 import pytest
 
@@ -61,6 +62,21 @@ def test_messages_name_options_as_they_are_typed(capsys):
         run_command(raising(error), options={"min_rating": "--min-rating", "ties": "--ties"})
     expected = "--ties must be x, got min_rating=2 in a/min_rating.csv; ties, --min-rating"
     assert capsys.readouterr().err == f"error: {expected}\n"
+
+
+@pytest.mark.filterwarnings("always")
+def test_warnings_name_options_too(capsys):
+    def command() -> None:
+        warnings.warn("ties must be x, got y; left out", stacklevel=1)
+
+    run_command(command, options={"ties": "--ties"})
+    assert capsys.readouterr().err == "warning: --ties must be x, got y; left out\n"
+
+
+def test_numbers_are_near_no_number():
+    numbers = [str(number) for number in range(100, 200)]
+    assert did_you_mean("1999", numbers) == "for example 100, 101, 102"
+    assert did_you_mean("a199", ["a198"]) == "did you mean a198?"
 
 
 def test_ctrl_c_has_its_own_status(capsys):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from genrec.checkpoint import RunDirectory, load_model_files
 from genrec.errors import ArtifactError, ConfigError, TrainingError
-from genrec.training.loop import BestRule, FitResult, Learner, Rhythm, fit
+from genrec.training.loop import BestRule, FitResult, Learner, Rhythm, _length, fit
 from genrec.training.optimizer import OptimizerSettings, build_optimizer, build_schedule
 from genrec.training.tracking import Tracker
 
@@ -503,3 +503,12 @@ def test_the_loop_learns(tmp_path):
     first = float(Net()(batch).detach())
     _, net, _ = train(tmp_path, steps=100, schedule_name="constant", log_every=50)
     assert float(net.eval()(batch).detach()) < 0.2 * first
+
+
+@pytest.mark.parametrize(
+    ("steps", "every", "words"),
+    [(310, 100, "every 100"), (150, 310, "at the end"), (310, 310, "at the end"), (5, 0, "at the")],
+)
+def test_the_length_is_said_as_it_will_be(steps, every, words):
+    rhythm = Rhythm(num_steps=steps, eval_every=every)
+    assert f"{steps} steps; evaluation {words}" in _length(rhythm, 0)

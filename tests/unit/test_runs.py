@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-import pytest
+import json
+import os
 
+import pytest
+from typer.testing import CliRunner
+
+from genrec.cli import build_app
 from genrec.errors import ConfigError, MissingPathError
-from genrec.runs import find_run
+from genrec.run_lock import RunLock
+from genrec.runs import find_run, list_runs
 from genrec.training.tokenizer_run import find_tokenizer
 
 
@@ -51,3 +57,109 @@ def test_stage_one_is_found_below_its_folder(tmp_path):
     make(make(tmp_path / "amazon" / "toys") / "semantic_ids")
     with pytest.raises(ConfigError, match="name one of"):
         find_tokenizer(str(tmp_path / "amazon"), None)
+
+
+def trained(folder, meta, *, at, step=5, metrics=None):
+    """A run as a training leaves it, written to at some second."""
+    where = folder / f"step_{step}"
+    where.mkdir(parents=True)
+    for name in ("model.safetensors", "config.json"):
+        (where / name).write_text("{}")
+    (folder / "config.gin").write_text("")
+    (folder / "meta.json").write_text(json.dumps(meta))
+    if metrics is not None:
+        (folder / "metrics.json").write_text(json.dumps(metrics))
+    for file in folder.iterdir():
+        os.utime(file, (at, at))
+    return folder
+
+
+@pytest.fixture
+def shelf(tmp_path):
+    """Runs of all kinds, the newest last."""
+    root = tmp_path / "runs"
+    row = {"recall@10": 0.25, "ndcg@10": 0.125}
+    trained(
+        root / "rqvae" / "amazon" / "beauty",
+        {"train_seconds": 3, "dataset": "b", "evaluation": {"eval/r2": 0.5}},
+        at=1000,
+    )
+    test = {"settings": {}, "popularity": {"recall@10": 0.9}, "generation": row}
+    trained(
+        root / "decoder" / "amazon",
+        {"train_seconds": 3, "dataset": "b", "validation": {"recall@10": 0.5}},
+        at=2000,
+        metrics={"test": test},
+    )
+    trained(root / "decoder" / "cut", {"dataset": "b", "validation": "x"}, at=3000)
+    (root / "sasrec" / "begun").mkdir(parents=True)
+    (root / "sasrec" / "begun" / "config.gin").write_text("")
+    (root / "sasrec" / "begun" / "meta.json").write_text('{"stage": 3}')
+    return root
+
+
+def test_runs_are_listed_newest_first(shelf):
+    found = list_runs(shelf)
+    assert [(run.stage, run.recipe) for run in found] == [
+        ("sasrec", "begun"),
+        ("decoder", "cut"),
+        ("decoder", "amazon"),
+        ("rqvae", "amazon/beauty"),
+    ]
+    assert [(run.metric, run.value) for run in found] == [
+        (None, None),
+        (None, None),
+        ("test recall@10", 0.25),
+        ("R2", 0.5),
+    ]
+    assert [run.state for run in found] == ["stopped", "stopped", "finished", "finished"]
+    assert [run.step for run in found] == [None, 5, 5, 5]
+    assert [run.data for run in found] == [None, "b", "b", "b"]
+    assert list_runs(shelf / "decoder" / "amazon") == [found[2]]
+
+
+def test_a_run_that_trains_says_so(shelf):
+    lock = RunLock(shelf / "decoder" / "cut")
+    lock.acquire()
+    assert {run.recipe: run.state for run in list_runs(shelf)}["cut"] == "training"
+    lock.release()
+    assert {run.recipe: run.state for run in list_runs(shelf)}["cut"] == "stopped"
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "state"),
+    [
+        ("meta.json", None, "damaged"),
+        ("meta.json", "[1]", "damaged"),
+        ("meta.json", '{"train_seconds": 3, "dataset": 7, "evaluation": [1]}', "finished"),
+        ("metrics.json", "{", "finished"),
+        ("metrics.json", '{"test": [1], "valid": {"x": {"recall@10": null}}}', "finished"),
+        ("metrics.json", '{"test": {"x": {"recall@10": NaN}}}', "finished"),
+        ("step_5/model.safetensors", None, "damaged"),
+    ],
+)
+def test_damage_is_shown_and_hides_no_other_run(shelf, file, content, state):
+    broken = shelf / "decoder" / "amazon" / file
+    broken.unlink() if content is None else broken.write_text(content)
+    found = {run.recipe: run for run in list_runs(shelf)}
+    assert len(found) == 4
+    assert found["amazon"].state == state
+    call = CliRunner().invoke(build_app(), ["runs", str(shelf)])
+    assert call.exit_code == 0
+    assert call.stdout.count("\n") == 5
+
+
+def test_the_command(shelf, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    call = CliRunner().invoke(build_app(), ["runs"])
+    assert call.exit_code == 0
+    head, *rows = call.stdout.splitlines()
+    assert head.split() == ["changed", "stage", "recipe", "data", "best", "state", "folder"]
+    assert rows[2].endswith("b     test recall@10 0.2500  finished, step 5  runs/decoder/amazon")
+    lines = CliRunner().invoke(build_app(), ["runs", "runs", "--json"]).stdout.splitlines()
+    assert json.loads(lines[2])["value"] == 0.25
+    (tmp_path / "empty").mkdir()
+    assert "no runs below empty" in CliRunner().invoke(build_app(), ["runs", "empty"]).stdout
+    call = CliRunner().invoke(build_app(), ["runs", "nowhere"])
+    assert (call.exit_code, call.stderr.count("\n")) == (2, 1)
+    assert call.stderr.startswith("error: folder of runs must exist, got nowhere")

@@ -261,7 +261,10 @@ def test_leftovers_of_a_kill_are_swept(settings):
             {"amp": True, "mixed_precision_type": "int8"},
             "mixed_precision_type must be known, got 'int8'",
         ),
-        ({"trackers": ("mlflow",)}, "tracker must be one of tensorboard, wandb, got 'mlflow'"),
+        (
+            {"trackers": ("mlfow",)},
+            "tracker must be one of tensorboard, wandb, mlflow, got 'mlfow'",
+        ),
     ],
 )
 def test_bad_settings_are_refused(settings, change, message):

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 from accelerate import Accelerator
@@ -54,28 +57,34 @@ def test_truncation_without_a_file_is_fine(tracker):
 
 def test_tracker_names_are_checked(monkeypatch):
     assert Tracker.check([]) == []
-    with pytest.raises(ConfigError, match="must be one of tensorboard, wandb, got 'mlflow'"):
-        Tracker.check(["mlflow"])
+    with pytest.raises(ConfigError, match="must be one of tensorboard, wandb, mlflow, got 'mlfow'"):
+        Tracker.check(["mlfow"])
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(
-        ConfigError, match=r"wandb must be installed.*pip install 'genrec\[track\]'"
-    ):
-        Tracker.check(["wandb"])
+    for name in ("tensorboard", "wandb", "mlflow"):
+        with pytest.raises(
+            ConfigError, match=rf"{name} must be installed.*pip install 'genrec\[track\]'"
+        ):
+            Tracker.check([name])
 
 
 def test_external_trackers_start_with_the_first_row(tmp_path):
     """They make files and online runs of their own, so a run that fails early starts none."""
     calls = []
 
-    class Fake:
-        is_main_process = True
-        log_with = ("wandb",)
-
-        def init_trackers(self, project, config):
-            calls.append(("init", project, config))
+    class Service:
+        def __init__(self, name):
+            self.name = name
 
         def log(self, values, step):
-            calls.append(("log", step, values))
+            calls.append((self.name, step, values))
+
+    class Fake:
+        is_main_process = True
+        log_with = ("wandb", "mlflow")
+        trackers = (Service("wandb"), Service("mlflow"))
+
+        def init_trackers(self, project, config, init_kwargs):
+            calls.append(("init", project, config, init_kwargs["mlflow"]["run_name"]))
 
         def end_training(self):
             calls.append(("end",))
@@ -83,13 +92,59 @@ def test_external_trackers_start_with_the_first_row(tmp_path):
     never = tracking.Tracker(Fake(), tmp_path)
     never.close()
     assert calls == []
-    tracker = tracking.Tracker(Fake(), tmp_path, settings={"lr": 0.1, "sizes": [1, 2]})
-    tracker.log(1, {"loss": 2.0})
+    run = tmp_path / "runs" / "decoder" / "mine"
+    tracker = tracking.Tracker(Fake(), run, settings={"lr": 0.1, "sizes": [1, 2]})
+    tracker.log(1, {"recall@5": 2.0})
     tracker.log(2, {"loss": 1.0})
     tracker.close()
     assert calls == [
-        ("init", "genrec", {"lr": 0.1}),
-        ("log", 1, {"loss": 2.0}),
-        ("log", 2, {"loss": 1.0}),
+        ("init", "genrec", {"lr": 0.1}, "runs/decoder/mine"),
+        ("wandb", 1, {"recall@5": 2.0}),
+        ("mlflow", 1, {"recall_at_5": 2.0}),
+        ("wandb", 2, {"loss": 1.0}),
+        ("mlflow", 2, {"loss": 1.0}),
         ("end",),
     ]
+
+
+def test_a_tracker_that_does_not_start_is_one_line(tmp_path):
+    class Broken:
+        is_main_process = True
+        log_with = ("wandb",)
+
+        def init_trackers(self, *_, **__):
+            raise RuntimeError("api_key not\nconfigured")
+
+    with pytest.raises(ConfigError, match=r"wandb must start, got api_key not configured; "):
+        tracking.Tracker(Broken(), tmp_path).log(1, {"loss": 1.0})
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize(
+    ("name", "package", "left"),
+    [
+        ("tensorboard", "tensorboard", "run/genrec/events.out.tfevents.*"),
+        ("wandb", "wandb", "run/wandb/offline-run-*/*.wandb"),
+        ("mlflow", "mlflow", "mlruns/*/*/metrics/recall_at_5"),
+    ],
+)
+def test_each_tracker_leaves_something(tmp_path, name, package, left):
+    """In processes of their own, as these packages keep state in theirs."""
+    pytest.importorskip(package)
+    code = f"""
+from accelerate import Accelerator
+from genrec.training.tracking import Tracker
+accelerator = Accelerator(cpu=True, log_with=Tracker.check([{name!r}]), project_dir="run")
+tracker = Tracker(accelerator, "run", settings={{"lr": 0.1, "name": "x"}})
+tracker.log(1, {{"recall@5": 0.5, "train/loss": 2.0}})
+tracker.close()
+"""
+    env = {**os.environ, "WANDB_MODE": "offline", "MLFLOW_TRACKING_URI": "file:mlruns"}
+    env["MLFLOW_ALLOW_FILE_STORE"] = "true"  # a server, or a database, is what MLflow wants
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, env=env
+    )
+    assert done.returncode == 0, done.stderr
+    assert list(tmp_path.glob(left))
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 1

@@ -148,8 +148,9 @@ def test_one_table_for_all(runs, capsys):
     shown = capsys.readouterr().out
     assert shown.startswith("test split, 50 users, all items ranked, 8 beams, 6 history items\n")
     for name in found:
-        assert shown.count(f"\n{name}, item level") == 2  # history hidden, and not hidden
-        assert shown.count(f"\n{name}, SID level") == 2
+        label = f"{name} {runs[name].name}" if name in runs else name  # of several runs
+        assert shown.count(f"\n{label}, item level") == 2  # history hidden, and not hidden
+        assert shown.count(f"\n{label}, SID level") == 2
         assert {"recall@1", "sid_ndcg@5", "hidden_mrr", "hidden_sid_recall@5"} <= set(found[name])
     assert found["Toy"]["recall@1"] == 0  # the newest item itself
     assert found["Toy"]["hidden_recall@1"] > 0.9  # the one after it, or past the end 0

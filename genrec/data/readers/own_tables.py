@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,7 @@ def read_tables(
     interactions: str | os.PathLike[str] | None,
     name: str,
     columns: TableColumns | None = None,
+    kept_columns: TableColumns | None = None,
     text_template: str | None = None,
     separator: str | None = None,
     encoding: str = "utf-8",
@@ -70,6 +72,8 @@ def read_tables(
         interactions: One row an interaction, in any of these formats; None for a catalogue alone.
         name: Short name of the data set.
         columns: Names of the columns; None guesses all.
+        kept_columns: What ``columns`` was for an earlier version of the tables, which counts for
+            what ``columns`` leaves open.
         text_template: Template of the item text; None names every text column.
         separator: Between values of separated files; None goes by ending and header.
         encoding: Encoding of separated files.
@@ -81,17 +85,24 @@ def read_tables(
         MissingPathError: If a table is not there.
         DataError: If a column is missing or cannot be guessed.
     """
-    columns = columns or TableColumns()
+    columns, earlier = columns or TableColumns(), kept_columns or TableColumns()
+    if columns.time is not None:  # format and unit belong to the column
+        earlier = replace(earlier, time_format=None, time_unit=None)
     rejected = RejectedRows()
     log = None
     if interactions is not None:
         log = TableFile(Path(interactions), separator=separator, encoding=encoding)
     catalogue = TableFile(Path(items), separator=separator, encoding=encoding)
-    chosen = choose_columns(columns, catalogue, log)
+    chosen = choose_columns(columns, catalogue, log, earlier)
+    columns = replace(
+        columns,
+        time_format=columns.time_format or earlier.time_format,
+        time_unit=columns.time_unit or earlier.time_unit,
+    )
     frame, ticks_per_s = pl.DataFrame(schema={USER: pl.String, ITEM: pl.String}), 1
     if log is not None:
         frame, ticks_per_s = _read_log(log, columns, chosen, rejected)
-    key, vector = chosen.names["item_key"], columns.vector
+    key, vector = chosen.names["item_key"], chosen.names.get("vector")
     # Every column is kept, since a template may name any.
     fields = [name for name in catalogue.names if name not in (key, vector)]
     table, vectors = _read_items(catalogue, key, fields, vector, rejected)
@@ -107,11 +118,18 @@ def read_tables(
         ticks_per_s=ticks_per_s,
         vectors=vectors,
         items_only=interactions is None,
+        columns=_given(columns, earlier),
         notes={
             "columns": chosen.for_card(),
             "columns_not_used": _not_used(catalogue, log, chosen, template),
         },
     )
+
+
+def _given(columns: TableColumns, earlier: TableColumns) -> dict[str, Any]:
+    """Gather what was named, now or for an earlier version of the tables."""
+    both = asdict(earlier) | {k: v for k, v in asdict(columns).items() if v is not None and v != ()}
+    return {name: value for name, value in both.items() if value is not None and value != ()}
 
 
 def _read_log(
@@ -214,6 +232,7 @@ READER = Reader(
         "items_only",
         "name",
         "columns",
+        "kept_columns",
         "text_template",
         "separator",
         "encoding",

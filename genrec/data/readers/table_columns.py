@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from genrec.data.files.table_files import TableFile
 from genrec.errors import ConfigError, DataError, did_you_mean
 
-__all__ = ["ChosenColumns", "TableColumns", "choose_columns"]
+__all__ = ["ChosenColumns", "MissingColumns", "TableColumns", "choose_columns"]
 
 #: Usual names of each role in English, German, French, Spanish and Italian: in lower case, without
 #: accents and other signs, the surest first.
@@ -71,6 +71,21 @@ class TableColumns:
     time_unit: str | None = None
 
 
+class MissingColumns(DataError):
+    """Columns are needed and could not be guessed.
+
+    Args:
+        question: Which, and what the tables have.
+        options: Words of a command line that name them.
+        command: The command to add them to, as far as the tables tell it.
+        note: What else is to be known.
+    """
+
+    def __init__(self, question: str, options: str, command: str, note: str) -> None:
+        super().__init__(f"{question}; name them{note}, for example {command} {options}")
+        self.question, self.options, self.note = question, options, note
+
+
 @dataclass
 class ChosenColumns:
     """The column of each role, and the columns of the items that text is made of.
@@ -94,13 +109,19 @@ class ChosenColumns:
         }
 
 
-def choose_columns(columns: TableColumns, items: TableFile, log: TableFile | None) -> ChosenColumns:
+def choose_columns(
+    columns: TableColumns,
+    items: TableFile,
+    log: TableFile | None,
+    kept: TableColumns | None = None,
+) -> ChosenColumns:
     """Find the column of every role.
 
     Args:
         columns: What the user named.
         items: The items.
         log: The interactions; None for a catalogue alone.
+        kept: What the user named for an earlier version of the tables; counts where it is there.
 
     Returns:
         The choice; user, item and item key are in it.
@@ -114,20 +135,47 @@ def choose_columns(columns: TableColumns, items: TableFile, log: TableFile | Non
     tables = {"item_key": items}
     if log is not None:
         tables = dict.fromkeys(("user", "item", "time", "rating"), log) | tables
+    known = {role: _still(role, kept, table) for role, table in tables.items()}
     for role, table in tables.items():
-        _choose(role, getattr(columns, role), table, chosen)
+        setting = getattr(columns, role)
+        _choose(role, known[role] if setting is None else setting, table, chosen)
+    if log is not None:
+        _choose_shared(columns, items, log, chosen)
     needed = {role: table for role, table in tables.items() if role not in ("time", "rating")}
     missing = {role: table for role, table in needed.items() if role not in chosen.names}
     # A column of dates is never left out without a question: order and split hang on it.
-    ask = log is not None and columns.time is None and "time" not in chosen.names
+    ask = log is not None and columns.time is None and known.get("time") is None
+    ask = ask and "time" not in chosen.names
     if log is not None and ask and any(map(log.is_moment, _left(log, chosen))):
         missing["time"] = log
     if missing:
-        raise DataError(_question(missing, items, log, chosen))
-    if columns.vector is not None:
-        chosen.names["vector"] = _known(columns.vector, items, "vector")
-    _choose_texts(columns, items, chosen)
+        raise _question(missing, items, log, chosen)
+    vector = columns.vector or _still("vector", kept, items)
+    if vector is not None:
+        chosen.names["vector"] = _known(vector, items, "vector")
+    title = columns.title or _still("title", kept, items)
+    texts = columns.text or tuple(n for n in (kept.text if kept else ()) if n in items.names)
+    _choose_texts(title, texts, items, chosen)
     return chosen
+
+
+def _still(role: str, kept: TableColumns | None, table: TableFile) -> str | None:
+    """Give the name that an earlier version of a table had for a role, if it is there."""
+    name: str | None = None if kept is None else getattr(kept, role)
+    return name if name == "" or name in table.names else None
+
+
+def _choose_shared(
+    columns: TableColumns, items: TableFile, log: TableFile, chosen: ChosenColumns
+) -> None:
+    """Take the only column that both tables have for the item, where nothing else is known."""
+    open_roles = [role for role in ("item", "item_key") if role not in chosen.names]
+    left = _left(log, chosen) + [chosen.names[r] for r in ("item",) if r in chosen.names]
+    both = [name for name in left if name in items.names and not log.is_moment(name)]
+    if open_roles and len(both) == 1 and both[0] not in (columns.title, *columns.text):
+        for role in open_roles:
+            chosen.names[role] = both[0]
+            chosen.guessed.add(role)
 
 
 def _choose(role: str, setting: str | None, table: TableFile, chosen: ChosenColumns) -> None:
@@ -151,18 +199,20 @@ def _choose(role: str, setting: str | None, table: TableFile, chosen: ChosenColu
     chosen.guessed.add(role)
 
 
-def _choose_texts(columns: TableColumns, items: TableFile, chosen: ChosenColumns) -> None:
+def _choose_texts(
+    named_title: str | None, named_texts: Sequence[str], items: TableFile, chosen: ChosenColumns
+) -> None:
     """Choose the columns to make text of, and the one to show."""
-    key, vector = chosen.names["item_key"], columns.vector
-    if columns.title is not None:
-        chosen.names["title"] = _known(columns.title, items, "title")
+    key, vector = chosen.names["item_key"], chosen.names.get("vector")
+    if named_title is not None:
+        chosen.names["title"] = _known(named_title, items, "title")
     else:
         usual = {_plain(name): name for name in reversed(items.names) if name != key}
         title = next((usual[name] for name in _NAMES["title"].split() if name in usual), None)
         if title is not None:
             chosen.names["title"] = title
             chosen.guessed.add("title")
-    chosen.texts = [_known(name, items, "text") for name in columns.text]
+    chosen.texts = [_known(name, items, "text") for name in named_texts]
     if not chosen.texts:
         # A template could not name a column with these signs.
         rest = [n for n in items.names if n not in (key, vector) and not set(n) & set(";{}")]
@@ -182,7 +232,7 @@ def _choose_texts(columns: TableColumns, items: TableFile, chosen: ChosenColumns
 
 def _question(
     missing: dict[str, TableFile], items: TableFile, log: TableFile | None, chosen: ChosenColumns
-) -> str:
+) -> MissingColumns:
     """Ask for all missing columns, with the headers and a command to change and send."""
     options = []
     free = {table.path: _left(table, chosen) for table in missing.values()}
@@ -201,10 +251,9 @@ def _question(
     tables = [] if log is None else ["--interactions", log.path.name]
     command = shlex.join(["genrec", "prepare", str(folder), *tables, "--items", items.path.name])
     note = " (--time-column '' if it is not the time)" if "time" in missing else ""
-    return (
-        f"tables must have a column for {roles}, got {headers}; name them, for example "
-        f"{command} {' '.join(options)} --out data/processed/{folder.resolve().name}{note}"
-    )
+    command += f" --out {shlex.quote(f'data/processed/{folder.resolve().name}')}"
+    question = f"tables must have a column for {roles}, got {headers}"
+    return MissingColumns(question, " ".join(options), command, note)
 
 
 def _left(table: TableFile, chosen: ChosenColumns) -> list[str]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -26,10 +26,12 @@ class KeptEncoder:
     Attributes:
         encoder: Embeds new items into the same space.
         text_template: The template that made the texts, or None where there was none.
+        columns: Names that a user gave for the columns of the tables, by their roles.
     """
 
     encoder: TextEncoder
     text_template: str | None
+    columns: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -50,13 +52,20 @@ class _NoEncoder:
         )
 
 
-def save_encoder(folder: Path, encoder: TextEncoder | str, *, text_template: str | None) -> None:
+def save_encoder(
+    folder: Path,
+    encoder: TextEncoder | str,
+    *,
+    text_template: str | None,
+    columns: Mapping[str, Any] | None = None,
+) -> None:
     """Keep an encoder as ``encoder/`` in a folder.
 
     Args:
         folder: An existing folder.
         encoder: The encoder; where the vectors came from, in words, when nothing computed them.
         text_template: The template that made the texts.
+        columns: See :class:`KeptEncoder`; JSON values.
     """
     target = folder / ENCODER_NAME
     target.mkdir()
@@ -68,6 +77,7 @@ def save_encoder(folder: Path, encoder: TextEncoder | str, *, text_template: str
     elif isinstance(encoder, SentenceTransformerEncoder):
         kind, more = "sentence-transformers", {"normalize": encoder.normalize}
     described = {"kind": kind, "name": name, "text_template": text_template, **more}
+    described["columns"] = dict(columns or {})
     write_json_atomic(target / "meta.json", described)
 
 
@@ -103,7 +113,7 @@ def load_encoder(path: str | os.PathLike[str], **options: Any) -> KeptEncoder:
             ) from error
     elif meta["kind"] == "sentence-transformers":
         encoder = SentenceTransformerEncoder(meta["name"], normalize=meta["normalize"], **options)
-    return KeptEncoder(encoder, meta["text_template"])
+    return KeptEncoder(encoder, meta["text_template"], meta.get("columns", {}))
 
 
 def copy_encoder(source: Path, target: Path) -> None:

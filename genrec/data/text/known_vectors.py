@@ -17,15 +17,17 @@ from genrec.atomic import atomic_directory
 from genrec.data.prepared import PreparedDataset, StringArray
 from genrec.errors import ArtifactError
 
-__all__ = ["KNOWN_VECTORS_NAME", "KnownVectors"]
+__all__ = ["KNOWN_VECTORS_NAME", "NUM_PROJECTIONS", "SAME_VECTOR", "KnownVectors", "vector_sketch"]
 
 KNOWN_VECTORS_NAME = "known_vectors"  # folder inside a stage-one run
 
 #: Numbers kept of each vector: 32 bytes an item, whatever the width.
-_NUM_PROJECTIONS = 8
+NUM_PROJECTIONS = 8
 #: Two sketches are of one vector if they differ by less of its length: float16 copies and other
 #: batch sizes of a GPU stay below it.
 _TOLERANCE = 0.01
+#: The same for single numbers of a sketch of one vector that was never rounded otherwise.
+SAME_VECTOR = 1e-3
 #: Share of the shared items whose vectors may differ, since texts of a few are edited now and then.
 _MAX_EDITED = 0.1
 
@@ -47,7 +49,7 @@ class KnownVectors:
     @classmethod
     def of(cls, data: PreparedDataset) -> KnownVectors:
         """Remember the vectors of a data set."""
-        return cls(data.item_keys, _sketch(data.item_embeddings), data.embedding_dim)
+        return cls(data.item_keys, vector_sketch(data.item_embeddings), data.embedding_dim)
 
     def save(self, run: Path) -> None:
         """Write into the folder of a run."""
@@ -99,7 +101,7 @@ class KnownVectors:
         here = np.flatnonzero(known >= 0)
         if len(here) == 0:
             return 0
-        before, now = self.sketch[known[here]], _sketch(data.item_embeddings)[here]
+        before, now = self.sketch[known[here]], vector_sketch(data.item_embeddings)[here]
         length = np.linalg.norm(before, axis=1).clip(min=np.linalg.norm(before, axis=1).mean())
         moved = np.linalg.norm(now - before, axis=1) > _TOLERANCE * length + 1e-6
         if moved.mean() > _MAX_EDITED:
@@ -113,12 +115,12 @@ class KnownVectors:
 _FIX = "prepare it with `genrec prepare ... --like RUN_DIR`, which uses the run's own encoder"
 
 
-def _sketch(vectors: npt.NDArray[Any], *, block: int = 65_536) -> npt.NDArray[np.float32]:
-    """Project vectors, ``(N, D)``, memory-mapped or not, to ``(N, P)``."""
+def vector_sketch(vectors: npt.NDArray[Any], *, block: int = 65_536) -> npt.NDArray[np.float32]:
+    """Project vectors, ``(N, D)``, memory-mapped or not, to ``(N, P)``; NaN and Inf count as 0."""
     # The same directions for ever: a run compares with what another version wrote.
-    directions = np.random.RandomState(0).standard_normal((vectors.shape[1], _NUM_PROJECTIONS))
+    directions = np.random.RandomState(0).standard_normal((vectors.shape[1], NUM_PROJECTIONS))
     directions = directions.astype(np.float32)
-    result = np.empty((len(vectors), _NUM_PROJECTIONS), dtype=np.float32)
+    result = np.empty((len(vectors), NUM_PROJECTIONS), dtype=np.float32)
     for start in range(0, len(vectors), block):
         rows = np.nan_to_num(np.asarray(vectors[start : start + block], dtype=np.float32))
         result[start : start + block] = rows @ directions

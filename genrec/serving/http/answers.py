@@ -216,10 +216,7 @@ def _search(shelf: Shelf, asked: list[_Resolved]) -> list[Answer]:
     if asked[0].query.users is not None:
         names = [name for one in asked for name in one.query.users or ()]
     limits = Limits(shelf.mask, allow, drop, shelf.ranker.device)
-    batch_size = 64 if shelf.ranker.device.type == "cpu" else 256
-    rows, scores = rank_all(
-        shelf.ranker, shelf.popular, histories, k, limits, None, names, batch_size
-    )
+    rows, scores = rank_all(shelf.ranker, shelf.popular, histories, k, limits, None, names, None)
     answers, begin = [], 0
     for one in asked:
         end = begin + len(one.histories.lengths)

@@ -265,11 +265,12 @@ def _with_codes(recommender: Recommender, items: Sequence[NewItem]) -> list[NewI
     """Write down the IDs and titles that new items got."""
     shelf = recommender.shelf
     rows = [shelf.row_of[item.item] for item in items]
-    codes = shelf.catalogue.codes
+    codes, sketch = shelf.catalogue.codes, shelf.catalogue.sketch
     assert codes is not None  # only a run with IDs takes new items
+    sketches = [None] * len(rows) if sketch is None else sketch[rows].tolist()
     return [
-        replace(item, codes=code, title=shelf.catalogue.item_titles[row])
-        for item, code, row in zip(items, codes[rows].tolist(), rows, strict=True)
+        replace(item, codes=code, sketch=part, title=shelf.catalogue.item_titles[row])
+        for item, code, part, row in zip(items, codes[rows].tolist(), sketches, rows, strict=True)
     ]
 
 
@@ -303,13 +304,16 @@ def _replayed(
     kept = changes.copy()
     fresh = [item for item in changes.added.values() if item.item not in shelf.row_of]
     for key in changes.added.keys() & shelf.row_of.keys():
-        kept.added[key] = replace(changes.added[key], codes=None)
+        kept.added[key] = replace(changes.added[key], codes=None, sketch=None)
     if fresh and with_codes and all(item.codes is not None for item in fresh):
         assert shelf.run is not None
         codes = np.array([item.codes for item in fresh], dtype=np.int32)
         keys = [item.item for item in fresh]
         titles = [item.title or item.item for item in fresh]
-        run = with_known_ids(shelf.run, keys, titles, codes)
+        sketch = None
+        if all(item.sketch is not None for item in fresh):
+            sketch = np.array([item.sketch for item in fresh], dtype=np.float32)
+        run = with_known_ids(shelf.run, keys, titles, codes, sketch)
         gone = np.pad(~shelf.available, (0, len(fresh)))
         recommender = Recommender.of_shelf(shelf.with_removed(gone, run), recommender.users)
     elif fresh:

@@ -53,6 +53,7 @@ class NewItem:
         text: What was embedded, where there was no vector.
         vector: From the run's text encoder.
         codes: The ID that the run gave it; None where the run knows the item by itself.
+        sketch: Of its text vector, by which likeness is measured; None where the run has none.
     """
 
     item: str
@@ -60,6 +61,7 @@ class NewItem:
     text: str | None = None
     vector: list[float] | None = None
     codes: list[int] | None = None
+    sketch: list[float] | None = None
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -116,6 +117,46 @@ def test_new_items_lie_among_the_old_ones(run, shop, tmp_path):
     assert list(new.item_texts[:3]) == list(old.item_texts)
     assert np.array_equal(new.item_embeddings[:3], old.item_embeddings)
     assert new.item_embeddings[3] @ new.item_embeddings[0] > 0.3
+
+
+def test_names_that_were_given_once_count_for_what_is_like_it(run, shop, tmp_path):
+    raw = ["--raw-dir", tmp_path / "raw"]
+    (shop / "log.csv").write_text(LOG.replace("2024-01-", "2024/01/"))
+    form = ["--time-format", "%Y/%m/%d", "--item-key-column", "weight", "--item-column", "what"]
+    odd = ITEMS.replace(",5", ",1").replace(",6", ",2").replace(",7", ",3").replace("id", "code")
+    (shop / "catalogue.csv").write_text(odd)
+    done = run(shop, "--out", tmp_path / "old", *COLUMNS, *form, *raw)
+    assert done.exit_code == 0, done.output
+    (shop / "catalogue.csv").write_text(odd + "9,Red Mug,red,4\n")
+    tables = ["--interactions", "log.csv", "--items", "catalogue.csv", *raw]
+    like = ["--like", tmp_path / "old", "--keep-unseen-items"]
+    done = run(shop, "--out", tmp_path / "new", *tables, *like)
+    assert done.exit_code == 0, done.output
+    new = PreparedDataset.load(tmp_path / "new")
+    assert (list(new.item_keys), list(new.user_keys)) == ([*"1234"], [*"78"])
+    again = run(shop, "--out", tmp_path / "third", *tables, "--like", tmp_path / "new")
+    assert again.exit_code == 0, again.output
+    # A column that is gone is guessed anew, and asked for where it cannot be.
+    (shop / "log.csv").write_text(LOG.replace("who", "wer", 1))
+    done = run(shop, "--out", tmp_path / "fourth", *tables, *like)
+    assert done.exit_code == 2
+    assert "must have a column for the user, got wer, what, when" in done.stderr
+
+
+def test_the_command_to_send_has_all_that_was_typed(run, shop, tmp_path):
+    out = tmp_path / "my out"
+    typed = ["--interactions", "log.csv", "--items", "catalogue.csv", "--keep-unseen-items"]
+    typed += ["--text-column", "name", "--text-column", "colour", "--raw-dir", tmp_path / "raw"]
+    done = run(shop, "--out", out, *typed)
+    assert done.exit_code == 2
+    command = done.stderr.partition("for example ")[2].strip()
+    words = shlex.split(command)
+    assert words[:2] == ["genrec", "prepare"]
+    assert words[2:4] == [str(shop), "--out"]
+    assert {str(word) for word in [out, *typed]} <= set(words)
+    done = run(*words[2:])
+    assert done.exit_code == 0, done.output
+    assert PreparedDataset.load(out).num_users == 2
 
 
 @pytest.mark.parametrize(

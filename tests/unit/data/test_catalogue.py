@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 
+import numpy as np
 import pytest
 
 from genrec.data.catalogue import Catalogue
@@ -48,3 +49,22 @@ def test_damage_is_named(tmp_path):
         Catalogue.load(tmp_path)
     shutil.rmtree(tmp_path / "catalogue")
     assert Catalogue.load(tmp_path) is None
+
+
+def test_vectors_are_kept_as_sketches(tmp_path, write_data):
+    vectors = np.array([[1, 0], [0, 2], [1, 0]], dtype=np.float32)
+    data = write_data(tmp_path / "data", [*"abc"], vectors, [[0, 1, 2]])
+    found = Catalogue.from_data(data)
+    assert np.array_equal(found.sketch[0], found.sketch[2])
+    assert not np.isclose(found.sketch[0], found.sketch[1]).any()
+    more = found.extended(["d"], ["D"], vectors[1:2]).extended(["e"], ["E"])
+    more.save(tmp_path)
+    again = Catalogue.load(tmp_path).sketch
+    assert np.array_equal(again[3], again[1])
+    assert np.isnan(again[4]).all()
+    np.save(tmp_path / "catalogue" / "sketch.npy", again[:, :3])
+    (tmp_path / "catalogue" / "meta.json").write_text(
+        '{"format": "genrec-catalogue", "version": 1, "num_items": 5}'
+    )
+    with pytest.raises(ArtifactError, match=r"sketch of a catalogue must be 5 values of float32"):
+        Catalogue.load(tmp_path)

@@ -130,7 +130,7 @@ def test_items_without_metadata_keep_their_interactions(tmp_path):
     prepared = run(tables(LOG, ITEMS[:2]), tmp_path)
     assert histories(prepared) == {"u1": ["a", "c", "b"], "u2": ["a", "c", "c"]}
     assert prepared.item_texts[2] == ""
-    assert prepared.item_titles[2] == "item c"
+    assert prepared.item_titles[2] == "c"
     assert prepared.meta["card"]["items_without_metadata"] == 1
     assert prepared.meta["card"]["share_of_items_without_text"] == pytest.approx(1 / 3, abs=1e-6)
 

@@ -131,6 +131,29 @@ def test_a_file_of_numbers_keeps_its_types(tmp_path):
     assert found.schema["item_id"] == pl.Int64
 
 
+def test_numbers_of_the_data_set_and_of_csv_are_numbers(tmp_path, write_data):
+    """As ``to_polars()`` gives them; what only looks like one stays a text."""
+    keys = ["1", "20", "300"]
+    data = write_data(tmp_path / "data", keys, sequences=[[0, 1, 2]], user_keys=["7"])
+    recommender = Recommender(Popularity.fit(data), data=data)
+    for suffix in (".parquet", ".csv"):
+        out = tmp_path / f"out{suffix}"
+        recommend_to_file(recommender, out, k=2, exclude_seen=False)
+        found = read(out) if suffix == ".parquet" else pl.read_csv(out)
+        expected = recommender.recommend(users=[7], k=2, exclude_seen=False).to_polars()
+        assert found.drop("popular", "score").equals(
+            expected.drop("score").cast({"rank": found.schema["rank"]})
+        )
+    (tmp_path / "in.csv").write_text("user_id,item_id\n7,1\n8,20\n")
+    recommend_to_file(recommender, tmp_path / "of_csv.parquet", histories=tmp_path / "in.csv")
+    found = pl.read_parquet(tmp_path / "of_csv.parquet")
+    assert (found.schema["user_id"], found.schema["item_id"]) == (pl.Int64, pl.Int64)
+    for odd in ("007", "9" * 19, "x"):
+        (tmp_path / "in.csv").write_text(f"user_id,item_id\n{odd},1\n8,20\n")
+        recommend_to_file(recommender, tmp_path / "odd.parquet", histories=tmp_path / "in.csv")
+        assert pl.read_parquet(tmp_path / "odd.parquet")["user_id"].unique().to_list().count(odd)
+
+
 @pytest.mark.parametrize(
     ("given", "error", "message"),
     [
@@ -140,13 +163,25 @@ def test_a_file_of_numbers_keeps_its_types(tmp_path):
         ({"histories": "cols.csv"}, DataError, "--input must have user_id and item_id, or history"),
         ({"allow": "no.txt"}, MissingPathError, "--allow must be a file, got"),
         ({"exclude": "cols.csv"}, DataError, "--exclude must have a column item_id, got a, b in"),
-        ({"histories": "unknown.csv"}, DataError, "histories must hold items .* 'zz', 'yy'"),
+        (
+            {"histories": "unknown.csv"},
+            DataError,
+            r"--input \S+unknown.csv must hold items .* 'zz', 'yy', the first of user 'u2'; leave",
+        ),
+        (
+            {"histories": "null.jsonl"},
+            DataError,
+            r"--input \S+null.jsonl must hold keys .*got None",
+        ),
+        ({"allow": "unknown.txt"}, DataError, r"--allow \S+unknown.txt must hold .* 'zz'; leave"),
     ],
 )
 def test_bad_files_are_one_line(recommender, tmp_path, given, error, message):
     (tmp_path / "bad.parquet").write_text("x")
     (tmp_path / "cols.csv").write_text("a,b\n1,2\n")
-    (tmp_path / "unknown.csv").write_text('user_id,history\nu1,"zz,a1,yy"\n')
+    (tmp_path / "unknown.csv").write_text('user_id,history\nu1,a1\nu2,"zz,a1,yy"\n')
+    (tmp_path / "unknown.txt").write_text("a1\nzz\n")
+    (tmp_path / "null.jsonl").write_text('{"user_id": "u1", "history": ["a1", null]}\n')
     paths = {name: tmp_path / value for name, value in {"out": "o.csv", **given}.items()}
     with pytest.raises(error, match=message):
         recommend_to_file(recommender, paths.pop("out"), **paths)
@@ -194,6 +229,8 @@ def test_the_command_takes_another_place_of_the_data(run, data, tmp_path):
         (("--history", "a1", "--on-unknown", "skip"), "--on-unknown must be raise, warn or ignore"),
         (("--history", "a1", "--out", "x.csv"), "--out must have --input or all users, got --hi"),
         (("--input", "x.csv"), "--input, --allow and --exclude must have --out, got none"),
+        (("--history", ""), "--history must hold item keys with commas between them, got ''; leav"),
+        (("--history", " ,,"), "--history must hold item keys with commas between them, got ' ,,'"),
         (("--user", "nobody"), "--user must be a user of the data set, got 'nobody'"),
     ],
 )
@@ -215,7 +252,9 @@ def test_a_moved_run_names_the_option_for_its_data(run, data, tmp_path):
     (moved / "meta.json").write_text(json.dumps(meta))
     answer = call("recommend", moved, "--device", "cpu")
     assert answer.exit_code == 2
-    assert "got none at gone; open the recommender with data (--data)" in answer.stderr
+    assert "got none at gone; open the recommender with --data FOLDER, or give item keys wit" in (
+        answer.stderr
+    )
     answer = call("evaluate", moved)
     assert answer.exit_code == 2
     assert "must still be at its place, got none at gone; name it with --data" in answer.stderr

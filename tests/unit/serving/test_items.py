@@ -93,7 +93,13 @@ def test_tables_of_all_kinds_are_read(recommender, kind):
     ("items", "error", "message"),
     [
         ({"title": ["x"]}, DataError, "must have item_id and text or vector, got title;"),
-        ([("x", "y")], DataError, r"a table or rows \(item_id, title, text or vector\), got list"),
+        (
+            [(9010, "no vec")],
+            DataError,
+            r"or vector\), got the row \(9010, 'no vec'\) of 2, without the text or vector to em",
+        ),
+        ([("x", "y", "z"), 7], DataError, r"rows \(item_id, title, text or vector\), got 7 in a"),
+        (7.5, DataError, r"must be a table or rows \(item_id, title, text or vector\), got "),
         ({"item_id": ["x", "x"], "text": ["1", "2"]}, DataError, "each key once, got 'x' again"),
         ({"item_id": ["x"], "text": ["1", "2"]}, DataError, "must have 1 entries, got 2"),
         ({"item_id": ["x"], "vector": [[1.0], [2.0]]}, DataError, r"must have shape \(1, D\), got"),
@@ -135,8 +141,43 @@ def test_removed_items_never_come_back(request, which):
     assert recommender.recommend(["c1"], k=5, allow=gone).items == []
     assert len(recommender.recommend(["c1"], k=5, allow=[*gone, "a3"]).items) == 1
     assert "b2" not in recommender.similar_items("b1", k=40).items
-    with pytest.raises(DataError, match="got 1 that are not among its 32: 'zz'"):
+    with pytest.raises(DataError, match=r"not among its 32 \(2 of them removed\): 'zz'"):
         recommender.remove_items("zz")
+
+
+@pytest.mark.parametrize("which", ["run", "item_run"])
+def test_an_added_item_finds_the_one_of_its_vector_first(request, which, vectors, tmp_path):
+    recommender = Recommender.from_pretrained(request.getfixturevalue(which), device="cpu")
+    twins = {"new 1": "b1", "new 6": "b6"}
+    new = [(key, "", vectors[8 + int(key[-1])]) for key in twins]
+    recommender.add_items(new)
+    recommender.save(tmp_path / "saved")
+    for one in (recommender, Recommender.from_pretrained(tmp_path / "saved", device="cpu")):
+        there = one.similar_items(list(twins), k=1)
+        assert [items for (items,) in there.items] == list(twins.values())
+        levels = SemanticIdTokenizer.load(tmp_path / "saved").num_levels
+        assert there.flat_scores.tolist() == [levels + 1.0] * 2
+        back = one.similar_items(list(twins.values()), k=1)
+        assert [items for (items,) in back.items] == list(twins)
+
+
+def test_items_of_no_text_are_no_twins(run):
+    """A vector of zeros says nothing."""
+    recommender = Recommender.from_pretrained(run, device="cpu")
+    recommender.add_items([("x", "", [0.0] * 6), ("y", "", [0.0] * 6)])
+    levels = SemanticIdTokenizer.load(run).num_levels
+    assert recommender.similar_items("x", k=40).scores.max() < levels + 1
+
+
+def test_removed_items_are_asked_about_and_never_found(recommender):
+    before = recommender.similar_items("a1", k=40)
+    recommender.remove_items(["a1", "a2"])
+    recommender.remove_items(["a2"])
+    assert recommender.num_items == 30
+    after = recommender.similar_items("a1", k=40)
+    assert after.items == [key for key in before.items if key != "a2"]
+    with pytest.raises(DataError, match=r"not among its 32 \(2 of them removed\): 'zz'"):
+        recommender.remove_items(["zz"])
 
 
 def test_a_removed_item_comes_back_with_its_id(recommender):
@@ -198,8 +239,10 @@ def test_users_need_their_data_set(run, data, tmp_path, write_data):
     shutil.copytree(run, tmp_path / "run")
     (tmp_path / "run" / "meta.json").write_text('{"evaluation": {}}')
     lonely = Recommender.from_pretrained(tmp_path / "run", device="cpu")
-    with pytest.raises(MissingPathError, match="users can be named only with their data set"):
-        lonely.recommend(users=["user 3"])
+    for ask in (lambda: lonely.recommend(users=["user 3"]), lambda: lonely.data):
+        message = r"got none \(a saved folder keeps none\); open the recommender with data=FOLDER,"
+        with pytest.raises(MissingPathError, match=message):
+            ask()
     other = write_data(tmp_path / "other", ["x", "y"], sequences=[[0, 1, 0]])
     with pytest.raises(ArtifactError, match="must have the items that the run was trained on"):
         Recommender.from_pretrained(run, device="cpu", data=other.path).recommend(users="user 0")

@@ -17,6 +17,7 @@ from genrec.data.schemas import TokenizedBatch
 from genrec.data.sequence_dataset import hash_users, user_buckets
 from genrec.errors import ArtifactError, ConfigError, DataError, MissingPathError
 from genrec.models.retrieval import EncoderDecoderRetrievalModel
+from genrec.serving.ranking import _parts
 from genrec.serving.recommender import Recommender
 from genrec.tokenizer.semantic_id import SemanticIdTokenizer
 from genrec.trained import with_ids
@@ -111,7 +112,19 @@ def test_one_user_gets_the_exact_ranking(recommender, exact):
         assert np.exp(scores).sum() == pytest.approx(1.0, abs=1e-4)  # every ID is an item here
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 128])
+def test_batches_of_long_histories_have_fewer_users():
+    lengths = np.array([1, 20, 1, 2, 20, 20, 300])
+    order = np.argsort(lengths, kind="stable")
+    for on_cpu, size, expected in ((True, 3, [3, 3, 1]), (True, None, [3, 4]), (False, None, [7])):
+        parts = _parts(order, lengths, size, on_cpu=on_cpu)
+        assert [len(part) for part in parts] == expected
+        assert parts[0][-1] == 6  # the longest first
+        assert sorted(np.concatenate(parts)) == list(range(7))
+    assert [len(part) for part in _parts(order, lengths * 100, None, on_cpu=True)] == [1] * 4 + [3]
+    assert _parts(order[:0], lengths, None, on_cpu=True) == []
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 128, None])
 def test_a_batch_is_its_users_in_their_order(recommender, batch_size):
     histories = [keyed(history) for history in HISTORIES]
     ids, scores = ask(recommender, histories, k=6, batch_size=batch_size)

@@ -76,7 +76,7 @@ def test_texts_are_cleaned_and_missing_metadata_shifts_nothing(tmp_path):
         "",
     ]
     assert prepared.item_titles[0] == "Nail & Polish"
-    assert prepared.item_titles[3] == "item B4"
+    assert prepared.item_titles[3] == "B4"
     card = prepared.meta["card"]
     assert card["items_without_metadata"] == card["items_without_text"] == 1
     assert not prepared.item_embeddings[3].any()

@@ -56,7 +56,7 @@ def test_csv_releases(tmp_path, release):
         "",
     ]
     assert list(data.item_titles) == [
-        "Toy Story (1995)", "The American President (1995)", 'He said "no" (2001)', "item 500",
+        "Toy Story (1995)", "The American President (1995)", 'He said "no" (2001)', "500",
     ]  # fmt: skip
     card = data.meta["card"]
     assert card["items_without_metadata"] == 1

@@ -155,7 +155,7 @@ def test_vector_column(tmp_path, ending):
     data = prepared(raw, tmp_path)
     assert data.item_embeddings.tolist() == vectors
     assert list(data.item_texts) == ["", "", ""]
-    assert data.item_titles[0] == "item a"
+    assert data.item_titles[0] == "a"
 
 
 def test_vectors_that_do_not_fit(tmp_path):
@@ -234,13 +234,13 @@ def test_flaws_are_counted(tmp_path):
             "item,title\n",
             {},
             r"column for the user, the item, got a, b in .*l\.csv; name them, for example "
-            r"genrec prepare .* --user-column a --item-column b --out data/processed/",
+            r"genrec prepare .* --out data/processed/\S+ --user-column a --item-column b$",
         ),
         (
             "user,b\n",
             "item,title\n",
             {},
-            r"the item, got user, b in .* --item-column b --out",
+            r"the item, got user, b in .* --item-column b$",
         ),
         (
             "user,item\n",
@@ -376,8 +376,8 @@ def test_a_column_of_dates_is_not_ignored_without_a_question(tmp_path, ending):
     items, path = store(ITEMS, tmp_path / "i.csv"), store(log, tmp_path / f"l.{ending}")
     with pytest.raises(
         DataError,
-        match=r"the time, got user_id, item_id, rating, Liefertag in .*--time-column Liefertag "
-        r".*\(--time-column '' if it is not the time\)",
+        match=r"the time, got user_id, item_id, rating, Liefertag in .*; name them \(--time-column "
+        r"'' if it is not the time\), for example .* --time-column Liefertag$",
     ):
         read(items, path)
     assert prepared(read(items, path, columns=TableColumns(time="Liefertag")), tmp_path)
@@ -423,3 +423,21 @@ def test_a_note_in_words_is_no_rating_and_data_no_time(tmp_path):
     raw = read(store(ITEMS, tmp_path / "i.csv"), tmp_path / "l.csv")
     assert raw.interactions.columns == ["user_key", "item_key"]
     assert raw.notes["columns_not_used"]["l.csv"] == "note, data"
+
+
+def test_the_only_column_that_both_tables_have_is_the_item(tmp_path):
+    items = tmp_path / "articles.csv"
+    log = tmp_path / "ventes.csv"
+    items.write_text("référence;désignation;prix\nA1;Tasse rouge;3\nA2;Tasse bleue;4\n")
+    log.write_text("client;référence;date\nanne;A1;2024-03-01\nanne;A2;2024-03-02\n")
+    raw = read(items, log)
+    assert raw.interactions["item_key"].to_list() == ["A1", "A2"]
+    assert raw.notes["columns"]["item"] == "référence (guessed)"
+    # Two of them, or a day that both have, say nothing.
+    log.write_text("client;référence;prix;date\nanne;A1;3;2024-03-01\n")
+    with pytest.raises(DataError, match="must have a column for the item, the item key, got"):
+        read(items, log)
+    items.write_text("nr;désignation;date\nA1;Tasse rouge;2024-03-01\n")
+    log.write_text("client;stück;date\nanne;A1;2024-03-01\n")
+    with pytest.raises(DataError, match="must have a column for the item, the item key, got"):
+        read(items, log)

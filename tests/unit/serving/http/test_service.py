@@ -36,8 +36,11 @@ def state(service) -> list:
     now = service.now
     keys = list(now.recommender.item_keys)
     titles = now.recommender.titles(np.arange(len(keys)))
-    codes = now.shelf.catalogue.codes
-    return [keys, titles, now.shelf.available.tolist(), None if codes is None else codes.tolist()]
+    codes, sketch = now.shelf.catalogue.codes, now.shelf.catalogue.sketch
+    assert sketch is not None
+    assert np.isfinite(sketch).all()
+    known = [keys, titles, now.shelf.available.tolist(), sketch.tolist()]
+    return [*known, None if codes is None else codes.tolist()]
 
 
 @pytest.fixture
@@ -297,7 +300,7 @@ def test_without_a_data_set_nobody_can_be_named(open_service, run, tmp_path, wri
     with pytest.raises(Refusal) as caught:
         service.random_user()
     assert caught.value.status == 404
-    with pytest.raises(MissingPathError, match="--data"):
+    with pytest.raises(MissingPathError, match="data set"):
         asyncio.run(service.recommend(Query(users=["user 1"])))
     other = write_data(tmp_path / "other", ["z"], None, [[0]])
     with pytest.raises(ArtifactError, match="data set"):
