@@ -78,6 +78,7 @@ FORBIDDEN = [
     ("genrec.data.sequence_dataset", "polars", "datasets must survive forked workers"),
     ("genrec.data.batching", "polars", "datasets must survive forked workers"),
     ("genrec.training", "polars", "training reads arrays only"),
+    ("genrec.serving.http", "polars", "a service reads arrays only"),
     ("genrec.serving.recommender", "polars", "tables are made where they are asked for"),
 ]
 

@@ -72,8 +72,9 @@ class StringArray(Sequence[str]):
             ValueError: If a file is no such array, or the offsets do not lie in the bytes.
             OSError: If a file cannot be read.
         """
-        data = open_array(folder / f"{name}.npy", np.uint8)
-        offsets = open_array(folder / f"{name}.offsets.npy", np.int64)
+        # Plain views of the mapped files: slices of np.memmap itself take ten times as long.
+        data = np.asarray(open_array(folder / f"{name}.npy", np.uint8))
+        offsets = np.asarray(open_array(folder / f"{name}.offsets.npy", np.int64))
         ordered = len(offsets) > 0 and offsets[0] == 0 and bool(np.all(offsets[:-1] <= offsets[1:]))
         if not ordered or offsets[-1] > len(data):
             raise ValueError(f"{name}.offsets.npy must rise from 0 to at most {len(data)}")

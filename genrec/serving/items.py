@@ -14,15 +14,17 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from genrec.data.catalogue import Catalogue
 from genrec.data.text.fused_space import SPACE_NAME, FusedSpace
 from genrec.data.text.item_text import shorten
 from genrec.data.text.kept_encoder import ENCODER_NAME, load_encoder
 from genrec.errors import ConfigError, DataError, MissingPathError
 from genrec.rankers import Ranker
 from genrec.serving.keys import read_keys
+from genrec.tokenizer.semantic_id import SemanticIdTokenizer
 from genrec.trained import QUANTIZER_NAME, Trained, load_quantizer, with_ids
 
-__all__ = ["ItemVectors", "NewItems", "item_vectors", "with_items"]
+__all__ = ["ItemVectors", "NewItems", "item_vectors", "with_items", "with_known_ids"]
 
 #: Names of columns, the first is the usual one.
 _COLUMNS = {
@@ -31,6 +33,11 @@ _COLUMNS = {
     "text": ("text", "description"),
     "vector": ("vector", "embedding"),
 }
+
+_NO_IDS = (
+    "new items need a model of semantic IDs, got {}, which knows the items of its training only; "
+    "train it again on a data set that has them"
+)
 
 
 @runtime_checkable
@@ -121,10 +128,7 @@ def with_items(run: Trained, new: NewItems) -> Trained:
         ArtifactError: If the vectors are of another width, or no ID is left.
     """
     if run.table is None:
-        raise ConfigError(
-            f"new items need a model of semantic IDs, got {run.ranker.name}, which knows the items "
-            "of its training only; train it again on a data set that has them"
-        )
+        raise ConfigError(_NO_IDS.format(run.ranker.name))
     folder = run.path / QUANTIZER_NAME
     if not folder.is_dir():
         raise MissingPathError(
@@ -137,6 +141,45 @@ def with_items(run: Trained, new: NewItems) -> Trained:
         vectors = FusedSpace.load(run.path / SPACE_NAME).transform(vectors)
     table = run.table.add_items(load_quantizer(folder), vectors, new.keys)
     catalogue = with_ids(run.catalogue.extended(new.keys, new.titles, texts), table)
+    return _recommended(run, catalogue, table)
+
+
+def with_known_ids(
+    run: Trained,
+    keys: list[str],
+    titles: list[str],
+    codes: npt.NDArray[np.int32],
+    sketch: npt.NDArray[np.float32] | None,
+) -> Trained:
+    """Recommend items too that got their IDs before, as :func:`with_items` gave them.
+
+    Args:
+        run: The run that gave the IDs.
+        keys: Items that it does not know, ``R``.
+        titles: What to show a person, ``R``.
+        codes: Their IDs, shape ``(R, L)``.
+        sketch: Of their text vectors, as the run's catalogue then had it, shape ``(R, P)``; None
+            where it had none.
+
+    Returns:
+        The run with a ranker of the larger catalogue.
+
+    Raises:
+        ConfigError: If the model knows no IDs.
+        ArtifactError: If the codes do not fit the run's.
+    """
+    if run.table is None:
+        raise ConfigError(_NO_IDS.format(run.ranker.name))
+    table = run.table.extended(keys, codes)
+    catalogue = with_ids(run.catalogue.extended(keys, titles), table)
+    if sketch is not None and catalogue.sketch is not None:
+        known = catalogue.sketch[: run.catalogue.num_items]
+        catalogue = replace(catalogue, sketch=np.concatenate([known, sketch]))
+    return _recommended(run, catalogue, table)
+
+
+def _recommended(run: Trained, catalogue: Catalogue, table: SemanticIdTokenizer) -> Trained:
+    """Recommend all items of a larger catalogue."""
     ranker = run.model.ranker(catalogue, run.options)
     return replace(run, ranker=ranker, catalogue=catalogue, table=table)
 

@@ -114,10 +114,25 @@ class Recommender:
         if data is not None and not isinstance(data, PreparedDataset):
             data = PreparedDataset.load(data)
         run = load_trained(folder, device=pick_device(device), table=tokenizer, titles_from=data)
+        shelf = Shelf.of(run.ranker, run.catalogue, run)
+        return cls.of_shelf(shelf, Users(data, run.meta.get("prepared")))
+
+    @classmethod
+    def of_shelf(cls, shelf: Shelf, users: Users) -> Recommender:
+        """Make a recommender that begins with another's items; later changes are its own."""
         recommender = cls.__new__(cls)
-        recommender._shelf = Shelf.of(run.ranker, run.catalogue, run)
-        recommender._users = Users(data, run.meta.get("prepared"))
+        recommender._shelf, recommender._users = shelf, users
         return recommender
+
+    @property
+    def shelf(self) -> Shelf:
+        """All that calls read of the items now; replaced as a whole, never changed."""
+        return self._shelf
+
+    @property
+    def users(self) -> Users:
+        """The users who may be named."""
+        return self._users
 
     @property
     def ranker(self) -> Ranker:

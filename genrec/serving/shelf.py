@@ -32,6 +32,9 @@ __all__ = ["Limits", "Shelf", "Unknown", "Users", "check_count"]
 
 Rows = npt.NDArray[np.int64]
 
+#: What a shelf makes of its items when first asked.
+_MADE = ("plain_keys", "codes", "sketch", "vectors")
+
 #: Whole numbers as usually written, which fit into 64 bits.
 _PLAIN = re.compile(r"0|[1-9][0-9]{0,17}")
 
@@ -89,7 +92,15 @@ class Shelf:
         """Return the shelf with some items removed, and perhaps a run with more of them."""
         catalogue = self.catalogue if run is None else run.catalogue
         catalogue = replace(catalogue, removed=removed)
-        return Shelf.of(self.ranker if run is None else run.ranker, catalogue, run)
+        if run is not self.run:
+            return Shelf.of(self.ranker if run is None else run.ranker, catalogue, run)
+        # The same items: what was made of them, which for many of them takes long, stays.
+        available = ~removed
+        mask = None if available.all() else torch.from_numpy(available).to(self.ranker.device)
+        shelf = replace(self, catalogue=catalogue, available=available, mask=mask)
+        kept = {name: self.__dict__[name] for name in _MADE if name in self.__dict__}
+        shelf.__dict__.update(kept)
+        return shelf
 
     def look_up(self, keys: KeyLists, what: str, unknown: Unknown) -> Lists:
         """Find the rows of item keys; those that are not known go, or are refused."""

@@ -227,6 +227,34 @@ class SemanticIdTokenizer:
             quantizer_digest=digest,
         )
 
+    def extended(
+        self, item_keys: Iterable[str], codes: npt.NDArray[np.integer[Any]]
+    ) -> SemanticIdTokenizer:
+        """Put items with IDs that :meth:`add_items` gave before behind the known ones.
+
+        Args:
+            item_keys: Their ids in the catalogue, ``R``, none of them in the table.
+            codes: Their IDs, shape ``(R, L)``.
+
+        Returns:
+            A table of ``N + R`` items; its first ``N`` rows are this table's.
+
+        Raises:
+            ArtifactError: If the codes do not fit the table.
+        """
+        added = pack_keys(item_keys)
+        new = np.asarray(codes).reshape(len(added), -1)
+        check_codes(new, self.level_sizes, num_keys=len(added))
+        count = int(self.statistics.get("items_added", 0)) + len(added)
+        return SemanticIdTokenizer(
+            np.concatenate([self.ids, new.astype(np.int32)]),
+            level_sizes=self.level_sizes,
+            item_keys=join_keys(self.item_keys, added),
+            policy=self.policy,
+            statistics={**self.statistics, "items_added": count},
+            quantizer_digest=self.quantizer_digest,
+        )
+
     def select(self, item_keys: Iterable[str]) -> SemanticIdTokenizer:
         """Keep some items, in a given order: the rows of another data set, for example.
 

@@ -55,3 +55,27 @@ def test_a_benchmark_runs(script, words, keys, tmp_path):
     assert set(keys.split()) <= set(found)
     if script == "bench_decode.py":
         assert found["results"][0]["same_topk"] == 1.0
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_the_service_runs(sample_decoder, tmp_path):
+    pytest.importorskip("fastapi", reason="the extra serve is not installed")
+    words = [str(sample_decoder), "--json", "--seconds", "0.2", "--users", "40"]
+    done = subprocess.run(
+        [sys.executable, str(SCRIPTS / "bench_serve.py"), *words],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert {"results", "library_users_per_s", "users", "cores", "versions"} <= set(found)
+    assert list(found["results"]) == ["1", "8", "64"]
+    for row in found["results"].values():
+        names = ("requests_per_s", "p50_ms", "p99_ms", "errors")
+        wanted = {f"{kind}_{name}" for kind in ("batched", "alone") for name in names}
+        assert wanted | {"times_alone", "of_library"} == set(row)
+        assert (row["batched_errors"], row["alone_errors"]) == (0, 0)
+        assert row["batched_requests_per_s"] > 0

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 from typer.testing import CliRunner
@@ -144,3 +148,15 @@ def test_a_mistake_in_training_is_one_line(tmp_path, monkeypatch):
     assert answer.stderr.startswith("error: setting must exist, got train.num_beems; did you mean")
     assert answer.stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_help_shows_what_stands_in_brackets(name):
+    """The usual value of an option does; typer would take it for markup and drop it."""
+    module = importlib.import_module(f"genrec.commands.{name}")
+    own = [v for v in vars(module).values() if getattr(v, "__module__", "") == module.__name__]
+    (words,) = filter(dataclasses.is_dataclass, own)
+    hints = get_type_hints(words, include_extras=True).values()
+    helps = " ".join(hint.__metadata__[0].help or "" for hint in hints)
+    shown = CliRunner().invoke(build_app(), [name, "--help"], env={"COLUMNS": "600"}).output
+    assert [part for part in re.findall(r"\[[^]]+\]", helps) if part not in shown] == []
