@@ -1,5 +1,7 @@
 """What pyproject.toml cannot say: the recipes of ``configs/`` travel as ``genrec/configs``.
 
+The files of the service's page travel beside the module that sends them.
+
 An editable install finds them in the checkout. It puts the checkout on the path itself: with the
 import hook that setuptools writes otherwise, ``import genrec`` fails in the folder that holds a
 clone named ``genrec``, which Python takes for a namespace package.
@@ -16,5 +18,9 @@ if "editable_wheel" not in sys.argv:
 setup(
     packages=packages,
     package_dir=package_dir,
-    package_data={"genrec": ["py.typed"], "genrec.configs": ["**/*.gin"]},
+    package_data={
+        "genrec": ["py.typed"],
+        "genrec.configs": ["**/*.gin"],
+        "genrec.serving.http": ["static/*"],
+    },
 )
