@@ -18,6 +18,7 @@ export class SearchBox {
     this.input.autocomplete = "off";
     this.input.spellcheck = false;
     this.list.setAttribute("role", "listbox");
+    this.list.tabIndex = -1; // browsers let Tab stop at what scrolls
     this.list.setAttribute("aria-multiselectable", "true");
     for (const [key, value] of Object.entries({
       role: "combobox",
@@ -27,7 +28,7 @@ export class SearchBox {
     })) this.input.setAttribute(key, value);
     this.close();
     this.input.addEventListener("input", () => this.look());
-    this.input.addEventListener("focus", () => this.look());
+    this.input.addEventListener("click", () => this.look());
     this.input.addEventListener("blur", () => this.close());
     this.input.addEventListener("keydown", (event) => this.press(event));
     document.addEventListener("pointerdown", ({ target }) => { // touching plain ground blurs nothing

@@ -31,9 +31,9 @@ def open_service():
         service.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def serve() -> Iterator[Serve]:
-    """A function that serves a run until the tests end, and returns its address."""
+    """A function that serves a run until the module's tests end, and returns its address."""
     uvicorn = pytest.importorskip("uvicorn", reason="the service needs uvicorn: extra serve")
     from genrec.serving.http.app import build_app
     from genrec.serving.http.metrics import Metrics
@@ -41,7 +41,7 @@ def serve() -> Iterator[Serve]:
     servers: list[tuple[uvicorn.Server, threading.Thread]] = []
 
     def start(run: Path) -> str:
-        service = Service(Source(run=str(run)), ServiceSettings())
+        service = Service(Source(run=str(run), device="cpu"), ServiceSettings())
         app = build_app(service, token=None, metrics=Metrics())
         server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", ws="none"))
         thread = threading.Thread(target=server.run, daemon=True)

@@ -130,6 +130,12 @@ def test_keyboard_alone_leads_through(visit, address):
     press("Escape")
     assert page.get_attribute("#history-search", "aria-expanded") == "false"
     assert page.locator("#history-found").is_hidden()
+    press("ArrowDown")
+    page.wait_for_selector("#history-found [role=option]")
+    press("Tab")  # past the list, which closes
+    assert page.evaluate(focused) == "random"
+    assert page.locator("#history-found").is_hidden()
+    press("Shift+Tab")
     press("Shift+Tab")
     press("Enter")  # the link that skips
     assert page.evaluate(focused) == "results-heading"
