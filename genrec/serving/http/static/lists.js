@@ -40,8 +40,9 @@ export function pickedLine(item, place, remove, where) {
 
 // Mark the lines of an item, or of none, and bring the first into view within its list.
 export function pointAt(list, item) {
+  const key = item && keyOf(item);
   const lines = [...list.children];
-  for (const line of lines) line.classList.toggle("pointed", item !== null && line.dataset.item === keyOf(item));
+  for (const line of lines) line.classList.toggle("pointed", line.dataset.item === key);
   const line = lines.find((each) => each.classList.contains("pointed"));
   if (!line) return;
   const [top, bottom] = [line.offsetTop, line.offsetTop + line.offsetHeight - list.clientHeight];
@@ -59,7 +60,8 @@ function codeParts({ codes, why }) {
     element("code", { class: level < shared ? "code shared" : "code" }, String(code)),
     " ",
   ]);
-  return element("span", { class: "codes" }, element("span", { class: "unseen" }, "codes "), ...parts);
+  const label = element("span", { class: "unseen" }, "codes ");
+  return element("span", { class: "codes" }, label, ...parts);
 }
 
 function whyParts({ codes, why }) {
@@ -78,8 +80,8 @@ function whyParts({ codes, why }) {
 // in the history.
 export function resultLine(result, { taken, popular, actions }) {
   const name = nameOf(result);
-  const facts = element("p", { class: "facts quiet" });
-  facts.append(element("code", {}, keyOf(result)), " ", element("span", {}, scoreText(result.score, popular)));
+  const score = element("span", {}, scoreText(result.score, popular));
+  const facts = element("p", { class: "facts quiet" }, element("code", {}, keyOf(result)), " ", score);
   const body = element("div", { class: "body" }, element("h3", {}, titled(result)));
   if (taken) body.append(element("p", { class: "taken-next" }, "✓ Taken next"));
   body.append(facts);
@@ -99,7 +101,9 @@ export function resultLine(result, { taken, popular, actions }) {
     ),
   );
   const nearest = why.length ? result.why.nearest : null;
-  for (const event of ["mouseenter", "focusin"]) line.addEventListener(event, () => actions.point(nearest));
-  for (const event of ["mouseleave", "focusout"]) line.addEventListener(event, () => actions.point(null));
+  const pointing = { mouseenter: nearest, focusin: nearest, mouseleave: null, focusout: null };
+  for (const [event, item] of Object.entries(pointing)) {
+    line.addEventListener(event, () => actions.point(item));
+  }
   return line;
 }

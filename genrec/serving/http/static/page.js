@@ -1,6 +1,8 @@
 // The page: what was picked, what is asked for it, and what came back.
 
-import { keyOf, nameOf, button, pickedLine, pointAt, replaceLines, resultLine, titled } from "./lists.js";
+import {
+  button, keyOf, nameOf, pickedLine, pointAt, replaceLines, resultLine, titled,
+} from "./lists.js";
 import { SearchBox } from "./search_box.js";
 import { info, randomUser, recommend } from "./service.js";
 
@@ -53,8 +55,11 @@ function showLists() {
 
 function whereNext(next, items, found) {
   if (found) return `rank ${found.rank} below`;
-  if (at("exclude-seen").checked && holds("history", next)) return "left out, as the history holds it";
-  if (holds("exclude", next) || (state.allow.length && !holds("allow", next))) return "left out by a filter";
+  if (at("exclude-seen").checked && holds("history", next)) {
+    return "left out, as the history holds it";
+  }
+  const allowed = !state.allow.length || holds("allow", next);
+  if (holds("exclude", next) || !allowed) return "left out by a filter";
   return `not among the ${items.length} shown`;
 }
 

@@ -93,7 +93,10 @@ def test_the_prefix_that_is_shared_is_marked(visit, address, item_run, data):
     for line in page.locator(RESULTS).all():
         codes = table[row_of[line.locator("h3").inner_text()]]
         assert [int(code) for code in line.locator(".code").all_inner_texts()] == codes.tolist()
-        nearest = table[row_of[line.locator(".why bdi").inner_text()]]
+        title = line.locator(".why bdi").inner_text()
+        line.hover()
+        assert page.locator("#history .pointed").all_inner_texts() == [f"{title}\n×"]
+        nearest = table[row_of[title]]
         shared = int((codes == nearest).cumprod().sum())
         assert line.locator(".code.shared").count() == shared
         others = table[[row_of[title] for title in history(page)]]
