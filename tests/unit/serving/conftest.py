@@ -97,6 +97,19 @@ def item_run(run, tmp_path_factory, data) -> Path:
 
 
 @pytest.fixture(scope="session")
+def user_run(run, tmp_path_factory, data) -> Path:
+    """A generative run whose model has user tokens."""
+    table = SemanticIdTokenizer.load(run)
+    torch.manual_seed(0)
+    model = EncoderDecoderRetrievalModel(
+        16, 16, 0.0, 2, 2, num_embeddings=table.level_sizes, sem_id_dim=3, ff_dim=32, num_users=8
+    )
+    path = write_run(tmp_path_factory.mktemp("runs") / "users", model, data)
+    shutil.copytree(run / "semantic_ids", path / "semantic_ids")
+    return path
+
+
+@pytest.fixture(scope="session")
 def write_sasrec() -> Callable[[Path, PreparedDataset], Path]:
     """A function that writes a run of a model that knows no IDs."""
 

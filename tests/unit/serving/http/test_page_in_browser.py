@@ -259,6 +259,19 @@ def test_a_model_without_codes(visit, serve, sasrec_run):
     assert page.locator(".why").first.inner_text().startswith("Nearest of the history: title")
 
 
+def test_a_model_that_knows_users(visit, serve, user_run):
+    found = opened(visit, serve(user_run))
+    page = found.page
+    page.locator(RESULTS).first.get_by_role("button", name="Add").click()
+    ready(page)
+    assert page.inner_text("#results-heading") == "Recommendations"
+    assert len(shown(page)) == 10
+    page.get_by_role("button", name="Random user").click()
+    ready(page)
+    assert len(shown(page)) == 10
+    assert found.errors == []
+
+
 def test_no_data_set_no_random_user(visit, serve, write_data, write_sasrec, tmp_path):
     data = write_data(tmp_path / "data", ["a", "b"], None, [[0, 1, 1]])
     run = write_sasrec(tmp_path / "run", data)
