@@ -1,5 +1,7 @@
 """What pyproject.toml cannot say: the recipes of ``configs/`` travel as ``genrec/configs``.
 
+The files of the service's page travel beside the module that sends them.
+
 An editable install finds them in the checkout. It puts the checkout on the path itself: with the
 import hook that setuptools writes otherwise, ``import genrec`` fails in the folder that holds a
 clone named ``genrec``, which Python takes for a namespace package.
@@ -20,5 +22,6 @@ setup(
         "genrec": ["py.typed"],
         "genrec.configs": ["**/*.gin"],
         "genrec.reporting": ["page/*"],
+        "genrec.serving.http": ["static/*"],
     },
 )

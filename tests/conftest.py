@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -246,3 +249,61 @@ def sample_tokenizer(workshop) -> Path:
 def sample_decoder(workshop, sample_tokenizer) -> Path:
     """A finished stage-two run on it, with checkpoints at steps 6 and 12."""
     return workshop.decoder("decoder", sample_tokenizer, processes=1)
+
+
+_ARGUMENTS = """--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync
+--disable-background-networking --disable-component-update"""
+
+
+@dataclass
+class Visit:
+    """A page of a browser, and what it did besides what was asked.
+
+    Attributes:
+        page: Of playwright.
+        errors: What the console calls errors, what no code caught, and dialogs.
+        requests: Addresses that were asked for.
+    """
+
+    page: Any
+    errors: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    """A headless Chromium; where there is none, the tests that look at pages are skipped.
+
+    Closed after each module, since no other event loop can run in the thread of playwright's.
+    """
+    reason = "pages are looked at with playwright: extra dev"
+    api = pytest.importorskip("playwright.sync_api", reason=reason)
+    names = ("chromium", "chromium-browser", "google-chrome")
+    path = next(filter(None, map(shutil.which, names)), None)
+    if path is None:
+        pytest.skip(f"pages are looked at with a browser: none of {', '.join(names)} is installed")
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=_ARGUMENTS.split())
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(chromium) -> Iterator[Callable[..., Visit]]:
+    """A function that opens an address or a file; ``options`` are of a browser's context."""
+    with contextlib.ExitStack() as opened:
+
+        def open_page(address: str | Path, width: int = 1400, **options: object) -> Visit:
+            context = chromium.new_context(viewport={"width": width, "height": 900}, **options)
+            opened.callback(context.close)
+            page = context.new_page()
+            page.set_default_timeout(30_000)  # of a busy machine
+            found = Visit(page)
+            page.on("console", lambda line: line.type == "error" and found.errors.append(line.text))
+            page.on("pageerror", lambda error: found.errors.append(str(error)))
+            page.on("dialog", lambda dialog: (found.errors.append("dialog"), dialog.dismiss()))
+            page.on("request", lambda request: found.requests.append(request.url))
+            page.goto(address.as_uri() if isinstance(address, Path) else address)
+            return found
+
+        yield open_page

@@ -17,7 +17,8 @@ OPTIONAL += ["tensorboard", "uvicorn", "uvloop", "vector_quantize_pytorch", "wan
 DEVELOPMENT = ["pytest", "hypothesis", "_pytest"]
 #: What is nothing but HTTP and its schema; the command imports them, and names the extra.
 OF_AN_EXTRA = [
-    f"genrec.serving.http.{name}" for name in ("app", "guard", "messages", "metrics", "server")
+    f"genrec.serving.http.{name}"
+    for name in ("app", "guard", "messages", "metrics", "page", "server")
 ]
 
 IMPORT_ALL = """

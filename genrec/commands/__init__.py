@@ -5,12 +5,11 @@ What a command can be told is a frozen dataclass: each word is described once, a
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import shlex
 from collections.abc import Callable, Mapping
 from inspect import Parameter, Signature
-from typing import Annotated, Any, TypeVar, get_args, get_type_hints
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 import typer
 from typer.models import ArgumentInfo
@@ -44,7 +43,7 @@ def add_command(
         about: One sentence for ``--help``.
         options: See :func:`~genrec.errors.run_command`.
     """
-    hints = {k: _plain(v) for k, v in get_type_hints(arguments, include_extras=True).items()}
+    hints = get_type_hints(arguments, include_extras=True)
     words = [
         Parameter(
             known.name,
@@ -63,14 +62,6 @@ def add_command(
     command.__signature__ = Signature([*words, debug])  # type: ignore[attr-defined]
     command.__annotations__ = {word.name: word.annotation for word in [*words, debug]}
     app.command(name, help=about)(command)
-
-
-def _plain(hint: Any) -> Any:
-    """Let the help of an option show its brackets, which typer would take for markup."""
-    kind, told = get_args(hint)
-    shown = copy.copy(told)
-    shown.help = None if told.help is None else told.help.replace("[", r"\[")
-    return Annotated[kind, shown]
 
 
 def as_typed(name: str, told: Any) -> str:

@@ -36,13 +36,6 @@ def test_every_module_is_a_command_and_says_what_it_does():
         assert "--debug" in own.output
 
 
-def test_help_shows_what_stands_in_brackets():
-    """Rich takes brackets for its own marks, and would swallow what happens by default."""
-    shown = " ".join(call("report", "--help").output.split())
-    assert "e.g. cpu or cuda. [a GPU if any]" in shown
-    assert "Beams. [those of each run]" in " ".join(call("evaluate", "--help").output.split())
-
-
 def test_no_command_shows_the_help():
     assert "recommend" in call().output
 

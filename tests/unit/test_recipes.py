@@ -56,7 +56,7 @@ def test_an_installed_package_holds_its_recipes(tmp_path, monkeypatch):
     assert recipe_names(["rqvae"]) == ["rqvae/own"]
 
 
-def test_the_package_takes_every_recipe_along(tmp_path, copy_package):
+def test_the_package_takes_every_recipe_and_the_page_along(tmp_path, copy_package):
     """What a wheel holds: the step of its building that gathers the files, on a copy."""
     copy_package(tmp_path)
     command = [sys.executable, "setup.py", "-q", "build_py", "--build-lib", "built"]
@@ -66,6 +66,7 @@ def test_the_package_takes_every_recipe_along(tmp_path, copy_package):
         ("configs", "*.gin", "configs"),
         ("genrec", "*.py", "."),
         ("genrec", "page/*", "."),
+        ("genrec", "static/*", "."),
     ):
         files = {path.relative_to(ROOT / folder) for path in (ROOT / folder).rglob(pattern)}
         assert files

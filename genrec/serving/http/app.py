@@ -23,6 +23,7 @@ from genrec.serving.http.batcher import QueueFull
 from genrec.serving.http.guard import Guard, error_body
 from genrec.serving.http.journal import NewItem
 from genrec.serving.http.metrics import Metrics
+from genrec.serving.http.page import add_page
 from genrec.serving.http.refusals import Refusal
 from genrec.serving.http.service import Service
 from genrec.serving.http.settings import MAX_FOUND, MAX_K, MAX_TEXT
@@ -82,6 +83,7 @@ def build_app(service: Service, *, token: str | None, metrics: Metrics) -> FastA
     _add_asking(app, service)
     _add_changing(app, service)
     _add_watching(app, service, metrics)
+    add_page(app)
     for kind, answer in _ERRORS.items():
         app.add_exception_handler(kind, answer)
 

@@ -21,7 +21,7 @@ from genrec.serving.http.batcher import Batcher
 from genrec.serving.http.catalogue import LiveCatalogue, Served, identity_of, kind_of
 from genrec.serving.http.journal import Journal, NewItem
 from genrec.serving.http.refusals import Refusal
-from genrec.serving.http.settings import ServiceSettings
+from genrec.serving.http.settings import MAX_HISTORY, ServiceSettings
 from genrec.serving.ranking import with_beams
 from genrec.serving.recommender import Recommender
 from genrec.serving.shelf import Shelf
@@ -186,6 +186,8 @@ class Service:
     def random_user(self) -> dict[str, Any]:
         """Show a user of the data set: what he had up to the split, and what he took next.
 
+        Of a history that is longer than a request may be, the newest items.
+
         Raises:
             Refusal: If there is no data set, or nobody took anything after the split.
         """
@@ -201,10 +203,10 @@ class Service:
             raise Refusal(404, "data set must have users with a held-out item, got none")
         user = int(np.random.default_rng().choice(tested))
         begin, cut = int(data.sequence_offsets[user]), int(cuts[user])
-        had = [_named(now, int(row)) for row in data.sequence_items[begin:cut]]
+        had = data.sequence_items[max(begin, cut - MAX_HISTORY) : cut]
         return {
             "user": data.user_keys[user],
-            "history": had,
+            "history": [_named(now, int(row)) for row in had],
             "next": _named(now, int(data.sequence_items[cut])),
         }
 

@@ -1,12 +1,9 @@
-"""A small shop with hostile titles, runs on it, and a browser that looks at pages."""
+"""A small shop with hostile titles and runs on it."""
 
 from __future__ import annotations
 
-import contextlib
 import json
-import shutil
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -160,58 +157,3 @@ def shop(tmp_path_factory) -> Shop:
     sasrec = SasRec(NUM_ITEMS, embedding_dim=8, ff_dim=16, max_history=4)
     last = write_run(folder / "runs" / "sasrec" / "shop", sasrec, data, stage="retrieval")
     return Shop(data, stage_one, *paths, last)
-
-
-_ARGUMENTS = """--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync
---disable-background-networking --disable-component-update"""
-
-
-@dataclass
-class Visit:
-    """A page of a browser, and what it did besides what was asked.
-
-    Attributes:
-        page: Of playwright.
-        errors: What the console calls errors, what no code caught, and dialogs.
-        requests: Addresses that were asked for.
-    """
-
-    page: Any
-    errors: list[str] = field(default_factory=list)
-    requests: list[str] = field(default_factory=list)
-
-
-@pytest.fixture(scope="session")
-def chromium():
-    """A headless Chromium; where there is none, the tests that look at pages are skipped."""
-    reason = "pages are looked at with playwright: extra dev"
-    api = pytest.importorskip("playwright.sync_api", reason=reason)
-    names = ("chromium", "chromium-browser", "google-chrome")
-    path = next(filter(None, map(shutil.which, names)), None)
-    if path is None:
-        pytest.skip(f"pages are looked at with a browser: none of {', '.join(names)} is installed")
-    with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=_ARGUMENTS.split())
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def visit(chromium) -> Iterator[Callable[..., Visit]]:
-    """A function that opens a file; ``options`` are those of a browser's context."""
-    with contextlib.ExitStack() as opened:
-
-        def open_page(file: Path, width: int = 1400, **options: object) -> Visit:
-            context = chromium.new_context(viewport={"width": width, "height": 900}, **options)
-            opened.callback(context.close)
-            page = context.new_page()
-            page.set_default_timeout(10_000)
-            found = Visit(page)
-            page.on("console", lambda line: line.type == "error" and found.errors.append(line.text))
-            page.on("pageerror", lambda error: found.errors.append(str(error)))
-            page.on("dialog", lambda dialog: (found.errors.append("dialog"), dialog.dismiss()))
-            page.on("request", lambda request: found.requests.append(request.url))
-            page.goto(file.as_uri())
-            return found
-
-        yield open_page

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -96,8 +97,30 @@ def item_run(run, tmp_path_factory, data) -> Path:
 
 
 @pytest.fixture(scope="session")
-def sasrec_run(tmp_path_factory, data) -> Path:
-    """A run of a model that knows no IDs."""
+def user_run(run, tmp_path_factory, data) -> Path:
+    """A generative run whose model has user tokens."""
+    table = SemanticIdTokenizer.load(run)
     torch.manual_seed(0)
-    model = SasRec(len(KEYS), embedding_dim=8, ff_dim=16, max_history=4)
-    return write_run(tmp_path_factory.mktemp("runs") / "sasrec", model, data)
+    model = EncoderDecoderRetrievalModel(
+        16, 16, 0.0, 2, 2, num_embeddings=table.level_sizes, sem_id_dim=3, ff_dim=32, num_users=8
+    )
+    path = write_run(tmp_path_factory.mktemp("runs") / "users", model, data)
+    shutil.copytree(run / "semantic_ids", path / "semantic_ids")
+    return path
+
+
+@pytest.fixture(scope="session")
+def write_sasrec() -> Callable[[Path, PreparedDataset], Path]:
+    """A function that writes a run of a model that knows no IDs."""
+
+    def write(path: Path, data: PreparedDataset) -> Path:
+        torch.manual_seed(0)
+        model = SasRec(data.num_items, embedding_dim=8, ff_dim=16, max_history=4)
+        return write_run(path, model, data)
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def sasrec_run(tmp_path_factory, data, write_sasrec) -> Path:
+    return write_sasrec(tmp_path_factory.mktemp("runs") / "sasrec", data)
