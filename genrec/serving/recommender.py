@@ -26,7 +26,9 @@ from genrec.serving.keys import Key, KeyLists, read_keys, read_lists, whole_numb
 from genrec.serving.pretrained import fetch, push, save_run
 from genrec.serving.ranking import rank_all, with_beams
 from genrec.serving.recommendations import Recommendations
-from genrec.serving.shelf import Limits, Shelf, Unknown, Users, check_count
+from genrec.serving.request import Request
+from genrec.serving.shelf import Shelf, Users
+from genrec.serving.stock import Limits, Unknown
 from genrec.tokenizer.semantic_id import SemanticIdTokenizer
 from genrec.trained import load_trained
 
@@ -205,38 +207,23 @@ class Recommender:
                 model with user tokens gets no users.
         """
         shelf = self._shelf
-        unknown = Unknown(on_unknown)
-        k = min(whole_number(k, "k", usual=10), shelf.catalogue.num_items)
+        request = Request.read(
+            shelf,
+            histories,
+            k,
+            users=users,
+            exclude_seen=exclude_seen,
+            exclude=exclude,
+            allow=allow,
+            on_unknown=on_unknown,
+            histories_of=lambda names, unknown: self._users.histories(names, shelf, unknown),
+        )
         ranker = with_beams(shelf.ranker, num_beams)
         if batch_size is not None:
             batch_size = whole_number(batch_size, "batch_size", usual=32)
-        names = None if users is None else read_keys(users, "users")
-        whole_numbers = False
-        if histories is None:
-            if names is None:
-                raise DataError("histories or users must be given, got neither; give item keys")
-            rows = self._users.histories(names[0], shelf, unknown)
-            many = names[1]
-            whole_numbers = not any(isinstance(name, str) for name in names[0])
-        else:
-            given = read_lists(histories, "histories", ordered=True)
-            rows, many = shelf.look_up(given, "histories", unknown), given.many
-            whole_numbers = given.whole_numbers
-        count = len(rows.lengths)
-        if names is not None:
-            check_count("users", len(names[0]), count)
-        limits = Limits.read(allow, exclude, shelf, unknown, count, many)
-        seen = rows if exclude_seen else None
-        found = rank_all(
-            ranker, shelf.popular, rows, k, limits, seen, names and names[0], batch_size
-        )
-        return shelf.answer(
-            found,
-            owners=list(range(count)) if names is None else names[0],
-            popular=(rows.lengths == 0) & (shelf.popular is not None),
-            many=many,
-            whole_numbers=whole_numbers,
-        )
+        mask = shelf.mask_with(request.limits.mask)
+        rows, scores = rank_all(ranker, shelf.popular, request, mask, batch_size)
+        return request.answer(shelf, rows, scores, popular=shelf.popular is not None)
 
     def similar_items(
         self,
@@ -279,10 +266,10 @@ class Recommender:
         flat = KeyLists(keys, np.arange(len(keys) + 1), True, whole_numbers)
         rows = shelf.look_up(flat, "items", unknown)
         limits = Limits.read(allow, exclude, shelf, unknown, 1, many=False)
-        found = shelf.nearest(rows, k, limits.mask)
+        found = shelf.nearest(rows, k, shelf.mask_with(limits.mask))
         popular = np.zeros(len(keys), dtype=bool)
         return shelf.answer(
-            found,
+            *found,
             owners=keys,
             popular=popular,
             many=many,
