@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 OPTIONAL = ["fastapi", "matplotlib", "pandas", "tensorboard", "uvicorn", "vector_quantize_pytorch"]
-OPTIONAL += ["jinja2", "mlflow", "mlflow_skinny", "ray", "wandb"]
+OPTIONAL += ["jinja2", "mlflow", "mlflow_skinny", "onnx", "onnxruntime", "ray", "wandb"]
 DEVELOPMENT = ["pytest", "hypothesis", "_pytest"]
 
 IMPORT_ALL = """
@@ -92,6 +92,7 @@ def loaded_by(statement: str, *names: str) -> list[str]:
         ("import genrec.training.decoder", ("polars", "sklearn", "sentence_transformers")),
         ("import genrec.training.rqvae", ("polars", "sklearn", "sentence_transformers")),
         ("import genrec.serving.recommender", (*LEARNING, "genrec.training", "gin")),
+        ("import genrec.serving.onnx", (*HEAVY, "gin", "onnx", "onnxruntime", "scipy")),
         ("import genrec.evaluation.compare", (*LEARNING, "genrec.training", "gin")),
         ("import genrec.data.catalogue", HEAVY),
     ],

@@ -8,5 +8,5 @@ __all__ = ["is_exporting"]
 
 
 def is_exporting() -> bool:
-    """Tell whether ``torch.export`` is tracing; PyTorch says so from 2.7 on."""
-    return hasattr(torch.compiler, "is_exporting") and torch.compiler.is_exporting()
+    """Tell whether PyTorch is tracing a graph."""
+    return bool(torch.jit.is_tracing())  # type: ignore[attr-defined]
