@@ -11,7 +11,8 @@ from __future__ import annotations
 import importlib.util
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -202,12 +203,9 @@ def _trace(graph: Any) -> Any:
     """Write a part of the model as an ONNX model in memory."""
     import onnx
 
-    with quietly(), tempfile.TemporaryDirectory() as folder:
-        norm = "aten::rms_norm"
-        torch.onnx.register_custom_op_symbolic(norm, _rms_norm, _OPSET)  # type: ignore[attr-defined]
+    with quietly(), torch.no_grad(), _norms_written(), tempfile.TemporaryDirectory() as folder:
         # By tracing, not by torch.export: that takes thirty times as long, and what it makes of
-        # int32 positions onnxruntime refuses. With gradients, since without them PyTorch takes
-        # fused layers of its own. What comes out is compared with the model in any case.
+        # int32 positions onnxruntime refuses. What comes out is compared with the model.
         torch.onnx.export(
             _Positional(graph).eval(),
             tuple(tensor.contiguous() for tensor, _ in graph.inputs.values()),
@@ -219,6 +217,17 @@ def _trace(graph: Any) -> Any:
             dynamo=False,
         )
         return onnx.load(Path(folder) / "graph.onnx")
+
+
+@contextmanager
+def _norms_written() -> Iterator[None]:
+    """Let PyTorch know for a while how a norm over the last axis is written."""
+    registry: Any = torch.onnx
+    registry.register_custom_op_symbolic("aten::rms_norm", _rms_norm, _OPSET)
+    try:
+        yield
+    finally:
+        registry.unregister_custom_op_symbolic("aten::rms_norm", _OPSET)
 
 
 def _rms_norm(g: Any, x: Any, shape: Any, weight: Any, eps: Any) -> Any:
