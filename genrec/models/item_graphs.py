@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from genrec.decoding.trie import PrefixIndex, TrieStep
 from genrec.models.decoder_graphs import advance, memory_axes, memory_tensors, step_graph
@@ -28,7 +29,11 @@ __all__ = ["item_graphs"]
 
 
 def item_graphs(
-    model: ItemTokenRetrievalModel, index: PrefixIndex, *, rescore: bool
+    model: ItemTokenRetrievalModel,
+    index: PrefixIndex,
+    *,
+    rescore: bool,
+    later_temperature: float = 1.0,
 ) -> dict[str, Graph]:
     """Take the model apart.
 
@@ -36,6 +41,7 @@ def item_graphs(
         model: In evaluation mode, on the CPU.
         index: Its catalogue.
         rescore: Whether results are scored anew by the item head.
+        later_temperature: Divides the scores of the codes after the first, > 0.
 
     Returns:
         The parts by name.
@@ -54,8 +60,11 @@ def item_graphs(
     graphs = {"encoder": Graph(encoder, {"history": history}, tuple(context))}
     numbers = 2 * model.config["embedding_dim"] * len(model.decoder.layers)
     for level in range(len(model.level_sizes)):
-        step = _Step(model, index, level)
-        graphs[f"step_{level}"] = step_graph(step, index, level, context, numbers)
+        step = _Step(model, index, level, later_temperature if level else 1.0)
+        known = context
+        if level == 0 and model.tree.settings.root_items:
+            known = {**context, "history": history}
+        graphs[f"step_{level}"] = step_graph(step, index, level, known, numbers)
     if rescore:
         items = torch.zeros(SIZES["B"], SIZES["R"], dtype=torch.long), "BR"
         inputs = {"state": context["state"], "history": history, "items": items}
@@ -106,9 +115,11 @@ class _Encoder(nn.Module):
 class _Step(nn.Module):
     """From the beams of a level to the probabilities of the codes that continue them."""
 
-    def __init__(self, model: ItemTokenRetrievalModel, index: PrefixIndex, level: int) -> None:
+    def __init__(
+        self, model: ItemTokenRetrievalModel, index: PrefixIndex, level: int, temperature: float
+    ) -> None:
         super().__init__()
-        self.model, self.index, self.level = model, index, level
+        self.model, self.index, self.level, self.temperature = model, index, level, temperature
 
     def forward(self, given: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         model, level = self.model, self.level
@@ -126,6 +137,9 @@ class _Step(nn.Module):
         seen = None
         if "fresh" in given:
             seen = SeenItems(given["paths"][..., 0], given["fresh"], given["paths"]).each(width)
+        first = None
+        if level == 0 and model.tree.settings.root_items:
+            first = self._first_code_scores(given["state"], given["history"])
         log_probs = model.tree.log_probs(
             decoded.flatten(0, 1),
             given["state"].unsqueeze(1).expand(-1, width, -1).flatten(0, 1),
@@ -134,9 +148,28 @@ class _Step(nn.Module):
             self.index,
             seen=seen,
             items=model.tokens.vectors,
+            temperature=self.temperature,
+            first=first,
         ).view(children.shape)
         last = level == len(model.level_sizes) - 1
         return (log_probs,) if last else (log_probs, present)
+
+    def _first_code_scores(self, state: Tensor, history: Tensor) -> Tensor:
+        """Score first codes by all items below them, ``(B, K)``, as the model itself does."""
+        model, index = self.model, self.index
+        table = model.item_table(index)
+        scores = F.linear(state, model.tokens.table(index) if table is None else table)  # (B, N)
+        items = torch.where(history >= 0, history, history[:, :1])  # the first again for padding
+        weight = model.item_seen_weight()
+        if weight is not None:
+            scores = scores.scatter(1, items, scores.gather(1, items) + weight)
+        if model.history.skip_history:
+            scores = scores.scatter(1, items, -torch.inf)
+        largest = scores.amax(dim=1, keepdim=True).clamp(min=-1e30)
+        groups = index.paths.states[:, 0].long().expand(scores.shape)
+        sums = scores.new_zeros(scores.shape[0], index.num_states[1])
+        sums = sums.scatter_add(1, groups, (scores - largest).exp())
+        return sums.clamp(min=1e-37).log() + largest
 
 
 class _Rescore(nn.Module):

@@ -258,7 +258,7 @@ class ItemTokenRetrievalModel(nn.Module):
             wanted,
             dtype,
             seen=seen,
-            seen_weight=self._item_seen_weight(),
+            seen_weight=self.item_seen_weight(),
             skip_history=self.history.skip_history,
         )
 
@@ -610,7 +610,12 @@ class ItemTokenRetrievalModel(nn.Module):
         model, index = self._fitted(catalogue)
         ranker, rescore = self.ranker(catalogue, options), options.get("rescore") or None
         return Graphs(
-            item_graphs(on_cpu(model), index, rescore=rescore is not None),
+            item_graphs(
+                on_cpu(model),
+                index,
+                rescore=rescore is not None,
+                later_temperature=options.get("later_temperature", 1.0),
+            ),
             ranker.name,
             ranker.max_history,
             index,

@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 from genrec.decoding.trie import PrefixIndex
 from genrec.models.item_settings import ItemVectorSettings
+from genrec.modules.exporting import is_exporting
 from genrec.modules.hashed_embedding import HashedEmbedding
-from genrec.modules.kernels.exporting import is_exporting
 
 __all__ = ["ItemTokens"]
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from genrec.modules.kernels.exporting import is_exporting
+from genrec.modules.exporting import is_exporting
 
 __all__ = ["CausalEncoder"]
 

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from genrec.modules.exporting import is_exporting
 from genrec.modules.kernels.dropout import dropout
-from genrec.modules.kernels.exporting import is_exporting
 
 __all__ = ["absorb", "absorbed_attention", "absorbing_pays", "attend", "attend_step"]
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genrec.modules.kernels.exporting import is_exporting
+from genrec.modules.exporting import is_exporting
 
 __all__ = ["window_dot"]
 

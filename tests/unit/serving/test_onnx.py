@@ -53,11 +53,11 @@ def ours(tmp_path_factory, data, vectors, save_run) -> Recommender:
         ff_dim=(24, 24),
         max_history=6,
         items=ItemVectorSettings(item_codes=False),
-        tree=TreeSettings(vectors_per_prefix=(3,), items_from=1),
+        tree=TreeSettings(vectors_per_prefix=(3,), items_from=1, root_items=True),
         history=HistorySettings(seen_weights=True, seen_start=-2.0),
     )
     path = tmp_path_factory.mktemp("runs") / "best"
-    save_run(path, model, table, num_beams=7, max_history=6, rescore=0.5)
+    save_run(path, model, table, num_beams=7, max_history=6, rescore=0.5, later_temperature=1.5)
     recommender = Recommender.from_pretrained(path, device="cpu")
     recommender.remove_items(["b1"])
     return recommender
