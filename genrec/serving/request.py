@@ -118,14 +118,9 @@ class Request:
         """
         lengths = np.minimum(self.rows.lengths, max_history)
         order = np.argsort(lengths, kind="stable")
-        end, empty = len(order), int((lengths == 0).sum())
-        while end > empty:
-            size = batch_size or _MOST_USERS
-            if batch_size is None and on_cpu:
-                size = max(1, min(_MOST_USERS_CPU, _MOST_ITEMS_CPU // int(lengths[order[end - 1]])))
-            begin = max(empty, end - size)
-            yield order[begin:end], True
-            end = begin
+        empty = int((lengths == 0).sum())
+        for part in _parts(order[empty:], lengths, batch_size, on_cpu=on_cpu):
+            yield part, True
         most = batch_size or _MOST_USERS
         for at in range(0, empty, most):
             yield order[at : min(at + most, empty)], False
@@ -153,3 +148,18 @@ class Request:
             many=self.many,
             whole_numbers=self.whole_numbers,
         )
+
+
+def _parts(order: Rows, lengths: Rows, batch_size: int | None, *, on_cpu: bool) -> list[Rows]:
+    """Cut users who stand in the order of their histories' lengths into batches.
+
+    The longest come first, so that memory runs out at once or not at all.
+    """
+    parts, end = [], len(order)
+    while end > 0:
+        size = batch_size or _MOST_USERS
+        if batch_size is None and on_cpu:
+            size = max(1, min(_MOST_USERS_CPU, _MOST_ITEMS_CPU // int(lengths[order[end - 1]])))
+        parts.append(order[max(0, end - size) : end])
+        end -= size
+    return parts
