@@ -137,7 +137,7 @@ class OnnxRecommender:
         allow: Keys | Iterable[Keys] | None = None,
         on_unknown: str = "raise",
         num_beams: int | None = None,
-        batch_size: int = 32,
+        batch_size: int | None = None,
     ) -> Recommendations:
         """Find the items that users will most likely want next.
 
@@ -153,7 +153,7 @@ class OnnxRecommender:
             allow: The only item keys to choose from, likewise.
             on_unknown: ``raise``, ``warn`` or ``ignore`` where an item is not known.
             num_beams: Beams of the search, >= 1; those of the run when None.
-            batch_size: Users searched at once.
+            batch_size: Users searched at once; when None up to 128, fewer where histories are long.
 
         Returns:
             Items, scores, titles and rows.
@@ -187,12 +187,13 @@ class OnnxRecommender:
                 f"users must be given to a model with {ranker.num_users} user tokens, got none; "
                 "pass the users' own ids"
             )
-        batch_size = whole_number(batch_size, "batch_size", usual=32)
+        if batch_size is not None:
+            batch_size = whole_number(batch_size, "batch_size", usual=32)
         rows, scores = self._rank_all(request, num_beams, batch_size)
         return request.answer(stock, rows, scores, popular=self._counts is not None)
 
     def _rank_all(
-        self, request: Request, num_beams: int | None, batch_size: int
+        self, request: Request, num_beams: int | None, batch_size: int | None
     ) -> tuple[Rows, Floats]:
         """Rank for all users in batches of like length; rows and scores, both ``(B, K)``."""
         count = len(request.rows.lengths)
