@@ -12,6 +12,7 @@ from genrec.version import __version__
 
 _PUBLIC = {
     "EncoderDecoderRetrievalModel": "genrec.models.retrieval",
+    "OnnxRecommender": "genrec.serving.onnx",
     "PrefixIndex": "genrec.decoding.trie",
     "PreparedDataset": "genrec.data.prepared",
     "QuantizeForwardMode": "genrec.models.rqvae",

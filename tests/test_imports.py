@@ -12,8 +12,9 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 OPTIONAL = ["fastapi", "httptools", "jinja2", "matplotlib", "orjson", "pandas"]
-OPTIONAL += ["mlflow", "mlflow_skinny", "prometheus_client", "pydantic", "ray", "starlette"]
-OPTIONAL += ["tensorboard", "uvicorn", "uvloop", "vector_quantize_pytorch", "wandb"]
+OPTIONAL += ["mlflow", "mlflow_skinny", "onnx", "onnxruntime", "prometheus_client", "pydantic"]
+OPTIONAL += ["ray", "starlette", "tensorboard", "uvicorn", "uvloop", "vector_quantize_pytorch"]
+OPTIONAL += ["wandb"]
 DEVELOPMENT = ["pytest", "hypothesis", "_pytest"]
 #: What is nothing but HTTP and its schema; the command imports them, and names the extra.
 OF_AN_EXTRA = [
@@ -104,6 +105,7 @@ def loaded_by(statement: str, *names: str) -> list[str]:
         ("import genrec.training.rqvae", ("polars", "sklearn", "sentence_transformers")),
         ("import genrec.serving.recommender", (*LEARNING, "genrec.training", "gin")),
         ("import genrec.serving.http.service", (*LEARNING, "genrec.training", "gin")),
+        ("import genrec.serving.onnx", (*HEAVY, "gin", "onnx", "onnxruntime", "scipy")),
         ("import genrec.evaluation.compare", (*LEARNING, "genrec.training", "gin")),
         ("import genrec.data.catalogue", HEAVY),
     ],

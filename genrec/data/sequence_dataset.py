@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from genrec.data.prepared import PreparedDataset, StringArray
+from genrec.data.prepared import PreparedDataset
 from genrec.data.schemas import SequenceBatch
+from genrec.data.user_hashes import hash_users
 from genrec.errors import ConfigError, did_you_mean
 
 __all__ = ["SPLITS", "SeqData", "hash_users", "user_buckets"]
@@ -197,35 +198,6 @@ def gather_windows(
     wanted = inside & (columns + 1 >= first)
     targets = items[torch.where(wanted, rows + 1, 0)].long().where(wanted, -1)
     return SequenceBatch(history, targets, user.squeeze(-1), packed=True, padded=padded)
-
-
-def hash_users(keys: StringArray) -> npt.NDArray[np.int64]:
-    """Hash user keys, the same on every machine and in every process.
-
-    Args:
-        keys: The source's user ids, ``U``.
-
-    Returns:
-        All 64 bits of each user's hash, shape ``(U,)``, int64; half of them are negative. A model
-        takes what it needs of them with :func:`user_buckets`.
-
-    Source:
-        A polynomial over the bytes of the key, modulo 2^64, then the finaliser of SplitMix64.
-        Python's ``hash`` differs between processes.
-    """
-    offsets = np.asarray(keys.offsets)
-    lengths = np.diff(offsets)
-    data = np.asarray(keys.data[: offsets[-1]]).astype(np.uint64) + np.uint64(1)
-    powers = np.ones(int(lengths.max(initial=0)) + 1, dtype=np.uint64)
-    powers[1:] = np.uint64(0x100000001B3)
-    powers = np.multiply.accumulate(powers)
-    with np.errstate(over="ignore"):
-        terms = data * powers[_ranges(np.zeros_like(lengths), lengths)]
-        total = np.concatenate([np.zeros(1, np.uint64), np.cumsum(terms, dtype=np.uint64)])
-        mixed = total[offsets[1:]] - total[offsets[:-1]] + lengths.astype(np.uint64)
-        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-            mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
-    return (mixed ^ (mixed >> np.uint64(31))).view(np.int64)
 
 
 def user_buckets(hashes: Tensor, num_buckets: int) -> Tensor:

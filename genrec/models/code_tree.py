@@ -265,6 +265,14 @@ class CodeTree(nn.Module):
             rows = table.rows(_copies(ids, count))
             table.weight[rows] = vectors[index.leaf_items[places].flatten()]
 
+    def list_rows(self, index: PrefixIndex) -> None:
+        """Go over to tables without hashes, which graphs that run elsewhere cannot compute."""
+        for level in range(len(self.prefixes)):
+            if (table := self._table(level)).hashed:
+                count = self.settings.vectors(level)
+                keys = _copies(index.prefix_hashes[level].long(), count)
+                self.prefixes[level] = table.listed(keys)
+
     def _table(self, level: int) -> HashedEmbedding:
         table = self.prefixes[level]
         assert isinstance(table, HashedEmbedding)

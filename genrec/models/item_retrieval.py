@@ -25,6 +25,8 @@ from genrec.decoding.trie import PrefixIndex, TrieStep
 from genrec.errors import ArtifactError, ConfigError
 from genrec.models.beam_ranker import BeamRanker, CodeLogProbs, index_of
 from genrec.models.code_tree import SEEN_SCALE, CodeTree
+from genrec.models.graphs import Graphs, on_cpu
+from genrec.models.item_graphs import item_graphs
 from genrec.models.item_growth import grown_weights
 from genrec.models.item_head import first_code_scores, item_loss, item_scores
 from genrec.models.item_settings import (
@@ -231,7 +233,7 @@ class ItemTokenRetrievalModel(nn.Module):
         begin_as_identity(self.decoder)
         self.tree.start_from(found, index, torch.Generator().manual_seed(seed))
 
-    def _item_seen_weight(self) -> Tensor | None:
+    def item_seen_weight(self) -> Tensor | None:
         """What the item head adds to the scores of items that the user has, scalar."""
         return None if self.seen_weight is None else SEEN_SCALE * self.seen_weight
 
@@ -256,7 +258,7 @@ class ItemTokenRetrievalModel(nn.Module):
             wanted,
             dtype,
             seen=seen,
-            seen_weight=self._item_seen_weight(),
+            seen_weight=self.item_seen_weight(),
             skip_history=self.history.skip_history,
         )
 
@@ -310,7 +312,7 @@ class ItemTokenRetrievalModel(nn.Module):
                 targets.items,
                 self.head,
                 seen=seen,
-                seen_weight=self._item_seen_weight(),
+                seen_weight=self.item_seen_weight(),
                 skip_history=self.history.skip_history,
                 first=first,
             )
@@ -559,7 +561,7 @@ class ItemTokenRetrievalModel(nn.Module):
         if rescore is None:
             return found
         scores = item_scores(
-            states, self.tokens, index, found.items, history, self._item_seen_weight(), table
+            states, self.tokens, index, found.items, history, self.item_seen_weight(), table
         )
         return found.reordered(scores + rescore * found.item_scores, num_results or num_beams)
 
@@ -578,13 +580,7 @@ class ItemTokenRetrievalModel(nn.Module):
         Raises:
             ArtifactError: If the catalogue has no codes, or others than the model.
         """
-        index = index_of(catalogue, self.level_sizes, self.device)
-        model = self
-        if index.num_items > self.num_items:
-            trained = np.asarray(catalogue.codes)[: self.num_items]
-            old = PrefixIndex.from_ids(trained, self.level_sizes, device=self.device)
-            model = self.grown(old, index)
-        model._check_index(index)
+        model, index = self._fitted(catalogue)
         table, rescore = model.item_table(index), options.get("rescore") or None
         later = options.get("later_temperature", 1.0)
         model._check_temperature(later)
@@ -608,6 +604,36 @@ class ItemTokenRetrievalModel(nn.Module):
             max_history=min(self.max_history, options.get("max_history", self.max_history)),
             name="generation" if rescore is None else "re-scored",
         )
+
+    def graphs(self, catalogue: Catalogue, options: Mapping[str, Any]) -> Graphs:
+        """Take the model apart for use elsewhere; arguments as of :meth:`ranker`."""
+        model, index = self._fitted(catalogue)
+        ranker, rescore = self.ranker(catalogue, options), options.get("rescore") or None
+        return Graphs(
+            item_graphs(
+                on_cpu(model),
+                index,
+                rescore=rescore is not None,
+                later_temperature=options.get("later_temperature", 1.0),
+            ),
+            ranker.name,
+            ranker.max_history,
+            index,
+            num_beams=ranker.num_beams,
+            rescore=rescore,
+            skip_history=self.history.skip_history,
+        )
+
+    def _fitted(self, catalogue: Catalogue) -> tuple[ItemTokenRetrievalModel, PrefixIndex]:
+        """Return the model of a catalogue, grown where this has new items, and its index."""
+        index = index_of(catalogue, self.level_sizes, self.device)
+        model = self
+        if index.num_items > self.num_items:
+            trained = np.asarray(catalogue.codes)[: self.num_items]
+            old = PrefixIndex.from_ids(trained, self.level_sizes, device=self.device)
+            model = self.grown(old, index)
+        model._check_index(index)
+        return model, index
 
     def grown(self, old: PrefixIndex, new: PrefixIndex) -> ItemTokenRetrievalModel:
         """Let the model know more items, by the items whose codes are nearest to theirs.

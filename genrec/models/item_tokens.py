@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from genrec.decoding.trie import PrefixIndex
 from genrec.models.item_settings import ItemVectorSettings
+from genrec.modules.exporting import is_exporting
 from genrec.modules.hashed_embedding import HashedEmbedding
 
 __all__ = ["ItemTokens"]
@@ -91,5 +92,9 @@ class ItemTokens(nn.Module):
         assert isinstance(self.offsets, Tensor)
         levels = codes.shape[-1]
         bags = (codes + self.offsets).view(-1, levels)
-        sums = F.embedding_bag(bags, self.codes, mode="sum") * levels**-0.5
+        if is_exporting():  # other runtimes know no bags
+            sums = F.embedding(bags, self.codes).sum(dim=1)
+        else:
+            sums = F.embedding_bag(bags, self.codes, mode="sum")
+        sums = sums * levels**-0.5
         return sums.view(*codes.shape[:-1], -1)

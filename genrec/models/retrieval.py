@@ -25,6 +25,8 @@ from genrec.decoding.legal import LegalSet
 from genrec.decoding.trie import PrefixIndex
 from genrec.errors import ArtifactError, ConfigError
 from genrec.models.beam_ranker import BeamRanker, CodeLogProbs, index_of
+from genrec.models.code_graphs import code_graphs
+from genrec.models.graphs import Graphs, on_cpu
 from genrec.models.token_layout import PAD_TOKEN, TokenLayout
 from genrec.modules.transformer import (
     Decoder,
@@ -304,8 +306,9 @@ class EncoderDecoderRetrievalModel(nn.Module):
             To be given to every call of :meth:`generate` until the weights change.
         """
         levels = range(self.layout.num_levels - 1)
-        start = self.embedding.weight[PAD_TOKEN : PAD_TOKEN + 1]
-        return self.decoder.tables([start, *(self._code_embeddings(level) for level in levels)])
+        return self.decoder.tables(
+            [self.start_vector(), *(self._code_embeddings(level) for level in levels)]
+        )
 
     @torch.no_grad()
     def generate(
@@ -355,20 +358,16 @@ class EncoderDecoderRetrievalModel(nn.Module):
             tables = self.decoding_tables()
         positions = 1 + (self.layout.num_levels - 1) * num_beams
         cache = self.decoder.start(memory, cross_bias, num_queries=positions, tables=tables)
-        offsets, sizes = self.layout.level_offsets, self.layout.level_sizes
 
         def step(level: int, codes: Tensor | None, parents: Tensor | None) -> Tensor:
             if codes is None or parents is None:
                 rows = torch.zeros(len(history), 1, dtype=torch.long, device=memory.device)
-                table = self.embedding.weight[PAD_TOKEN : PAD_TOKEN + 1]
+                table = self.start_vector()
             else:
                 cache.reorder(parents)
                 rows, table = codes, self._code_embeddings(level - 1)
             states = self.decoder.step(table, rows, level, cache)  # (B, W, D)
-            scores = F.linear(states, self._head(level)).float().log_softmax(dim=-1)
-            if self.full_vocabulary:
-                scores = scores[..., offsets[level] : offsets[level] + sizes[level]]
-            return scores
+            return self.level_log_probs(states, level)
 
         return constrained_beam_search(
             step,
@@ -436,6 +435,19 @@ class EncoderDecoderRetrievalModel(nn.Module):
             max_history=options.get("max_history", 20),
         )
 
+    def graphs(self, catalogue: Catalogue, options: Mapping[str, Any]) -> Graphs:
+        """Take the model apart for use elsewhere; arguments as of :meth:`ranker`."""
+        ranker = self.ranker(catalogue, options)
+        index = index_of(catalogue, self.layout.level_sizes, self.device)
+        return Graphs(
+            code_graphs(on_cpu(self), index, max_history=ranker.max_history),
+            ranker.name,
+            ranker.max_history,
+            index,
+            num_beams=ranker.num_beams,
+            num_users=self.layout.num_users,
+        )
+
     def save_pretrained(self, path: str | os.PathLike[str]) -> None:
         """Write the model as a folder that explains itself.
 
@@ -471,6 +483,22 @@ class EncoderDecoderRetrievalModel(nn.Module):
         model = cls(**config)
         model.load_state_dict(weights)
         return model.to(device).eval()
+
+    def start_vector(self) -> Tensor:
+        """Return what decoding begins with, ``(1, D)``."""
+        return self.embedding.weight[PAD_TOKEN : PAD_TOKEN + 1]
+
+    def code_vectors(self, codes: Tensor, level: int) -> Tensor:
+        """Embed codes of one level; shape ``(..., D)`` for codes of shape ``(...)``."""
+        return F.embedding(codes, self._code_embeddings(level))
+
+    def level_log_probs(self, states: Tensor, level: int) -> Tensor:
+        """Compute the log-probabilities of a level's codes, ``(..., K)``, from ``(..., D)``."""
+        scores = F.linear(states, self._head(level)).float().log_softmax(dim=-1)
+        if self.full_vocabulary:
+            begin = self.layout.level_offsets[level]
+            scores = scores[..., begin : begin + self.layout.level_sizes[level]]
+        return scores
 
     def _code_embeddings(self, level: int) -> Tensor:
         """Return the embeddings of a level's codes, ``(K, D)``."""

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from genrec.checkpoint import load_files_of
 from genrec.data.catalogue import Catalogue
 from genrec.errors import ArtifactError, ConfigError
+from genrec.models.graphs import SIZES, Graph, Graphs, on_cpu
 from genrec.models.score_ranker import ScoreRanker
 from genrec.modules.causal_encoder import CausalEncoder
 from genrec.modules.kernels.linear_cross_entropy import head_dtype, linear_cross_entropy
@@ -172,11 +173,13 @@ class SasRec(nn.Module):
         """Score every item as the next one, ``(B, N)``, after histories ``(B, S)`` padded by -1."""
         last = (history >= 0).sum(dim=1) - 1  # (B,)
         states = self.encode(history)
-        newest = states[torch.arange(len(history), device=history.device), last]  # (B, D)
+        newest = states[torch.arange(history.shape[0], device=history.device), last]  # (B, D)
         scores = F.linear(newest, self.items.weight)
-        if pairs := self._seen(history, torch.arange(len(history), device=last.device), last):
-            scores = scores.index_put(pairs[:2], pairs[2].to(scores.dtype), accumulate=True)
-        return scores
+        if self.seen_weight is None:
+            return scores
+        items = history.where(history >= 0, history[:, :1])  # again the first, where padding is
+        seen = scores.gather(1, items) + SEEN_SCALE * self.seen_weight
+        return scores.scatter(1, items, seen.to(scores.dtype))
 
     def _seen(
         self, history: Tensor, rows: Tensor, last: Tensor
@@ -227,6 +230,13 @@ class SasRec(nn.Module):
         weight = self.items.weight.detach()
         return ScoreRanker("SASRec", catalogue, self.scores, length, weight.device, weight)
 
+    def graphs(self, catalogue: Catalogue, options: Mapping[str, Any]) -> Graphs:
+        """Take the model apart for use elsewhere; arguments as of :meth:`ranker`."""
+        ranker = self.ranker(catalogue, options)
+        history = torch.zeros(SIZES["B"], min(SIZES["S"], self.max_history), dtype=torch.long)
+        scores = Graph(_Scores(on_cpu(self)), {"history": (history, "BS")}, ("scores",))
+        return Graphs({"scores": scores}, ranker.name, ranker.max_history)
+
     def saved_config(self) -> dict[str, Any]:
         """Return what a checkpoint stores beside the weights."""
         return {"model": type(self).__name__, **self.config}
@@ -252,3 +262,15 @@ class SasRec(nn.Module):
         model = cls(config.pop("num_items"), **config)
         model.load_state_dict(weights)
         return model.to(device).eval()
+
+
+class _Scores(nn.Module):
+    """The scores of all items as a graph."""
+
+    def __init__(self, model: SasRec) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, given: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+        """Map ``history`` to ``scores``."""
+        return (self.model.scores(given["history"]),)

@@ -62,7 +62,8 @@ class SeenItems:
     def each(self, count: int) -> SeenItems:
         """Repeat each row, as for the beams of a user."""
         parts = (self.items, self.fresh, self.states)
-        return SeenItems(*(part.repeat_interleave(count, dim=0) for part in parts))
+        wide = (part.unsqueeze(1).expand(-1, count, *part.shape[1:]) for part in parts)
+        return SeenItems(*(part.flatten(0, 1) for part in wide))
 
     def count_below(self, following: TrieStep, level: int) -> Tensor:
         """Count each row's items below the children of a prefix.

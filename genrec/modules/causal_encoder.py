@@ -9,6 +9,9 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+
+from genrec.modules.exporting import is_exporting
 
 __all__ = ["CausalEncoder"]
 
@@ -77,6 +80,18 @@ class CausalEncoder(nn.Module):
         later = torch.ones(size, size, dtype=torch.bool, device=x.device).triu(1)
         x = self.dropout(x)
         for block in self.blocks:
-            x = block(x, src_mask=later)
+            x = _traced(block, x, later) if is_exporting() else block(x, src_mask=later)
         states: Tensor = self.norm(x)
         return states
+
+
+def _traced(block: nn.Module, x: Tensor, later: Tensor) -> Tensor:
+    """Do what a block does without dropout; a trace of PyTorch's own would keep its shapes."""
+    layer = cast(nn.TransformerEncoderLayer, block)
+    attention = layer.self_attn
+    qkv = F.linear(layer.norm1(x), attention.in_proj_weight, attention.in_proj_bias)
+    q, k, v = qkv.unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
+    scores = q @ k.transpose(-2, -1) * attention.head_dim**-0.5  # (B, H, S, S)
+    mixed = scores.masked_fill(later, -torch.inf).softmax(dim=-1) @ v
+    x = x + attention.out_proj(mixed.transpose(1, 2).flatten(2))
+    return x + layer.linear2(layer.activation(layer.linear1(layer.norm2(x))))

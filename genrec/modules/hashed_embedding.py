@@ -32,11 +32,20 @@ class HashedEmbedding(nn.Module):
     def __init__(self, num_ids: int, width: int, num_rows: int | None = None) -> None:
         super().__init__()
         self.hashed = num_rows is not None
+        self.places: Tensor | None = None  # of a table that :meth:`listed` made
         self.weight = nn.Parameter(torch.empty(num_rows or num_ids, width))
         nn.init.normal_(self.weight, std=width**-0.5)
 
+    def listed(self, keys: Tensor) -> HashedEmbedding:
+        """Return the same vectors without hash: its id ``i`` means what ``keys[i]`` means here."""
+        other = HashedEmbedding(1, 1)
+        other.weight, other.places = self.weight, self.rows(keys)
+        return other
+
     def rows(self, ids: Tensor) -> Tensor:
         """Find the row of each id, the shape of ``ids``, int64."""
+        if self.places is not None:
+            return self.places[ids.long()]
         return hash_rows(ids, len(self.weight)) if self.hashed else ids.long()
 
     def forward(self, ids: Tensor) -> Tensor:

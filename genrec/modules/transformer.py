@@ -409,13 +409,45 @@ class Decoder(nn.Module):
         Returns:
             Shape ``(B, W, D)``.
         """
+        past = [cache.past(number) for number in range(len(cache.own))]
+        x, own = self.go_on(x, position, past, (cache.cross, cache.cross_bias), known)
+        for seen, kv in zip(cache.own, own, strict=True):
+            seen.append(kv)
+        return x
+
+    def go_on(
+        self,
+        x: Tensor,
+        position: int,
+        past: Sequence[Sequence[Tensor]],
+        cross: tuple[Sequence[CrossMemory], Tensor | None],
+        known: tuple[Tensor, Tensor] | None = None,
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Decode one more position of every beam, changing nothing.
+
+        Args:
+            x: Shape ``(B, W, D)``.
+            position: How many positions came before.
+            past: For each layer the keys and values of each of these, ``(B, W, 2 * H * E)``.
+            cross: What each layer remembers of the encoder's output, and the bias that hides its
+                padding, ``(B, 1, 1, T)``, or None.
+            known: What the first layer's ``project`` would make of ``x``, or None.
+
+        Returns:
+            Shape ``(B, W, D)``, and for each layer the keys and values of this position.
+        """
         bias = self.position_bias(1, position + 1, offset=position)
+        memories, cross_bias = cross
+        own = []
         for number, layer in enumerate(self._layers()):
             q, kv = known if known is not None and number == 0 else layer.project(x)
-            seen = [*cache.past(number), kv]
-            x = layer.step(x, q, seen, bias, cache.cross[number], cache.cross_bias)
-            cache.own[number].append(kv)
-        return self.norm(x)
+            x = layer.step(x, q, [*past[number], kv], bias, memories[number], cross_bias)
+            own.append(kv)
+        return self.norm(x), own
+
+    def memories(self, memory: Tensor) -> list[CrossMemory]:
+        """Project the encoder's output, ``(B, T, D)``, for each layer in the plain form."""
+        return [layer.cross.keys_values(memory) for layer in self._layers()]
 
 
 @torch.no_grad()

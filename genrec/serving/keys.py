@@ -1,18 +1,17 @@
-"""From what callers give for items and users to text keys, checked at the door.
+"""From what callers give for items and users to text keys, checked at the door; without torch.
 
 Shape legend: B = users, M = keys of all lists together.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from genrec.errors import ConfigError, DataError
 
@@ -48,7 +47,9 @@ class Lists:
         before = np.concatenate([[0], np.cumsum(keep)])
         return Lists(self.rows[keep], before[self.offsets])
 
-    def padded(self, part: npt.NDArray[np.int64], newest: int | None = None) -> Tensor:
+    def padded(
+        self, part: npt.NDArray[np.int64], newest: int | None = None
+    ) -> npt.NDArray[np.int64]:
         """Stack some users' lists, cut to their ``newest`` entries, -1 at the end, int64."""
         ends = self.offsets[part + 1]
         begins = self.offsets[part]
@@ -58,7 +59,7 @@ class Lists:
         inside = places < ends[:, None]
         found = np.full(places.shape, -1, dtype=np.int64)
         found[inside] = self.rows[places[inside]]
-        return torch.from_numpy(found)
+        return found
 
 
 @dataclass(frozen=True)
@@ -152,10 +153,16 @@ def _is_key(value: Any) -> bool:
     return isinstance(value, (*_ONE_KEY, float, bytes)) or value is None
 
 
+def _is_tensor(value: Any) -> bool:
+    """Whether a value is one of torch's, which is not imported here."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
 def _as_list(value: Any, what: str, ordered: bool) -> list[Any]:
     if isinstance(value, (str, bytes)):
         raise DataError(f"{what} must be a list of item keys, got the text {value!r}; add brackets")
-    wrong = isinstance(value, (Mapping, Tensor)) or not isinstance(value, Iterable)
+    wrong = _is_tensor(value) or isinstance(value, Mapping) or not isinstance(value, Iterable)
     if wrong or hasattr(value, "columns"):  # a table
         raise DataError(
             f"{what} must be a list or a column of item keys, got {_shown(value)}; give keys as "

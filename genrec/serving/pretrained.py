@@ -19,10 +19,10 @@ from genrec.errors import ConfigError, MissingPathError
 from genrec.tokenizer.semantic_id import ARTIFACT_NAME
 from genrec.trained import QUANTIZER_NAME, Trained
 
-__all__ = ["fetch", "model_card", "push", "save_run"]
+__all__ = ["PORTABLE", "check_target", "fetch", "model_card", "push", "save_run"]
 
 #: What of a run's ``meta.json`` says nothing of the machine where it was trained.
-_PORTABLE = (
+PORTABLE = (
     "genrec",
     "stage",
     "model",
@@ -54,12 +54,7 @@ def save_run(run: Trained, path: str | os.PathLike[str], *, overwrite: bool) -> 
     Raises:
         ConfigError: If the folder is not empty and not to be replaced.
     """
-    target = Path(path)
-    if target.exists() and not overwrite and (target.is_file() or any(target.iterdir())):
-        raise ConfigError(
-            f"folder to save to must be new or empty, got {target}; name another one, or pass "
-            "overwrite=True"
-        )
+    target = check_target(path, overwrite=overwrite)
     with atomic_directory(target) as folder:
         config, weights = run.model.saved_config(), run.model.state_dict()
         RunDirectory(folder).save(0, weights=weights, config=config, pointers=("best",))
@@ -72,11 +67,23 @@ def save_run(run: Trained, path: str | os.PathLike[str], *, overwrite: bool) -> 
         metrics = run.path / "metrics.json"
         if metrics.is_file():
             shutil.copyfile(metrics, folder / metrics.name)
-        meta = {name: run.meta[name] for name in _PORTABLE if name in run.meta}
+        meta = {name: run.meta[name] for name in PORTABLE if name in run.meta}
         meta["items_fingerprint"] = run.catalogue.items_fingerprint
         write_json_atomic(folder / "meta.json", meta)
         card = model_card(run, read_json(metrics) if metrics.is_file() else {})
         (folder / "README.md").write_text(card, encoding="utf-8")
+    return target
+
+
+def check_target(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
+    """Return the path of a folder to make; refuse one that is taken and not to be replaced."""
+    target = Path(path)
+    taken = target.is_dir() and not overwrite and any(target.iterdir())
+    if taken or (target.exists() and not target.is_dir()):
+        raise ConfigError(
+            f"folder to save to must be new or empty, got {target}; name another one, or pass "
+            "overwrite=True"
+        )
     return target
 
 

@@ -5,20 +5,18 @@ Shape legend: B = users, S = history items, K = results.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from genrec.data.prepared import StringArray
-from genrec.data.schemas import Ranking
+from genrec.data.schemas import Ranking, Rules
 from genrec.data.sequence_dataset import hash_users
 from genrec.errors import ConfigError
 from genrec.rankers import Ranker, SearchingRanker
-from genrec.serving.keys import Key, Lists, whole_number
-from genrec.serving.shelf import Limits
+from genrec.serving.keys import whole_number
+from genrec.serving.request import Request
 from genrec.threads import side_by_side
 
 __all__ = ["rank_all", "with_beams"]
@@ -29,78 +27,54 @@ Rows = npt.NDArray[np.int64]
 def rank_all(
     ranker: Ranker,
     popular: Ranker | None,
-    rows: Lists,
-    k: int,
-    limits: Limits,
-    seen: Lists | None,
-    names: Sequence[Key] | None,
+    request: Request,
+    mask: Tensor | None,
     batch_size: int | None,
-) -> tuple[Tensor, Tensor]:
-    """Rank for all users in batches of like length.
+) -> tuple[Rows, npt.NDArray[np.float32]]:
+    """Rank for all users of a request in batches of like length.
 
     Args:
         ranker: For users with a history.
         popular: For those without; they get nothing when None.
-        rows: The histories as rows of the catalogue.
-        k: Items for each user ``K``.
-        limits: What may be recommended.
-        seen: What each user shall not get besides, or None.
-        names: The users' own ids, for models with user tokens.
+        request: Whom to recommend what.
+        mask: What may be recommended at all, shape ``(N,)``, bool; everything when None.
         batch_size: Users of a batch; as many as compute fastest when None.
 
     Returns:
-        Rows of the catalogue and scores, both ``(B, K)``, on the CPU; -1 and -inf where there are
-        fewer.
+        Rows of the catalogue and scores, both ``(B, K)``; -1 and -inf where there are fewer.
     """
-    count = len(rows.lengths)
-    items = torch.full((count, k), -1, dtype=torch.long)
-    scores = torch.full((count, k), -torch.inf)
+    count = len(request.rows.lengths)
+    items = np.full((count, request.k), -1, dtype=np.int64)
+    scores = np.full((count, request.k), -np.inf, dtype=np.float32)
     hashes = None
-    if names is not None:
-        keys = StringArray.from_strings(str(name) for name in names)
+    if request.names is not None:
+        keys = StringArray.from_strings(str(name) for name in request.names)
         hashes = torch.from_numpy(hash_users(keys))
-    lengths = np.minimum(rows.lengths, ranker.max_history)
-    order = np.argsort(lengths, kind="stable")  # like lengths together: little padding
-    empty = int((lengths == 0).sum())
-    parts = _parts(order[empty:], lengths, batch_size, on_cpu=ranker.device.type == "cpu")
-    most = batch_size or _MOST_USERS
-    without = [order[at : min(at + most, empty)] for at in range(0, empty, most)]
-    num_popular = 0 if popular is None else len(without)
+    on_cpu = ranker.device.type == "cpu"
+    batches = list(request.batches(ranker.max_history, batch_size, on_cpu=on_cpu))
+    if popular is None:
+        batches = [(part, known) for part, known in batches if known]
 
     def answer(number: int) -> tuple[Rows, Ranking]:
-        if number < len(parts):
-            part = parts[number]
-            given = rows.padded(part, ranker.max_history).to(ranker.device)
-            users = None if hashes is None else hashes[part].to(ranker.device)
-            return part, ranker.rank(given, k, users=users, rules=limits.of(part, seen))
-        part = without[number - len(parts)]
-        assert popular is not None
-        nothing = torch.empty(len(part), 0, dtype=torch.long, device=ranker.device)
-        return part, popular.rank(nothing, k, rules=limits.of(part, None))
+        part, known = batches[number]
+        listed = request.limits.of(part, request.seen if known else None)
+        exclude, allow = (
+            None if each is None else torch.from_numpy(each).to(ranker.device) for each in listed
+        )
+        rules = None
+        if any(each is not None for each in (exclude, allow, mask)):
+            rules = Rules(exclude, allow, mask)
+        if not known:
+            assert popular is not None
+            nothing = torch.empty(len(part), 0, dtype=torch.long, device=ranker.device)
+            return part, popular.rank(nothing, request.k, rules=rules)
+        given = torch.from_numpy(request.rows.padded(part, ranker.max_history)).to(ranker.device)
+        users = None if hashes is None else hashes[part].to(ranker.device)
+        return part, ranker.rank(given, request.k, users=users, rules=rules)
 
-    for part, found in side_by_side(answer, len(parts) + num_popular, ranker.device):
-        where = torch.from_numpy(part)
-        items[where], scores[where] = found.items.cpu(), found.scores.cpu()
+    for part, found in side_by_side(answer, len(batches), ranker.device):
+        items[part], scores[part] = found.items.cpu().numpy(), found.scores.cpu().numpy()
     return items, scores
-
-
-#: Users of a batch, and on a CPU history items too: more of both leaves its caches.
-_MOST_USERS, _MOST_USERS_CPU, _MOST_ITEMS_CPU = 256, 128, 1024
-
-
-def _parts(order: Rows, lengths: Rows, batch_size: int | None, *, on_cpu: bool) -> list[Rows]:
-    """Cut users who stand in the order of their histories' lengths into batches.
-
-    The longest come first, so that memory runs out at once or not at all.
-    """
-    parts, end = [], len(order)
-    while end > 0:
-        size = batch_size or _MOST_USERS
-        if batch_size is None and on_cpu:
-            size = max(1, min(_MOST_USERS_CPU, _MOST_ITEMS_CPU // int(lengths[order[end - 1]])))
-        parts.append(order[max(0, end - size) : end])
-        end -= size
-    return parts
 
 
 def with_beams(ranker: Ranker, num_beams: int | None) -> Ranker:

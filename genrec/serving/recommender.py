@@ -19,16 +19,18 @@ import torch
 from genrec.data.catalogue import Catalogue
 from genrec.data.prepared import PreparedDataset, StringArray
 from genrec.device import pick_device
-from genrec.errors import ConfigError, DataError
+from genrec.errors import ArtifactError, ConfigError, DataError, MissingPathError
 from genrec.rankers import Ranker
 from genrec.serving.items import NewItems, with_items
 from genrec.serving.keys import Key, KeyLists, read_keys, read_lists, whole_number
 from genrec.serving.pretrained import fetch, push, save_run
 from genrec.serving.ranking import rank_all, with_beams
 from genrec.serving.recommendations import Recommendations
-from genrec.serving.shelf import Limits, Shelf, Unknown, Users, check_count
+from genrec.serving.request import Request
+from genrec.serving.shelf import Shelf, Users
+from genrec.serving.stock import Limits, Unknown
 from genrec.tokenizer.semantic_id import SemanticIdTokenizer
-from genrec.trained import load_trained
+from genrec.trained import Trained, load_trained
 
 __all__ = ["Recommender"]
 
@@ -220,38 +222,23 @@ class Recommender:
                 model with user tokens gets no users.
         """
         shelf = self._shelf
-        unknown = Unknown(on_unknown)
-        k = min(whole_number(k, "k", usual=10), shelf.catalogue.num_items)
+        request = Request.read(
+            shelf,
+            histories,
+            k,
+            users=users,
+            exclude_seen=exclude_seen,
+            exclude=exclude,
+            allow=allow,
+            on_unknown=on_unknown,
+            histories_of=lambda names, unknown: self._users.histories(names, shelf, unknown),
+        )
         ranker = with_beams(shelf.ranker, num_beams)
         if batch_size is not None:
             batch_size = whole_number(batch_size, "batch_size", usual=32)
-        names = None if users is None else read_keys(users, "users")
-        whole_numbers = False
-        if histories is None:
-            if names is None:
-                raise DataError("histories or users must be given, got neither; give item keys")
-            rows = self._users.histories(names[0], shelf, unknown)
-            many = names[1]
-            whole_numbers = not any(isinstance(name, str) for name in names[0])
-        else:
-            given = read_lists(histories, "histories", ordered=True)
-            rows, many = shelf.look_up(given, "histories", unknown), given.many
-            whole_numbers = given.whole_numbers
-        count = len(rows.lengths)
-        if names is not None:
-            check_count("users", len(names[0]), count)
-        limits = Limits.read(allow, exclude, shelf, unknown, count, many)
-        seen = rows if exclude_seen else None
-        found = rank_all(
-            ranker, shelf.popular, rows, k, limits, seen, names and names[0], batch_size
-        )
-        return shelf.answer(
-            found,
-            owners=list(range(count)) if names is None else names[0],
-            popular=(rows.lengths == 0) & (shelf.popular is not None),
-            many=many,
-            whole_numbers=whole_numbers,
-        )
+        mask = shelf.mask_with(request.limits.mask)
+        rows, scores = rank_all(ranker, shelf.popular, request, mask, batch_size)
+        return request.answer(shelf, rows, scores, popular=shelf.popular is not None)
 
     def similar_items(
         self,
@@ -294,10 +281,10 @@ class Recommender:
         flat = KeyLists(keys, np.arange(len(keys) + 1), True, whole_numbers)
         rows = shelf.look_up(flat, "items", unknown)
         limits = Limits.read(allow, exclude, shelf, unknown, 1, many=False)
-        found = shelf.nearest(rows, k, limits.mask)
+        found = shelf.nearest(rows, k, shelf.mask_with(limits.mask))
         popular = np.zeros(len(keys), dtype=bool)
         return shelf.answer(
-            found,
+            *found,
             owners=keys,
             popular=popular,
             many=many,
@@ -389,13 +376,66 @@ class Recommender:
         Raises:
             ConfigError: If the folder is not empty, or the recommender came from no run.
         """
+        return save_run(self._run("saved"), path, overwrite=overwrite)
+
+    def save_onnx(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        precision: str = "fp32",
+        least_share: float = 0.99,
+        num_users: int = 1000,
+        overwrite: bool = False,
+    ) -> dict[str, Any]:
+        """Write what recommends as one folder that onnxruntime serves without torch.
+
+        :class:`~genrec.serving.onnx.OnnxRecommender` opens it. It is compared with this
+        recommender before it is kept.
+
+        Args:
+            path: The folder to make.
+            precision: ``fp32``; ``fp16`` or ``bf16``, in which weights are kept in 16 bits and
+                computed with in 32; or ``int8``, which multiplies in 8 bits.
+            least_share: Share of the users who must get the same top ten, in ``[0, 1]``.
+            num_users: Users to compare, >= 1: of the data set where it is at its place, else with
+                histories that are drawn.
+            overwrite: Whether to replace an older folder.
+
+        Returns:
+            What the folder says of itself; in ``check`` how many users get the same items.
+
+        Raises:
+            ConfigError: If the model cannot be exported or loses too much by it, a package of the
+                extra ``onnx`` is missing, or the folder is not empty.
+        """
+        from genrec.serving.onnx_export import check_histories, export_onnx
+
+        run = self._run("exported")
+        num_users = whole_number(num_users, "num_users", usual=1000)
+        try:
+            data = self.data
+        except (ArtifactError, MissingPathError):
+            data = None
+        histories = check_histories(run.catalogue, data, num_users, run.ranker.max_history)
+        return export_onnx(
+            run,
+            path,
+            self.recommend,
+            histories,
+            precision=precision,
+            least_share=least_share,
+            overwrite=overwrite,
+        )
+
+    def _run(self, what: str) -> Trained:
+        """Return the run with the items as they are now; refuse a recommender of none."""
         run = self._shelf.run
         if run is None:
             raise ConfigError(
-                f"only a recommender of a run can be saved, got {self._shelf.ranker.name}; open "
+                f"only a recommender of a run can be {what}, got {self._shelf.ranker.name}; open "
                 "one with Recommender.from_pretrained"
             )
-        return save_run(replace(run, catalogue=self._shelf.catalogue), path, overwrite=overwrite)
+        return replace(run, catalogue=self._shelf.catalogue)
 
     def save_pretrained(self, path: str | os.PathLike[str]) -> Path:
         """Write what :meth:`save` writes, over an older one, as users of Hugging Face expect."""

@@ -1,16 +1,13 @@
-"""What a recommender reads in a call: items, users, and what may be recommended to whom.
+"""What a recommender reads in a call: items with whatever recommends them, and users.
 
 Shape legend: B = users, K = results, N = items.
 """
 
 from __future__ import annotations
 
-import re
-import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,45 +16,28 @@ from torch import Tensor
 
 from genrec.data.catalogue import Catalogue
 from genrec.data.prepared import PreparedDataset, StringArray, is_prepared
-from genrec.data.schemas import Rules
 from genrec.data.text.known_vectors import SAME_VECTOR
-from genrec.errors import ArtifactError, ConfigError, DataError, MissingPathError, did_you_mean
+from genrec.errors import ArtifactError, ConfigError, MissingPathError
 from genrec.rankers import Popularity, Ranker
 from genrec.serving.items import item_vectors
-from genrec.serving.keys import Key, KeyLists, Lists, read_lists
-from genrec.serving.recommendations import Recommendations
+from genrec.serving.keys import Key, Lists
+from genrec.serving.stock import Stock, Unknown
 from genrec.trained import Trained
 
-__all__ = ["Limits", "Shelf", "Unknown", "Users", "check_count"]
+__all__ = ["Shelf", "Users"]
 
-Rows = npt.NDArray[np.int64]
-
-#: What a shelf makes of its items when first asked.
-_MADE = ("plain_keys", "codes", "sketch", "vectors")
-
-#: Whole numbers as usually written, which fit into 64 bits.
-_PLAIN = re.compile(r"0|[1-9][0-9]{0,17}")
-
-ON_UNKNOWN = ("raise", "warn", "ignore")
+#: What a shelf makes of its items when first asked, whichever of them are removed.
+_MADE = ("row_of", "plain_keys", "codes", "sketch", "vectors")
 
 
 @dataclass(frozen=True)
-class Shelf:
+class Shelf(Stock):
     """All that a call reads of the catalogue: replaced as a whole, never changed."""
 
     ranker: Ranker
-    catalogue: Catalogue
-    row_of: dict[str, int]
-    available: npt.NDArray[np.bool_]  # (N,)
     mask: Tensor | None  # (N,) bool, where something was removed
     popular: Ranker | None
     run: Trained | None
-
-    @cached_property
-    def plain_keys(self) -> bool:
-        """Whether all keys are whole numbers as usually written: ``"7"``, never ``"007"``."""
-        keys = self.catalogue.item_keys
-        return all(map(_PLAIN.fullmatch, keys))
 
     @cached_property
     def codes(self) -> Tensor | None:
@@ -79,14 +59,12 @@ class Shelf:
     @classmethod
     def of(cls, ranker: Ranker, catalogue: Catalogue, run: Trained | None = None) -> Shelf:
         """Prepare what calls need of a catalogue; ``run`` is where ranker and items are from."""
-        removed = catalogue.removed
-        available = np.ones(catalogue.num_items, dtype=bool) if removed is None else ~removed
+        available = Stock(catalogue).available
         mask = None if available.all() else torch.from_numpy(available).to(ranker.device)
         popular = None
         if catalogue.counts is not None:
             popular = Popularity(catalogue.item_keys, catalogue.counts, device=ranker.device)
-        row_of = {key: row for row, key in enumerate(catalogue.item_keys)}
-        return cls(ranker, catalogue, row_of, available, mask, popular, run)
+        return cls(catalogue, ranker, mask, popular, run)
 
     def with_removed(self, removed: npt.NDArray[np.bool_], run: Trained | None) -> Shelf:
         """Return the shelf with some items removed, and perhaps a run with more of them."""
@@ -97,21 +75,21 @@ class Shelf:
         # The same items: what was made of them, which for many of them takes long, stays.
         available = ~removed
         mask = None if available.all() else torch.from_numpy(available).to(self.ranker.device)
-        shelf = replace(self, catalogue=catalogue, available=available, mask=mask)
+        shelf = replace(self, catalogue=catalogue, mask=mask)
         kept = {name: self.__dict__[name] for name in _MADE if name in self.__dict__}
         shelf.__dict__.update(kept)
         return shelf
 
-    def look_up(self, keys: KeyLists, what: str, unknown: Unknown) -> Lists:
-        """Find the rows of item keys; those that are not known go, or are refused."""
-        found = keys.look_up(self.row_of)
-        if missing := keys.missing(found):
-            gone = int((~self.available).sum())
-            rule = f"{what} must hold items of the catalogue"
-            unknown.say(rule, missing, self.row_of, f" ({gone:,} of them removed)" if gone else "")
-        return found.known()
+    def mask_with(self, listed: npt.NDArray[np.bool_] | None) -> Tensor | None:
+        """Mark what is here and listed, shape ``(N,)``, bool; None where that is everything."""
+        if listed is None:
+            return self.mask  # the very same in all calls: rankers keep what they make of it
+        kept = torch.from_numpy(listed).to(self.ranker.device)
+        return kept if self.mask is None else self.mask & kept
 
-    def nearest(self, targets: Lists, k: int, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    def nearest(
+        self, targets: Lists, k: int, mask: Tensor | None
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
         """Rank items by likeness to each target; ``(B, K)`` rows and scores, -1 and -inf."""
         table, vectors = self.codes, self.vectors
         if table is None and vectors is None:
@@ -143,7 +121,7 @@ class Shelf:
             best, order = best[:, :k], order[:, :k].masked_fill(best[:, :k].isinf(), -1)
             where = torch.from_numpy(places[begin : begin + step])
             rows[where], scores[where] = order, best
-        return rows, scores
+        return rows.numpy(), scores.numpy()
 
     def _twins(self, part: Tensor) -> Tensor:
         """Mark items of the same text vector as some others, where that is all one knows of one.
@@ -163,35 +141,6 @@ class Shelf:
             # Rounding of the vectors, as by float16, is all that may lie between.
             same &= (mine[:, None] - others).abs() <= SAME_VECTOR * length
         return same
-
-    def answer(
-        self,
-        found: tuple[Tensor, Tensor],
-        *,
-        owners: Sequence[Key],
-        popular: npt.NDArray[np.bool_],
-        many: bool,
-        whole_numbers: bool,
-        owner_name: str = "user_id",
-    ) -> Recommendations:
-        """Put padded results, ``(B, K)``, into words."""
-        rows, scores = (tensor.numpy() for tensor in found)
-        kept = rows >= 0
-        offsets = np.zeros(len(rows) + 1, dtype=np.int64)
-        np.cumsum(kept.sum(axis=1), out=offsets[1:])
-        keys = self.catalogue.item_keys
-        return Recommendations(
-            owners=owners,
-            offsets=offsets,
-            flat_rows=rows[kept],
-            flat_scores=scores[kept],
-            popular=popular,
-            many=many,
-            keys_of=keys,
-            titles_of=self.catalogue.item_titles,
-            whole_numbers=whole_numbers and self.plain_keys,
-            owner_name=owner_name,
-        )
 
 
 class Users:
@@ -240,85 +189,3 @@ class Users:
                 )
         self._data = data
         return data
-
-
-@dataclass(frozen=True)
-class Unknown:
-    """What to do with names that are not known."""
-
-    how: str
-
-    def __post_init__(self) -> None:
-        if self.how not in ON_UNKNOWN:
-            raise ConfigError(
-                f"on_unknown must be raise, warn or ignore, got {self.how!r}; use warn"
-            )
-
-    def say(self, rule: str, missing: list[str], known: Collection[str], note: str = "") -> None:
-        """Raise, warn, or say nothing; the note says more of what is known."""
-        if self.how == "ignore":
-            return
-        named = ", ".join(repr(name) for name in missing[:5])
-        more = ", ..." if len(missing) > 5 else ""
-        among = f"{len(known):,}{note}"
-        text = f"{rule}, got {len(missing)} that are not among its {among}: {named}{more}"
-        if self.how == "warn":
-            warnings.warn(f"{text}; left out", stacklevel=4)
-            return
-        near = did_you_mean(missing[0], known) if len(known) <= 100_000 else ""
-        hint = f" ({near})" if near.startswith("did") else ""
-        raise DataError(f"{text}{hint}; leave them out, or set on_unknown to ignore")
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What may be recommended: to everybody, and to each user."""
-
-    mask: Tensor | None
-    allow: Lists | None
-    exclude: Lists | None
-    device: torch.device
-
-    @classmethod
-    def read(
-        cls, allow: Any, exclude: Any, shelf: Shelf, unknown: Unknown, count: int, many: bool
-    ) -> Limits:
-        """Sort allow and exclude lists into those for everybody and those of each user."""
-        own: dict[str, Lists | None] = {"allow": None, "exclude": None}
-        device, mask = shelf.ranker.device, shelf.mask
-        for name, value in (("allow", allow), ("exclude", exclude)):
-            if value is None:
-                continue
-            given = read_lists(value, name)
-            rows = shelf.look_up(given, name, unknown)
-            if given.many:
-                if not many:
-                    raise DataError(
-                        f"{name} must be one list of item keys for one user, got "
-                        f"{len(rows.lengths)} lists; give histories as a list of lists too"
-                    )
-                check_count(name, len(rows.lengths), count)
-                own[name] = rows
-            else:
-                listed = np.zeros(shelf.catalogue.num_items, dtype=bool)
-                listed[rows.rows] = True
-                kept = torch.from_numpy(listed if name == "allow" else ~listed).to(device)
-                mask = kept if mask is None else mask & kept
-        return cls(mask, own["allow"], own["exclude"], device)
-
-    def of(self, part: Rows, seen: Lists | None) -> Rules | None:
-        """Return the rules of some users, who shall not get what they have ``seen``."""
-        lists = [each.padded(part) for each in (seen, self.exclude) if each is not None]
-        exclude = torch.cat(lists, dim=1).to(self.device) if lists else None
-        allow = None if self.allow is None else self.allow.padded(part).to(self.device)
-        if exclude is None and allow is None and self.mask is None:
-            return None
-        return Rules(exclude, allow, self.mask)
-
-
-def check_count(name: str, got: int, wanted: int) -> None:
-    """Refuse lists for each user that are not as many as histories."""
-    if got != wanted:
-        raise DataError(
-            f"{name} must be as many as histories, {wanted}, got {got}; give one for each user"
-        )

@@ -32,6 +32,11 @@ SCRIPTS = Path(__file__).resolve().parent.parent.parent / "scripts"
             "--users 6 --hf-users 2 --beams 10 --steps 1 --items 1000,2000",
             "search training file large data items width threads versions",
         ),
+        (
+            "bench_onnx.py",
+            "--users 6 --batches 6,1 --seconds 0",
+            "results check model threads export_s versions",
+        ),
         ("bench_rqvae.py", "--steps 1", "steps_per_s mlp_steps_per_s items_per_s peak_mib"),
         (
             "bench_scale.py",
@@ -53,6 +58,8 @@ def test_a_benchmark_runs(script, words, keys, tmp_path):
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert set(keys.split()) <= set(found)
+    if script == "bench_onnx.py":
+        assert found["check"]["same_top_10"] == 1.0
     if script == "bench_decode.py":
         assert found["results"][0]["same_topk"] == 1.0
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from genrec.modules.exporting import is_exporting
 from genrec.modules.kernels.dropout import dropout
 
 __all__ = ["absorb", "absorbed_attention", "absorbing_pays", "attend", "attend_step"]
@@ -26,7 +27,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, dropout_p: floa
     """Mix values ``(B, H, S, E)`` by unscaled attention of ``(B, H, T, E)``: ``(B, T, H * E)``."""
     if bias is not None:
         bias = bias.to(q.dtype)
-    few = q.shape[-2] * k.shape[-2] <= _FEW_SCORES
+    # A graph that is written for elsewhere has no shapes to choose by.
+    few = is_exporting() or q.shape[-2] * k.shape[-2] <= _FEW_SCORES
     if q.device.type == "cpu" and (few or torch.is_grad_enabled()):
         # Short histories: two batches of matrix products beat the fused kernel. And a bias that
         # learns keeps that kernel out, whose substitute guards against rows without a visible

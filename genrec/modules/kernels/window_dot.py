@@ -14,14 +14,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from genrec.modules.exporting import is_exporting
+
 __all__ = ["window_dot"]
 
 
 def window_dot(x: Tensor, table: Tensor, columns: Tensor, wanted: Tensor) -> Tensor:
     """Multiply each state with some rows of a table.
 
-    A GPU copies the rows. A CPU reads each row of the table where it lies: on a window of 50 of
-    7,700 rows of 64 numbers that takes a fiftieth of the time of copying them.
+    A GPU copies the rows, as does a graph that is exported. A CPU reads each row of the table
+    where it lies: on a window of 50 of 7,700 rows of 64 numbers that takes a fiftieth of the
+    time of copying them.
 
     Args:
         x: States, shape ``(M, D)``, floating point.
@@ -33,7 +36,7 @@ def window_dot(x: Tensor, table: Tensor, columns: Tensor, wanted: Tensor) -> Ten
     Returns:
         Products, shape ``(M, C)``; 0 where not wanted. The gradient of the table is dense.
     """
-    sparse = x.device.type == "cpu" and x.dtype == torch.float32
+    sparse = x.device.type == "cpu" and x.dtype == torch.float32 and not is_exporting()
     if not sparse or columns.shape[1] > len(table):  # sparse products take no fuller a matrix
         rows, places = wanted.nonzero(as_tuple=True)
         picked = table[columns[rows, places].long()]  # (E, D)

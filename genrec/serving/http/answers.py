@@ -19,7 +19,9 @@ from genrec.errors import GenRecError
 from genrec.rankers import SearchingRanker
 from genrec.serving.keys import Key, KeyLists, Lists
 from genrec.serving.ranking import rank_all
-from genrec.serving.shelf import Limits, Shelf, Unknown, Users
+from genrec.serving.request import Request
+from genrec.serving.shelf import Shelf, Users
+from genrec.serving.stock import Limits, Unknown
 
 __all__ = ["Answer", "Query", "answer_all"]
 
@@ -215,13 +217,13 @@ def _search(shelf: Shelf, asked: list[_Resolved]) -> list[Answer]:
     names = None
     if asked[0].query.users is not None:
         names = [name for one in asked for name in one.query.users or ()]
-    limits = Limits(shelf.mask, allow, drop, shelf.ranker.device)
-    rows, scores = rank_all(shelf.ranker, shelf.popular, histories, k, limits, None, names, None)
+    request = Request(histories, k, Limits(None, allow, drop), None, names, True, False)
+    rows, scores = rank_all(shelf.ranker, shelf.popular, request, shelf.mask, None)
     answers, begin = [], 0
     for one in asked:
         end = begin + len(one.histories.lengths)
-        found = (part[begin:end, : one.k].numpy() for part in (rows, scores))
-        answers.append(Answer(one.query, shelf, one.histories, *found))
+        of_one = (slice(begin, end), slice(one.k))
+        answers.append(Answer(one.query, shelf, one.histories, rows[of_one], scores[of_one]))
         begin = end
     return answers
 

@@ -43,7 +43,9 @@ def data(tmp_path_factory, write_data, vectors) -> PreparedDataset:
     return write_data(path, KEYS, vectors, walks, titles)
 
 
-def write_run(path: Path, model, data: PreparedDataset) -> Path:
+def write_run(
+    path: Path, model, data: PreparedDataset, table: SemanticIdTokenizer | None = None, **options
+) -> Path:
     RunDirectory(path).save(
         5, weights=model.state_dict(), config=model.saved_config(), pointers=("best",)
     )
@@ -52,13 +54,21 @@ def write_run(path: Path, model, data: PreparedDataset) -> Path:
         "dataset": "kinds",
         "encoder": "tfidf",
         "parameters": 1234,
-        "evaluation": {"num_beams": 40, "max_history": 4},
+        "evaluation": {"num_beams": 40, "max_history": 4, **options},
     }
     write_json_atomic(path / "meta.json", meta)
     row = {"recall@5": 0.25, "ndcg@5": 0.125, "users": 30}
     write_json_atomic(path / "metrics.json", {"test": {"settings": {}, "generation": row}})
     Catalogue.from_data(data).save(path)
+    if table is not None:
+        table.save(path / "semantic_ids")
     return path
+
+
+@pytest.fixture(scope="session")
+def save_run(data):
+    """A function that writes a run of any model on the data set; options are of its evaluation."""
+    return lambda path, model, table=None, **options: write_run(path, model, data, table, **options)
 
 
 @pytest.fixture(scope="session")
@@ -73,8 +83,7 @@ def run(tmp_path_factory, data, vectors) -> Path:
     model = EncoderDecoderRetrievalModel(
         16, 16, 0.0, 2, 2, num_embeddings=table.level_sizes, sem_id_dim=3, ff_dim=32
     )
-    path = write_run(folder / "decoder", model, data)
-    table.save(path / "semantic_ids")
+    path = write_run(folder / "decoder", model, data, table)
     keep_quantizer(folder / "stage_one", table, path)
     return path
 

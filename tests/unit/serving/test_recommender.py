@@ -17,8 +17,8 @@ from genrec.data.schemas import TokenizedBatch
 from genrec.data.sequence_dataset import hash_users, user_buckets
 from genrec.errors import ArtifactError, ConfigError, DataError, MissingPathError
 from genrec.models.retrieval import EncoderDecoderRetrievalModel
-from genrec.serving.ranking import _parts
 from genrec.serving.recommender import Recommender
+from genrec.serving.request import _parts
 from genrec.tokenizer.semantic_id import SemanticIdTokenizer
 from genrec.trained import with_ids
 

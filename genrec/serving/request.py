@@ -1,0 +1,165 @@
+"""A call for recommendations as it was given, read and checked; without torch.
+
+Shape legend: B = users, K = results.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from genrec.errors import DataError
+from genrec.serving.keys import Key, Lists, read_keys, read_lists, whole_number
+from genrec.serving.recommendations import Recommendations
+from genrec.serving.stock import Limits, Stock, Unknown, check_count
+
+__all__ = ["Request"]
+
+Rows = npt.NDArray[np.int64]
+
+#: Users of a batch, and on a CPU history items too: more of both leaves its caches.
+_MOST_USERS, _MOST_USERS_CPU, _MOST_ITEMS_CPU = 256, 128, 1024
+
+
+@dataclass(frozen=True)
+class Request:
+    """Whom to recommend how much of what.
+
+    Attributes:
+        rows: The histories as rows of the catalogue.
+        k: Items for each user ``K``.
+        limits: What may be recommended.
+        seen: What each user shall not get besides, or None.
+        names: The users' own ids, or None.
+        many: Whether the call was for many users.
+        whole_numbers: Whether keys were given as numbers.
+    """
+
+    rows: Lists
+    k: int
+    limits: Limits
+    seen: Lists | None
+    names: Sequence[Key] | None
+    many: bool
+    whole_numbers: bool
+
+    @classmethod
+    def read(
+        cls,
+        stock: Stock,
+        histories: Any,
+        k: int,
+        *,
+        users: Any,
+        exclude_seen: bool,
+        exclude: Any,
+        allow: Any,
+        on_unknown: str,
+        histories_of: Callable[[Sequence[Key], Unknown], Lists] | None = None,
+    ) -> Request:
+        """Read what :meth:`~genrec.serving.recommender.Recommender.recommend` was given.
+
+        Args:
+            stock: The items.
+            histories: As there; likewise all that is not named here.
+            k: Likewise.
+            users: Likewise.
+            exclude_seen: Likewise.
+            exclude: Likewise.
+            allow: Likewise.
+            on_unknown: Likewise.
+            histories_of: Looks up the histories of users that are named alone; None where
+                histories have to be given.
+
+        Returns:
+            The request.
+
+        Raises:
+            GenRecError: As there.
+        """
+        unknown = Unknown(on_unknown)
+        k = min(whole_number(k, "k", usual=10), stock.catalogue.num_items)
+        names = None if users is None else read_keys(users, "users")
+        if histories is not None:
+            given = read_lists(histories, "histories", ordered=True)
+            rows, many = stock.look_up(given, "histories", unknown), given.many
+            whole_numbers = given.whole_numbers
+        elif histories_of is None:
+            raise DataError("histories must be given, got none; give item keys")
+        elif names is None:
+            raise DataError("histories or users must be given, got neither; give item keys")
+        else:
+            rows, many = histories_of(names[0], unknown), names[1]
+            whole_numbers = not any(isinstance(name, str) for name in names[0])
+        count = len(rows.lengths)
+        if names is not None:
+            check_count("users", len(names[0]), count)
+        limits = Limits.read(allow, exclude, stock, unknown, count, many)
+        seen = rows if exclude_seen else None
+        return cls(rows, k, limits, seen, names and names[0], many, whole_numbers)
+
+    def batches(
+        self, max_history: int, batch_size: int | None, *, on_cpu: bool = True
+    ) -> Iterator[tuple[Rows, bool]]:
+        """Cut the users into batches of like length.
+
+        Args:
+            max_history: Newest history items that count.
+            batch_size: Users of a batch; as many as compute fastest when None.
+            on_cpu: Where they are computed.
+
+        Yields:
+            Places of users and whether they have a history; the longest come first, so that
+            memory runs out at once or not at all.
+        """
+        lengths = np.minimum(self.rows.lengths, max_history)
+        order = np.argsort(lengths, kind="stable")
+        empty = int((lengths == 0).sum())
+        for part in _parts(order[empty:], lengths, batch_size, on_cpu=on_cpu):
+            yield part, True
+        most = batch_size or _MOST_USERS
+        for at in range(0, empty, most):
+            yield order[at : min(at + most, empty)], False
+
+    def answer(
+        self, stock: Stock, rows: Rows, scores: npt.NDArray[np.float32], *, popular: bool
+    ) -> Recommendations:
+        """Put padded results, ``(B, K)`` each, into words.
+
+        Args:
+            stock: The items.
+            rows: Of the catalogue.
+            scores: Of the rows.
+            popular: Whether it is known what is popular.
+
+        Returns:
+            The answer.
+        """
+        count = len(self.rows.lengths)
+        return stock.answer(
+            rows,
+            scores,
+            owners=list(range(count)) if self.names is None else self.names,
+            popular=(self.rows.lengths == 0) & popular,
+            many=self.many,
+            whole_numbers=self.whole_numbers,
+        )
+
+
+def _parts(order: Rows, lengths: Rows, batch_size: int | None, *, on_cpu: bool) -> list[Rows]:
+    """Cut users who stand in the order of their histories' lengths into batches.
+
+    The longest come first, so that memory runs out at once or not at all.
+    """
+    parts, end = [], len(order)
+    while end > 0:
+        size = batch_size or _MOST_USERS
+        if batch_size is None and on_cpu:
+            size = max(1, min(_MOST_USERS_CPU, _MOST_ITEMS_CPU // int(lengths[order[end - 1]])))
+        parts.append(order[max(0, end - size) : end])
+        end -= size
+    return parts
