@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -12,12 +13,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from genrec.errors import ArtifactError
+from genrec.errors import ArtifactError, GenRecError, StorageError
 
 __all__ = ["atomic_directory", "atomic_file", "read_json", "sweep", "write_json_atomic"]
 
 
 _RANDOM_LETTERS = 8  # in the names that tempfile makes
+_RUST_ERROR = re.compile(r"\(os error (\d+)\)")  # how safetensors and polars end their messages
+_UNWRITABLE = frozenset(
+    getattr(errno, name)
+    for name in "EACCES EDQUOT EFBIG EIO ENAMETOOLONG ENOSPC EPERM EROFS".split()
+)
 
 
 def _sync(path: Path) -> None:
@@ -37,6 +43,21 @@ def _umask() -> int:
 
 
 @contextmanager
+def _writing(target: Path) -> Iterator[None]:
+    """Raise what keeps a file or folder from being written as one error that names it."""
+    try:
+        yield
+    except GenRecError:
+        raise
+    except Exception as error:
+        said = _RUST_ERROR.search(str(error))
+        number = error.errno if isinstance(error, OSError) else int(said[1]) if said else None
+        if number not in _UNWRITABLE:
+            raise
+        raise StorageError.of(target, number) from error
+
+
+@contextmanager
 def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Write a file under a temporary name and move it into place when the block ends.
 
@@ -45,8 +66,17 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     Yields:
         The temporary path to write to, on the same file system.
+
+    Raises:
+        StorageError: If it cannot be written.
     """
     target = Path(path)
+    with _writing(target), _file(target) as temporary:
+        yield temporary
+
+
+@contextmanager
+def _file(target: Path) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
     os.close(handle)
@@ -73,8 +103,17 @@ def atomic_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     Yields:
         The temporary folder to write to.
+
+    Raises:
+        StorageError: If it cannot be written.
     """
     target = Path(path)
+    with _writing(target), _directory(target) as temporary:
+        yield temporary
+
+
+@contextmanager
+def _directory(target: Path) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
     temporary.chmod(0o777 & ~_umask())
@@ -153,21 +192,24 @@ def write_json_atomic(path: str | os.PathLike[str], value: Any) -> None:
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
-def read_json(path: str | os.PathLike[str]) -> Any:
-    """Read a JSON file.
+def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read a file that describes something: one JSON object.
 
     Args:
         path: The file.
 
     Returns:
-        Its value.
+        The object.
 
     Raises:
-        ArtifactError: If it is no JSON.
+        ArtifactError: If it is none.
         OSError: If it cannot be read.
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
+        if not isinstance(value, dict):
+            raise ValueError(f"a {type(value).__name__} in place of an object")
+        return value
     except (RecursionError, ValueError) as error:
         raise ArtifactError(
             f"{Path(path).name} must be readable, got {path} with {error}; it was damaged or "

@@ -12,6 +12,7 @@ import logging
 import os
 import re
 import sys
+import tokenize
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, fields
@@ -20,12 +21,27 @@ from typing import TypeVar
 
 import gin
 
-from genrec.errors import ConfigError, MissingPathError, did_you_mean
+from genrec.errors import ConfigError, GenRecError, MissingPathError, did_you_mean
 from genrec.settings import Settings
 
 __all__ = ["ROOT", "configure"]
 
 ROOT = "train"  # what every file binds
+
+#: What gin, its parser and the modules that a file imports raise of a text that is none.
+_GIN_ERRORS = (
+    ArithmeticError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    tokenize.TokenError,
+)
 
 S = TypeVar("S", bound=Settings)
 
@@ -85,7 +101,7 @@ def configure(
             "import in a gin file must name a module that exists, got "
             f"{missing.group(1) if missing else error}; for example `import genrec.models.rqvae`"
         ) from error
-    except (ValueError, SyntaxError, TypeError, OSError, AttributeError) as error:
+    except _GIN_ERRORS as error:
         unread = _unread_value(bindings, Path(config) if config is not None else None)
         raise ConfigError(unread or _explain(error, names, root)) from error
     required = [field.name for field in fields(settings) if field.default is MISSING]
@@ -95,7 +111,12 @@ def configure(
             f'settings must be given, got none for {", ".join(absent)}; add --gin "{root}.NAME='
             'VALUE"'
         )
-    made: S = make()
+    try:
+        made: S = make()
+    except GenRecError:
+        raise
+    except _GIN_ERRORS as error:  # references are followed only now
+        raise ConfigError(_explain(error, names, root)) from error
     return made
 
 

@@ -63,6 +63,7 @@ def setting(
     return dataclasses.field(default=default, metadata=metadata)
 
 
+_NO_NUMBER = 2**63  # no count is as large; tensors and seeds hold none that is
 _STARTING = ("resume", "resume_changed", "overwrite")
 _SAME = object()
 
@@ -243,9 +244,11 @@ def _fit(value: Any, wanted: Any) -> tuple[bool, Any]:
     if wanted is float and isinstance(value, int) and not isinstance(value, bool):
         return True, float(value)
     if wanted is int and isinstance(value, float) and value.is_integer():
-        return True, int(value)
-    if wanted is int and isinstance(value, bool):
+        value = int(value)
+    if wanted is int and (isinstance(value, bool) or not isinstance(value, int)):
         return False, value
+    if wanted is int and abs(value) >= _NO_NUMBER:
+        return False, float(value) if abs(value) < 10**300 else "a number of more than 300 digits"
     return wanted is type(value) or (isinstance(wanted, type) and isinstance(value, wanted)), value
 
 
