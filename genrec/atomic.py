@@ -22,7 +22,7 @@ _RANDOM_LETTERS = 8  # in the names that tempfile makes
 _RUST_ERROR = re.compile(r"\(os error (\d+)\)")  # how safetensors and polars end their messages
 _UNWRITABLE = frozenset(
     getattr(errno, name)
-    for name in "EACCES EDQUOT EFBIG EIO ENAMETOOLONG ENOSPC EPERM EROFS".split()
+    for name in ["EACCES", "EDQUOT", "EFBIG", "EIO", "ENAMETOOLONG", "ENOSPC", "EPERM", "EROFS"]
 )
 
 
@@ -52,7 +52,7 @@ def _writing(target: Path) -> Iterator[None]:
     except Exception as error:
         said = _RUST_ERROR.search(str(error))
         number = error.errno if isinstance(error, OSError) else int(said[1]) if said else None
-        if number not in _UNWRITABLE:
+        if number is None or number not in _UNWRITABLE:
             raise
         raise StorageError.of(target, number) from error
 

@@ -133,7 +133,7 @@ def _without_log() -> Iterator[None]:
 
 def _unread_value(bindings: Sequence[str], file: Path | None) -> str | None:
     """Name the binding whose value is neither a number nor a quoted text nor a name of gin's."""
-    lines = [] if file is None else file.read_text(encoding="utf-8").splitlines()
+    lines = [] if file is None else file.read_text("utf-8", "replace").splitlines()
     for line in [*bindings, *lines]:
         found = re.fullmatch(r"\s*([\w./]+)\s*=\s*([^#]*?)\s*(?:#.*)?", line)
         if found is None or not found[2]:
@@ -142,7 +142,7 @@ def _unread_value(bindings: Sequence[str], file: Path | None) -> str | None:
         try:
             # What gin refers to with % and @ counts as a text here.
             ast.literal_eval(re.sub(r"[%@][\w./]+(\(\))?", "''", value))
-        except (ValueError, SyntaxError) as error:
+        except (MemoryError, RecursionError, SyntaxError, ValueError) as error:
             if isinstance(error, SyntaxError) and line in lines:
                 continue  # goes on in the next line
             bare = re.fullmatch(r"[^\s'\"()\[\]{},]+", value)

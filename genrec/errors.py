@@ -122,9 +122,9 @@ def run_command(
             replaced only where a message begins with it.
 
     Raises:
-        SystemExit: Status 2 for a user's error and for what the system refuses (a full disk, rights,
-            memory), 141 where the reader of the output has gone, 130 for Ctrl-C, 143 where SIGTERM ended a
-            training.
+        SystemExit: Status 2 for a user's error and for what the system refuses (a full disk,
+            rights, memory), 141 where the reader of the output has gone, 130 for Ctrl-C, 143 where
+            SIGTERM ended a training.
     """
     try:
         with warnings.catch_warnings():
@@ -142,10 +142,10 @@ def run_command(
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(128 + signal.SIGPIPE) from None
     except (OSError, MemoryError, RuntimeError) as error:
-        message = _of_the_system(error)
-        if debug or message is None:
+        refused = _of_the_system(error)
+        if debug or refused is None:
             raise
-        print(f"error: {printable(message)}", file=sys.stderr)
+        print(f"error: {printable(refused)}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt as error:
         if debug:

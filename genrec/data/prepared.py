@@ -231,13 +231,13 @@ class PreparedDataset:
         return cls(path=folder, meta=meta, **arrays, **strings)
 
 
-def open_array(path: Path, *dtypes: npt.DTypeLike, ndim: int = 1) -> npt.NDArray[Any]:
+def open_array(path: Path, *dtypes: npt.DTypeLike, ndim: int | None = 1) -> npt.NDArray[Any]:
     """Memory-map an array and make sure that it is one of the kind that is expected.
 
     Args:
         path: A ``.npy`` file.
-        dtypes: Types that it may have.
-        ndim: Number of its axes.
+        dtypes: Types that it may have; any when left out.
+        ndim: Number of its axes; None for any.
 
     Returns:
         The array, read-only; a header that claims more than the file holds is refused.
@@ -250,7 +250,9 @@ def open_array(path: Path, *dtypes: npt.DTypeLike, ndim: int = 1) -> npt.NDArray
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (EOFError, MemoryError, OverflowError, SyntaxError, TypeError, ValueError) as error:
         raise ValueError(f"{path.name}: {error}") from error
-    if not isinstance(array, np.ndarray) or array.ndim != ndim or array.dtype not in dtypes:
+    if not isinstance(array, np.ndarray):
+        raise ValueError(f"{path.name}: an archive of arrays in place of one")
+    if ndim not in (None, array.ndim) or (dtypes and array.dtype not in dtypes):
         raise ValueError(f"{path.name} of another kind")
     return array
 

@@ -20,13 +20,14 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
-from genrec.atomic import atomic_file, read_json, sweep, write_json_atomic
+from genrec.atomic import atomic_file, sweep, write_json_atomic
 from genrec.checkpoint import RunDirectory
 from genrec.data.prepared import PreparedDataset
-from genrec.errors import ConfigError, GenRecError, Interrupted
+from genrec.digests import read_signed, signed
+from genrec.errors import ConfigError, GenRecError, Interrupted, TrainingError
 from genrec.run_lock import RunLock
 from genrec.training.loop import FitResult, Rhythm
-from genrec.training.processes import start_accelerator, together
+from genrec.training.processes import lost_process, start_accelerator, together
 from genrec.training.seeding import seed_everything
 from genrec.training.settings import TrainingSettings
 from genrec.training.tracking import Tracker
@@ -170,12 +171,20 @@ def run_training(
     Raises:
         GenRecError: If a setting, a path or the data is not as it should be; an older run in the
             folder is then as it was.
+        TrainingError: If another process of the run died; it can be resumed.
         Interrupted: If the run was stopped from outside; it can be resumed.
     """
     session = start_session(settings)
     try:
         with together():
             return _train(session, open_data, build)
+    except RuntimeError as error:
+        if isinstance(error, GenRecError) or not lost_process(session.accelerator, error):
+            raise
+        raise TrainingError(
+            "processes must stay together, got the loss of one of them: "
+            f"{str(error).splitlines()[0]}; find its message above, then go on with --resume"
+        ) from error
     finally:
         session.lock.release()
 
@@ -438,13 +447,13 @@ def write_meta(session: Session, values: Mapping[str, Any]) -> None:
         "mixed_precision": session.accelerator.mixed_precision,
         "command": " ".join(sys.argv),
     }
-    write_json_atomic(path / "meta.json", {**read_meta(path), **base, **values})
+    write_json_atomic(path / "meta.json", signed({**read_meta(path), **base, **values}))
 
 
 def read_meta(run: Path) -> dict[str, Any]:
     """Read ``meta.json`` of a run; empty where there is none."""
     file = run / "meta.json"
-    known: dict[str, Any] = read_json(file) if file.is_file() else {}
+    known: dict[str, Any] = read_signed(file) if file.is_file() else {}
     return known
 
 

@@ -13,6 +13,7 @@ from accelerate import Accelerator
 
 from genrec.atomic import atomic_file
 from genrec.errors import ConfigError
+from genrec.metric_rows import metric_rows
 
 __all__ = ["Tracker"]
 
@@ -68,8 +69,7 @@ class Tracker:
         """Drop what a run wrote after ``step``, the one from which it is resumed."""
         if not self.accelerator.is_main_process or not self.path.is_file():
             return
-        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
-        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+        kept = [line for line, row in metric_rows(self.path) if row["step"] <= step]
         with atomic_file(self.path) as temporary:
             temporary.write_text("".join(kept), encoding="utf-8")
 

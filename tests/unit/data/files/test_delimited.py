@@ -139,7 +139,7 @@ def test_separators_of_several_signs_or_bytes(tmp_path, way):
 
 @pytest.mark.parametrize("separator", ["", "\n", "\r", '"', ";\n", "\0", "\ud800"])
 def test_what_is_no_separator(separator):
-    with pytest.raises(ConfigError, match="separator must be one sign or some, .* got "):
+    with pytest.raises(ConfigError, match=r"separator must be one sign or some, .* got "):
         Dialect(separator)
 
 

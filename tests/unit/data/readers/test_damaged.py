@@ -151,7 +151,7 @@ def test_damaged_pages(tmp_path, role):
     content = bytearray(paths[role].read_bytes())
     content[20:60] = bytes(byte ^ 0xFF for byte in content[20:60])
     paths[role].write_bytes(content)
-    with pytest.raises(DataError, match="Parquet file must be readable, got .*; write it again"):
+    with pytest.raises(DataError, match=r"Parquet file must be readable, got .*; write it again"):
         read_tables(**paths, name="x")
 
 
