@@ -105,7 +105,8 @@ def configure(
         unread = _unread_value(bindings, Path(config) if config is not None else None)
         raise ConfigError(unread or _explain(error, names, root)) from error
     required = [field.name for field in fields(settings) if field.default is MISSING]
-    absent = [name for name in required if name not in gin.get_bindings(f"genrec.{root}")]
+    given = gin.get_bindings(f"genrec.{root}", resolve_references=False)
+    absent = [name for name in required if name not in given]
     if absent:
         raise ConfigError(
             f'settings must be given, got none for {", ".join(absent)}; add --gin "{root}.NAME='

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
+import tokenize
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,17 @@ _INTEGERS = {
     "train_ends": np.int64,
     "valid_ends": np.int64,
 }
+#: What numpy raises of a header that is none; it reads it as Python.
+_NO_ARRAY = (
+    EOFError,
+    MemoryError,
+    OverflowError,
+    RecursionError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    tokenize.TokenError,
+)
 _ARRAYS = ("item_embeddings", *_INTEGERS)
 _STRINGS = ("item_keys", "item_titles", "item_texts", "user_keys")
 
@@ -248,7 +260,7 @@ def open_array(path: Path, *dtypes: npt.DTypeLike, ndim: int | None = 1) -> npt.
     """
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (EOFError, MemoryError, OverflowError, SyntaxError, TypeError, ValueError) as error:
+    except _NO_ARRAY as error:
         raise ValueError(f"{path.name}: {error}") from error
     if not isinstance(array, np.ndarray):
         raise ValueError(f"{path.name}: an archive of arrays in place of one")

@@ -206,6 +206,10 @@ class Recommender:
         """
         shelf = self._shelf
         unknown = Unknown(on_unknown)
+        if not isinstance(exclude_seen, (bool, np.bool_)):
+            raise ConfigError(
+                f"exclude_seen must be True or False, got {exclude_seen!r}; True is usual"
+            )
         k = min(whole_number(k, "k", usual=10), shelf.catalogue.num_items)
         ranker = with_beams(shelf.ranker, num_beams)
         if batch_size is not None:
@@ -430,6 +434,9 @@ class Recommender:
         return self._shelf.look_up(read_lists(keys, "keys"), "keys", Unknown(on_unknown)).rows
 
     def titles(self, rows: npt.NDArray[np.integer[Any]]) -> list[str]:
-        """Name rows of the catalogue, ``(K,)``, for a person; by their keys without titles."""
-        names = self._shelf.catalogue.item_titles
-        return [names[int(row)] for row in rows]
+        """Name rows of the catalogue, ``(K,)``, for a person; by their keys without titles.
+
+        Raises:
+            DataError: If they are no rows of it.
+        """
+        return self._shelf.titles(rows)

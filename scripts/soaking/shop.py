@@ -11,8 +11,8 @@ from soaking.child import run
 __all__ = ["DECODER", "RQVAE", "Shop", "bindings"]
 
 _RECIPES = Path(__file__).resolve().parents[2] / "configs"
-_COLOURS = "red blue green black white grey".split()
-_THINGS = "cup plate bowl spoon fork knife pan pot lid tray".split()
+_COLOURS = ["red", "blue", "green", "black", "white", "grey"]
+_THINGS = ["cup", "plate", "bowl", "spoon", "fork", "knife", "pan", "pot", "lid", "tray"]
 
 RQVAE = {
     "iterations": 12,
@@ -76,10 +76,10 @@ class Shop:
                 log.append(f"u{user:02d},i{at:02d},{1_600_000_000 + 1000 * user + time}")
                 at = (at + draw.choice((1, 1, 2, 10))) % 60
         (shop.tables / "interactions.csv").write_text("\n".join([*log, ""]))
-        for folder, words in (
-            (shop.data, shop.prepare(shop.data)),
-            (shop.rqvae, shop.train_rqvae(shop.rqvae)),
-            (shop.decoder, shop.train_decoder(shop.decoder)),
+        for words in (
+            shop.prepare(shop.data),
+            shop.train_rqvae(shop.rqvae),
+            shop.train_decoder(shop.decoder),
         ):
             done = run(words, path)
             if done.status != 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import lzma
 import os
 import shutil
@@ -78,7 +79,8 @@ def unpack(
     except (FileExistsError, NotADirectoryError, IsADirectoryError):
         raise _refused(source, "name each file once", f"{name!r} twice") from None
     except _DAMAGED as error:
-        if isinstance(error, OSError) and error.errno is not None:  # not bz2's, but the system's
+        # Of bz2, which says no number, or of a place before the file's beginning; else the system's.
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise
         raise DataError(
             f"archive must be a complete zip, got {source} ({error}); delete it and fetch it again"
