@@ -209,9 +209,18 @@ def _coerce(name: str, value: Any, wanted: Any) -> Any:
             return converted
     example = next((e for o in options if (e := _example(o))), "another value")
     raise ConfigError(
-        f"{name} must be {' or '.join(map(_phrase, options))}, got {value!r}; for example "
-        f"{name}={example}"
+        f"{name} must be {' or '.join(map(_phrase, options))}, got {_short(value)}; for "
+        f"example {name}={example}"
     )
+
+
+def _short(value: Any) -> str:
+    """Show a value that is wrong, however long it is."""
+    try:
+        shown = repr(value)
+    except (RecursionError, ValueError):  # an integer of thousands of digits, or a knot of lists
+        return f"{type(value).__name__} too long to be shown"
+    return shown if len(shown) <= 100 else f"{shown[:97]}..."
 
 
 def _is_union(wanted: Any) -> bool:
@@ -248,7 +257,7 @@ def _fit(value: Any, wanted: Any) -> tuple[bool, Any]:
     if wanted is int and (isinstance(value, bool) or not isinstance(value, int)):
         return False, value
     if wanted is int and abs(value) >= _NO_NUMBER:
-        return False, float(value) if abs(value) < 10**300 else "a number of more than 300 digits"
+        return False, value
     return wanted is type(value) or (isinstance(wanted, type) and isinstance(value, wanted)), value
 
 

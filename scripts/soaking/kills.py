@@ -7,7 +7,7 @@ import random
 import re
 import shutil
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -140,7 +140,7 @@ def contents(path: Path) -> dict[str, Any]:
         elif file.suffix == ".jsonl":
             found[name] = [_steady(json.loads(line)) for line in file.read_text().splitlines()]
         elif file.suffix == ".pt":
-            found[name] = str(_steady(torch.load(file, weights_only=True)))
+            found[name] = _steady(torch.load(file, weights_only=True))
         elif file.name == "config.gin":
             found[name] = re.sub(r".*save_dir_root.*\n", "", file.read_text())
         else:
@@ -152,8 +152,9 @@ def _steady(value: Any) -> Any:
     """Leave out what differs from run to run."""
     if isinstance(value, dict):
         return {k: _steady(v) for k, v in value.items() if not _VOLATILE.search(str(k))}
-    return [_steady(entry) for entry in value] if isinstance(value, Sequence | list) and not (
-        isinstance(value, str)) else value  # fmt: skip
+    if isinstance(value, torch.Tensor):
+        return value.tolist()
+    return [_steady(entry) for entry in value] if isinstance(value, (list, tuple)) else value
 
 
 def compare(one: dict[str, Any], two: dict[str, Any]) -> list[str]:

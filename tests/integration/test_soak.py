@@ -9,7 +9,7 @@ import sys
 
 
 def test_the_short_soak(repository, tmp_path):
-    words = "--kills 5 --faults 8 --flips 60 --fuzz 250 --seconds 120".split()
+    words = ["--kills", "5", "--faults", "8", "--flips", "60", "--fuzz", "250", "--seconds", "120"]
     done = subprocess.run(
         [sys.executable, str(repository / "scripts" / "soak.py"), "--json", *words],
         capture_output=True,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
@@ -183,9 +184,9 @@ def test_what_a_killed_writer_left_goes_with_the_next_one(tmp_path, replacing):
     (tmp_path / ".x.theirs.tmp").write_text("of nobody known")
     die_writing(target, replacing=replacing)
     assert len(list(tmp_path.glob(".x.*"))) == 2 + replacing
-    with pytest.raises(RuntimeError, match="no"), atomic_directory(target):
+    with contextlib.suppress(RuntimeError), atomic_directory(target):
         assert (target / "a").read_text() == "old"  # also where it had been moved away
-        raise RuntimeError("no")
+        raise RuntimeError
     assert (target / "a").read_text() == "old"
     assert [path.name for path in tmp_path.glob(".x.*")] == [".x.theirs.tmp"]
 

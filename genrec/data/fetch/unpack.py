@@ -79,7 +79,7 @@ def unpack(
     except (FileExistsError, NotADirectoryError, IsADirectoryError):
         raise _refused(source, "name each file once", f"{name!r} twice") from None
     except _DAMAGED as error:
-        # Of bz2, which says no number, or of a place before the file's beginning; else the system's.
+        # bz2 says no number, a place before the beginning is EINVAL; all else is the system's.
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise
         raise DataError(
