@@ -122,7 +122,7 @@ def collision_statistics(
     used, perplexity = [], []
     for level, size in enumerate(level_sizes):
         counts = np.bincount(ids[:, level], minlength=size)
-        shares = counts[counts > 0] / max(num_items, 1)
+        shares = counts[counts > 0] / num_items
         used.append(int((counts > 0).sum()))
         perplexity.append(round(float(np.exp(-(shares * np.log(shares)).sum())), 3))
     return {

@@ -149,22 +149,6 @@ def test_the_configuration_is_locked_once_read(write):
 
 ODD = ["[", "'", "(", "@train()", "@train", "%nothing", "...", "1j", "set()", "lambda:1", "[{}]"]
 ODD += ["%gin.REQUIRED", "1e30", "0", "nan"]
-    "[",
-    "'",
-    "(",
-    "@train()",
-    "@train",
-    "%nothing",
-    "...",
-    "1j",
-    "set()",
-    "lambda:1",
-    "[{}]",
-    "%gin.REQUIRED",
-    "1e30",
-    "0",
-    "nan",
-]
 
 
 @pytest.mark.parametrize("value", [*ODD, "1 2", "[" * 2000 + "]" * 2000, "9" * 5000])
