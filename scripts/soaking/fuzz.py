@@ -23,6 +23,7 @@ from soaking.shop import Shop
 __all__ = ["Fuzz", "Reader", "bend", "fuzz_all"]
 
 _LONGEST_S = 30
+_TURNS = 10
 _TOKENS = (
     *rb"\n \r \t \0 \ud800 , : :: | - -1 1e999 NaN null true @ % () { } [ ] ' \"".split(),
     *(b"\n", b"\r", b"\t", b"\0", b" ", b'"', b"\\", b"\xff", b"\xed\xa0\x80", b"\xef\xbb\xbf"),
@@ -108,18 +109,20 @@ def fuzz_all(
     parts = sum(reader.share for reader in known)
     folder = shop.path / "fuzz"
     signal.signal(signal.SIGALRM, _took_too_long)
-    for reader in known:
-        failed = len(result.failures)
-        for number in range(max(1, round(count * reader.share / parts))):
-            if time.monotonic() > until:
-                break
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir()
-            result.inputs += 1
-            failure = _feed(reader, random.Random(f"{seed} {reader.name} {number}"), folder, result)
-            if failure is not None:
-                result.failures.append(f"{reader.name} {number}: {failure}")
-        say(f"{reader.name}: {result.inputs} inputs so far, {len(result.failures) - failed} failed")
+    counts = [max(1, round(count * reader.share / parts)) for reader in known]
+    for turn in range(_TURNS):  # so that a bound in time leaves no reader out
+        for reader, inputs in zip(known, counts, strict=True):
+            for number in range(inputs * turn // _TURNS, inputs * (turn + 1) // _TURNS):
+                if time.monotonic() > until:
+                    break
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                result.inputs += 1
+                draw = random.Random(f"{seed} {reader.name} {number}")
+                failure = _feed(reader, draw, folder, result)
+                if failure is not None:
+                    result.failures.append(f"{reader.name} {number}: {failure}")
+        say(f"fuzz: {result.inputs} inputs so far, {len(result.failures)} failed")
     return result
 
 

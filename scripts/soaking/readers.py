@@ -115,7 +115,7 @@ def _of_files(
         for name, content in files.items():
             _write(folder / name, bend(content, draw) if name == chosen else content)
         raw = read(folder)
-        if draw.random() < 0.2:
+        if draw.random() < 0.05:
             options = PrepareOptions(split_rule=draw.choice(["leave-one-out", "global-time"]))
             prepare(raw, folder / "out", encoder=TfidfSvdEncoder(dim=4), options=options)
 

@@ -119,7 +119,7 @@ class Shop:
             "dataset_folder": str(self.data),
             **more,
         }
-        recipe = str(_RECIPES / "rqvae" / "sample_items.gin")
+        recipe = str(_RECIPES / "rqvae" / "sample.gin")
         return ["train", "rqvae", recipe, *bindings(**settings), "--resume", "--threads", "1"]
 
     def train_decoder(self, run_dir: Path, **more: object) -> list[str]:
@@ -131,5 +131,5 @@ class Shop:
             "dataset_folder": str(self.data),
             **more,
         }
-        recipe = str(_RECIPES / "decoder" / "sample_items.gin")
+        recipe = str(_RECIPES / "decoder" / "sample.gin")
         return ["train", "decoder", recipe, *bindings(**settings), "--resume", "--threads", "1"]
