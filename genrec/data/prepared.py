@@ -120,12 +120,23 @@ class StringArray(Sequence[str]):
         if not 0 <= position < len(self):
             raise IndexError(f"index must be below {len(self)}, got {index}")
         start, end = int(self.offsets[position]), int(self.offsets[position + 1])
-        return self.data[start:end].tobytes().decode("utf-8")
+        return _text(self.data[start:end].tobytes())
 
     def __iter__(self) -> Iterator[str]:
         raw = self.data.tobytes()
         ends = self.offsets.tolist()
-        return (raw[a:b].decode("utf-8") for a, b in itertools.pairwise(ends))
+        return (_text(raw[a:b]) for a, b in itertools.pairwise(ends))
+
+
+def _text(raw: bytes) -> str:
+    """Decode a string; bytes that are none were damaged where no digest told."""
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ArtifactError(
+            f"strings of an artefact must be UTF-8, got {raw[:40]!r} ({error.reason}); it was "
+            "damaged, make its folder again"
+        ) from error
 
 
 @dataclass(frozen=True)
