@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from genrec.errors import ArtifactError
+
 __all__ = [
     "IdGroups",
     "append_dedup_digit",
@@ -54,10 +56,10 @@ def pack_ids(
         level_sizes: Codes of each level; their product must be below 2^63.
 
     Raises:
-        ValueError: If the product of the sizes is too large.
+        ArtifactError: If the product of the sizes is too large.
     """
     if math.prod(level_sizes) >= 2**63:
-        raise ValueError(
+        raise ArtifactError(
             f"the product of level_sizes must be below 2^63, got {tuple(level_sizes)}; "
             "use fewer levels or smaller codebooks"
         )

@@ -19,7 +19,7 @@ from accelerate.utils import InitProcessGroupKwargs
 
 from genrec.errors import ConfigError, GenRecError, TrainingError
 
-__all__ = ["launcher_watch", "lost_process", "start_accelerator", "together"]
+__all__ = ["launcher_watch", "start_accelerator", "together"]
 
 #: Set by torchrun, and by accelerate launch, in the processes that they start.
 _LAUNCHERS = ("TORCHELASTIC_RUN_ID", "ACCELERATE_MIXED_PRECISION")
@@ -106,13 +106,6 @@ def launcher_watch() -> Callable[[], bool] | None:
     if not any(name in os.environ for name in _LAUNCHERS):
         return None
     return lambda: os.getppid() != _PARENT
-
-
-def lost_process(accelerator: Accelerator, error: RuntimeError) -> bool:
-    """Tell whether an error says that another process of the run is gone, by gloo or by NCCL."""
-    said = str(error).lower()
-    words = ("gloo", "nccl", "connection closed by peer", "connection reset", "broken pipe")
-    return accelerator.num_processes > 1 and any(word in said for word in words)
 
 
 def _leave_group() -> None:

@@ -24,10 +24,10 @@ from genrec.atomic import atomic_file, sweep, write_json_atomic
 from genrec.checkpoint import RunDirectory
 from genrec.data.prepared import PreparedDataset
 from genrec.digests import read_signed, signed
-from genrec.errors import ConfigError, GenRecError, Interrupted, TrainingError
+from genrec.errors import ConfigError, GenRecError, Interrupted
 from genrec.run_lock import RunLock
 from genrec.training.loop import FitResult, Rhythm
-from genrec.training.processes import lost_process, start_accelerator, together
+from genrec.training.processes import start_accelerator, together
 from genrec.training.seeding import seed_everything
 from genrec.training.settings import TrainingSettings
 from genrec.training.tracking import Tracker
@@ -178,13 +178,6 @@ def run_training(
     try:
         with together():
             return _train(session, open_data, build)
-    except RuntimeError as error:
-        if isinstance(error, GenRecError) or not lost_process(session.accelerator, error):
-            raise
-        raise TrainingError(
-            "processes must stay together, got the loss of one of them: "
-            f"{str(error).splitlines()[0]}; find its message above, then go on with --resume"
-        ) from error
     finally:
         session.lock.release()
 

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 from dataclasses import dataclass, replace
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,7 +17,6 @@ from genrec.atomic import read_json
 from genrec.errors import ConfigError, DataError
 from genrec.settings import setting
 from genrec.tokenizer.semantic_id import SemanticIdTokenizer
-from genrec.training.processes import lost_process
 from genrec.training.session import (
     on_main_first,
     open_run,
@@ -306,17 +304,3 @@ def test_on_main_first_works_once_and_lets_errors_through():
 
     with pytest.raises(DataError, match="rows must be finite"):
         on_main_first(accelerator, fail)
-
-
-@pytest.mark.parametrize(
-    ("text", "processes", "lost"),
-    [
-        ("[../third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer", 2, True),
-        ("NCCL communicator was aborted on rank 1", 2, True),
-        ("Connection reset by peer", 1, False),
-        ("shape '[2]' is invalid for input of size 3", 2, False),
-    ],
-)
-def test_the_loss_of_a_process_is_told_from_a_defect(text, processes, lost):
-    accelerator = SimpleNamespace(num_processes=processes)
-    assert lost_process(accelerator, RuntimeError(text)) is lost
