@@ -24,6 +24,8 @@ __all__ = [
     "unpack_ids",
 ]
 
+_MOST_BINS = 1 << 24
+
 
 @dataclass(frozen=True)
 class IdGroups:
@@ -123,7 +125,10 @@ def collision_statistics(
     sizes = group_ids(ids, level_sizes).sizes
     used, perplexity = [], []
     for level, size in enumerate(level_sizes):
-        counts = np.bincount(ids[:, level], minlength=size)
+        column = ids[:, level]
+        if size > _MOST_BINS:  # an array over all codes would not fit in memory
+            column = np.unique(column, return_inverse=True)[1]
+        counts = np.bincount(column)
         shares = counts[counts > 0] / num_items
         used.append(int((counts > 0).sum()))
         perplexity.append(round(float(np.exp(-(shares * np.log(shares)).sum())), 3))

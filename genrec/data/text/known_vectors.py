@@ -76,7 +76,7 @@ class KnownVectors:
                     what=f"{KNOWN_VECTORS_NAME}/",
                     fix="train the run again",
                 )
-            width = np.load(folder / "width.npy", allow_pickle=False)
+            width = open_array(folder / "width.npy", ndim=0)
             return cls(
                 StringArray.load(folder, "item_keys"),
                 np.array(open_array(folder / "sketch.npy", np.float32, ndim=2)),
