@@ -3,21 +3,35 @@
 from __future__ import annotations
 
 import errno
+import glob
+import hashlib
 import json
 import os
+import re
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from genrec.errors import ArtifactError
+from genrec.errors import ArtifactError, GenRecError, StorageError
 
 __all__ = ["atomic_directory", "atomic_file", "read_json", "sweep", "write_json_atomic"]
 
 
-_RANDOM_LETTERS = 8  # in the names that tempfile makes
+_HOST = hashlib.blake2s(socket.gethostname().encode(), digest_size=4).hexdigest()
+#: Names of what is being written: whose it shall be, and by which process of which machine.
+_UNFINISHED = re.compile(
+    r"\.(?P<name>.+)\.(?:(?P<host>[0-9a-f]{8})-(?P<process>[0-9]+)-)?[a-z0-9_]{8}\.(?P<kind>tmp|old)",
+    re.DOTALL,
+)
+_RUST_ERROR = re.compile(r"\(os error (\d+)\)")  # how safetensors and polars end their messages
+_UNWRITABLE = frozenset(
+    getattr(errno, name)
+    for name in ["EACCES", "EDQUOT", "EFBIG", "EIO", "ENAMETOOLONG", "ENOSPC", "EPERM", "EROFS"]
+)
 
 
 def _sync(path: Path) -> None:
@@ -37,6 +51,21 @@ def _umask() -> int:
 
 
 @contextmanager
+def _writing(target: Path) -> Iterator[None]:
+    """Raise what keeps a file or folder from being written as one error that names it."""
+    try:
+        yield
+    except GenRecError:
+        raise
+    except Exception as error:
+        said = _RUST_ERROR.search(str(error))
+        number = error.errno if isinstance(error, OSError) else int(said[1]) if said else None
+        if number is None or number not in _UNWRITABLE:
+            raise
+        raise StorageError.of(target, number) from error
+
+
+@contextmanager
 def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Write a file under a temporary name and move it into place when the block ends.
 
@@ -45,10 +74,19 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     Yields:
         The temporary path to write to, on the same file system.
+
+    Raises:
+        StorageError: If it cannot be written.
     """
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
+    with _writing(target), _file(target) as temporary:
+        yield temporary
+
+
+@contextmanager
+def _file(target: Path) -> Iterator[Path]:
+    _make_room(target)
+    handle, name = tempfile.mkstemp(prefix=_prefix(target), suffix=".tmp", dir=target.parent)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -73,10 +111,19 @@ def atomic_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     Yields:
         The temporary folder to write to.
+
+    Raises:
+        StorageError: If it cannot be written.
     """
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
+    with _writing(target), _directory(target) as temporary:
+        yield temporary
+
+
+@contextmanager
+def _directory(target: Path) -> Iterator[Path]:
+    _make_room(target)
+    temporary = Path(tempfile.mkdtemp(prefix=_prefix(target), suffix=".tmp", dir=target.parent))
     temporary.chmod(0o777 & ~_umask())
     try:
         yield temporary
@@ -115,7 +162,7 @@ def _move_away(target: Path) -> Path | None:
     """Rename a folder out of the way; None where there is none."""
     if not target.exists():
         return None
-    old = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".old", dir=target.parent))
+    old = Path(tempfile.mkdtemp(prefix=_prefix(target), suffix=".old", dir=target.parent))
     try:
         os.replace(target, old)  # an empty folder may be replaced
     except FileNotFoundError:  # another process moved it away first
@@ -135,15 +182,43 @@ def sweep(folder: str | os.PathLike[str]) -> None:
             moved away and has no successor is put back.
     """
     for path in Path(folder).glob(".*"):
-        name, _, rest = path.name[1:].rpartition(".")[0].rpartition(".")
-        if path.suffix not in (".tmp", ".old") or not name or len(rest) != _RANDOM_LETTERS:
-            continue
-        if path.suffix == ".old" and any(path.iterdir()) and not path.with_name(name).exists():
-            path.rename(path.with_name(name))
-        elif path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+        if found := _UNFINISHED.fullmatch(path.name):
+            _tidy(path, path.with_name(found["name"]))
+
+
+def _tidy(path: Path, target: Path) -> None:
+    """Put back a folder that was moved away for nothing; remove what else was left."""
+    if path.suffix == ".old" and any(path.iterdir()) and not target.exists():
+        path.rename(target)
+    elif path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _make_room(target: Path) -> None:
+    """Make the folder to write in, and clear away what dead writers of this target left."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for path in target.parent.glob(f".{glob.escape(target.name)}.*"):
+        found = _UNFINISHED.fullmatch(path.name)
+        ours = found is not None and (found["name"], found["host"]) == (target.name, _HOST)
+        if found is not None and ours and not _is_alive(int(found["process"])):
+            _tidy(path, target)
+
+
+def _prefix(target: Path) -> str:
+    """Begin the name of what is being written: hidden, and ours to tell from a dead writer's."""
+    return f".{target.name}.{_HOST}-{os.getpid()}-"
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):  # of another user, or no number of a process
+        return True
+    return True
 
 
 def write_json_atomic(path: str | os.PathLike[str], value: Any) -> None:
@@ -153,21 +228,24 @@ def write_json_atomic(path: str | os.PathLike[str], value: Any) -> None:
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
-def read_json(path: str | os.PathLike[str]) -> Any:
-    """Read a JSON file.
+def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read a file that describes something: one JSON object.
 
     Args:
         path: The file.
 
     Returns:
-        Its value.
+        The object.
 
     Raises:
-        ArtifactError: If it is no JSON.
+        ArtifactError: If it is none.
         OSError: If it cannot be read.
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
+        if not isinstance(value, dict):
+            raise ValueError(f"a {type(value).__name__} in place of an object")
+        return value
     except (RecursionError, ValueError) as error:
         raise ArtifactError(
             f"{Path(path).name} must be readable, got {path} with {error}; it was damaged or "

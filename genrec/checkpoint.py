@@ -9,7 +9,6 @@ module knows no model class.
 from __future__ import annotations
 
 import os
-import pickle
 import re
 import shutil
 import warnings
@@ -217,10 +216,12 @@ class RunDirectory:
         _verify_step(step_path, _TRAINER)
         try:
             state: dict[str, Any] = torch.load(file, map_location=map_location, weights_only=True)
-        except (EOFError, KeyError, OSError, RuntimeError, pickle.UnpicklingError) as error:
+        except MemoryError:
+            raise
+        except Exception as error:  # a damaged pickle makes torch raise whatever its bytes mean
+            said = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ArtifactError(
-                f"{_TRAINER} must be readable, got {step_path} with "
-                f"{str(error).splitlines()[0]}; {_OTHER_STEP}"
+                f"{_TRAINER} must be readable, got {step_path} with {said}; {_OTHER_STEP}"
             ) from error
         return state
 
@@ -256,7 +257,8 @@ def write_model_files(
         )
         write_json_atomic(folder / _CONFIG, dict(config))
         if trainer is not None:
-            torch.save(dict(trainer), folder / _TRAINER)
+            with (folder / _TRAINER).open("wb") as file:  # whose errors say what the system said
+                torch.save(dict(trainer), file)
         write_json_atomic(folder / _MANIFEST, sealed(folder, {}))
 
 

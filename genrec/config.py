@@ -12,6 +12,7 @@ import logging
 import os
 import re
 import sys
+import tokenize
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, fields
@@ -20,12 +21,27 @@ from typing import TypeVar
 
 import gin
 
-from genrec.errors import ConfigError, MissingPathError, did_you_mean
+from genrec.errors import ConfigError, GenRecError, MissingPathError, did_you_mean
 from genrec.settings import Settings
 
 __all__ = ["ROOT", "configure"]
 
 ROOT = "train"  # what every file binds
+
+#: What gin, its parser and the modules that a file imports raise of a text that is none.
+_GIN_ERRORS = (
+    ArithmeticError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    tokenize.TokenError,
+)
 
 S = TypeVar("S", bound=Settings)
 
@@ -85,17 +101,23 @@ def configure(
             "import in a gin file must name a module that exists, got "
             f"{missing.group(1) if missing else error}; for example `import genrec.models.rqvae`"
         ) from error
-    except (ValueError, SyntaxError, TypeError, OSError, AttributeError) as error:
+    except _GIN_ERRORS as error:
         unread = _unread_value(bindings, Path(config) if config is not None else None)
         raise ConfigError(unread or _explain(error, names, root)) from error
     required = [field.name for field in fields(settings) if field.default is MISSING]
-    absent = [name for name in required if name not in gin.get_bindings(f"genrec.{root}")]
+    given = gin.get_bindings(f"genrec.{root}", resolve_references=False)
+    absent = [name for name in required if name not in given]
     if absent:
         raise ConfigError(
             f'settings must be given, got none for {", ".join(absent)}; add --gin "{root}.NAME='
             'VALUE"'
         )
-    made: S = make()
+    try:
+        made: S = make()
+    except GenRecError:
+        raise
+    except _GIN_ERRORS as error:  # references are followed only now
+        raise ConfigError(_explain(error, names, root)) from error
     return made
 
 
@@ -112,7 +134,7 @@ def _without_log() -> Iterator[None]:
 
 def _unread_value(bindings: Sequence[str], file: Path | None) -> str | None:
     """Name the binding whose value is neither a number nor a quoted text nor a name of gin's."""
-    lines = [] if file is None else file.read_text(encoding="utf-8").splitlines()
+    lines = [] if file is None else file.read_text("utf-8", "replace").splitlines()
     for line in [*bindings, *lines]:
         found = re.fullmatch(r"\s*([\w./]+)\s*=\s*([^#]*?)\s*(?:#.*)?", line)
         if found is None or not found[2]:
@@ -121,7 +143,7 @@ def _unread_value(bindings: Sequence[str], file: Path | None) -> str | None:
         try:
             # What gin refers to with % and @ counts as a text here.
             ast.literal_eval(re.sub(r"[%@][\w./]+(\(\))?", "''", value))
-        except (ValueError, SyntaxError) as error:
+        except (MemoryError, RecursionError, SyntaxError, ValueError) as error:
             if isinstance(error, SyntaxError) and line in lines:
                 continue  # goes on in the next line
             bare = re.fullmatch(r"[^\s'\"()\[\]{},]+", value)

@@ -1,9 +1,9 @@
 """Digests of the files of an artefact, so that damage is noticed before it changes a result.
 
 An artefact's ``meta.json`` (in a step ``files.json``) holds ``files``, the size and digest of
-every other file, and ``seal``, a digest of itself. Artefacts written before this have neither and
-open unchecked. ``GENREC_SKIP_DIGESTS=1`` opens all of them unchecked, for sets so large that
-reading them once takes too long.
+every other file, and ``seal``, a digest of itself; that of a run only the latter. Artefacts written
+before this have neither and open unchecked. ``GENREC_SKIP_DIGESTS=1`` opens all of them unchecked,
+for sets so large that reading them once takes too long.
 
 The digest is XXH3, 64 bits: 29 GB/s on one core where zlib's CRC-32 has 1.4, BLAKE2b 0.3 and
 SHA-256 0.4. It finds every accident and is no protection against a forger.
@@ -20,9 +20,10 @@ from typing import Any
 
 import xxhash
 
+from genrec.atomic import read_json
 from genrec.errors import ArtifactError
 
-__all__ = ["sealed", "verify"]
+__all__ = ["read_signed", "sealed", "signed", "verify"]
 
 _FILES, _SEAL = "files", "seal"
 _CHUNK_BYTES = 1 << 18  # stays in a core's cache
@@ -48,6 +49,28 @@ def sealed(folder: Path, meta: Mapping[str, Any]) -> dict[str, Any]:
     return {**described, _SEAL: _seal(described)}
 
 
+def signed(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """Add to a description that stands alone, as ``meta.json`` of a run, its own digest."""
+    described = {name: value for name, value in meta.items() if name != _SEAL}
+    return {**described, _SEAL: _seal(described)}
+
+
+def read_signed(path: Path) -> dict[str, Any]:
+    """Read what :func:`signed` made; a file without a digest is taken as it is.
+
+    Raises:
+        ArtifactError: If it is no JSON object, or not as it was written.
+    """
+    meta = read_json(path)
+    verify(
+        path,
+        meta,
+        what=path.name,
+        fix=f'put it back, or delete its line "{_SEAL}" to keep an edit',
+    )
+    return {name: value for name, value in meta.items() if name != _SEAL}
+
+
 def verify(
     folder: Path, meta: Mapping[str, Any], names: Sequence[str] = (), *, what: str, fix: str
 ) -> None:
@@ -69,7 +92,7 @@ def verify(
         return
     described = {name: value for name, value in meta.items() if name != _SEAL}
     unsealed = meta.get(_SEAL) != _seal(described)
-    damaged = "description" if unsealed else _changed(folder, meta[_FILES], names)
+    damaged = "description" if unsealed else _changed(folder, meta.get(_FILES, {}), names)
     if damaged is not None:
         raise ArtifactError(
             f"{what} must be as it was written, got {folder} with another {damaged}; {fix}"

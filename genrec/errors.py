@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import json
+import os
 import re
 import signal
 import sys
@@ -18,6 +20,7 @@ __all__ = [
     "GenRecError",
     "Interrupted",
     "MissingPathError",
+    "StorageError",
     "TrainingError",
     "did_you_mean",
     "printable",
@@ -47,6 +50,17 @@ class ArtifactError(GenRecError, ValueError):
 
 class MissingPathError(GenRecError, FileNotFoundError):
     """A file or folder that was asked for is not there."""
+
+
+class StorageError(GenRecError, OSError):
+    """A file or folder cannot be written: the disk is full, or it may only be read."""
+
+    @classmethod
+    def of(cls, path: object, number: int) -> StorageError:
+        """Say in one line what the system answered, by its error number."""
+        full = number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        fix = "free space, or choose another folder" if full else "check it, or choose another one"
+        return cls(f"folder must be writable, got {os.strerror(number)} for {path}; {fix}")
 
 
 class TrainingError(GenRecError, RuntimeError):
@@ -108,8 +122,9 @@ def run_command(
             replaced only where a message begins with it.
 
     Raises:
-        SystemExit: Status 2 for a user's error, 130 for Ctrl-C, 143 where SIGTERM ended a
-            training.
+        SystemExit: Status 2 for a user's error and for what the system refuses (a full disk,
+            rights, memory), 141 where the reader of the output has gone, 130 for Ctrl-C, 143 where
+            SIGTERM ended a training.
     """
     try:
         with warnings.catch_warnings():
@@ -123,11 +138,38 @@ def run_command(
         message = _as_typed(" ".join(message.split()), options or {})
         print(f"error: {printable(message)}", file=sys.stderr)
         raise SystemExit(2) from None
+    except BrokenPipeError:  # whoever reads our output has enough, as `| head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(128 + signal.SIGPIPE) from None
+    except (OSError, MemoryError, RuntimeError) as error:
+        refused = _of_the_system(error)
+        if debug or refused is None:
+            raise
+        print(f"error: {printable(refused)}", file=sys.stderr)
+        raise SystemExit(2) from None
     except KeyboardInterrupt as error:
         if debug:
             raise
         print("interrupted; what was saved is complete", file=sys.stderr)
         raise SystemExit(128 + getattr(error, "number", signal.SIGINT)) from None
+
+
+def _of_the_system(error: Exception) -> str | None:
+    """Say what the system refused, where an error is of that kind and no defect."""
+    if isinstance(error, OSError) and error.errno is not None:
+        where = f" for {error.filename}" if error.filename else ""
+        return (
+            f"the system must let files be read and written, got {os.strerror(error.errno)}{where};"
+            " check path, rights and space"
+        )
+    text = str(error).splitlines()[0] if str(error) else ""
+    memory = isinstance(error, MemoryError) or "allocate memory" in text or "out of memory" in text
+    if memory:
+        return (
+            f"memory must suffice, got {text or 'too little'}; lower the batch size, or the sizes "
+            "of the model"
+        )
+    return None
 
 
 def _say_warning(options: Mapping[str, str], message: Warning | str, *rest: object) -> None:

@@ -63,6 +63,7 @@ def setting(
     return dataclasses.field(default=default, metadata=metadata)
 
 
+_NO_NUMBER = 2**63  # no count is as large; tensors and seeds hold none that is
 _STARTING = ("resume", "resume_changed", "overwrite")
 _SAME = object()
 
@@ -208,9 +209,18 @@ def _coerce(name: str, value: Any, wanted: Any) -> Any:
             return converted
     example = next((e for o in options if (e := _example(o))), "another value")
     raise ConfigError(
-        f"{name} must be {' or '.join(map(_phrase, options))}, got {value!r}; for example "
-        f"{name}={example}"
+        f"{name} must be {' or '.join(map(_phrase, options))}, got {_short(value)}; for "
+        f"example {name}={example}"
     )
+
+
+def _short(value: Any) -> str:
+    """Show a value that is wrong, however long it is."""
+    try:
+        shown = repr(value)
+    except (RecursionError, ValueError):  # an integer of thousands of digits, or a knot of lists
+        return f"{type(value).__name__} too long to be shown"
+    return shown if len(shown) <= 100 else f"{shown[:97]}..."
 
 
 def _is_union(wanted: Any) -> bool:
@@ -243,8 +253,10 @@ def _fit(value: Any, wanted: Any) -> tuple[bool, Any]:
     if wanted is float and isinstance(value, int) and not isinstance(value, bool):
         return True, float(value)
     if wanted is int and isinstance(value, float) and value.is_integer():
-        return True, int(value)
-    if wanted is int and isinstance(value, bool):
+        value = int(value)
+    if wanted is int and (isinstance(value, bool) or not isinstance(value, int)):
+        return False, value
+    if wanted is int and abs(value) >= _NO_NUMBER:
         return False, value
     return wanted is type(value) or (isinstance(wanted, type) and isinstance(value, wanted)), value
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,7 +20,8 @@ from genrec.data.catalogue import Catalogue
 from genrec.data.prepared import PreparedDataset, is_prepared
 from genrec.data.text.fused_space import SPACE_NAME, FusedSpace
 from genrec.data.text.kept_encoder import ENCODER_NAME
-from genrec.errors import ArtifactError, MissingPathError
+from genrec.digests import read_signed
+from genrec.errors import ArtifactError, GenRecError, MissingPathError
 from genrec.rankers import Ranker
 from genrec.registry import QUANTIZERS, RANKERS, find
 from genrec.runs import find_run
@@ -121,8 +123,8 @@ def load_trained(
             "printed at its end"
         )
     step = resolve_step(run)
-    kind = find(RANKERS, read_json(step / "config.json").get("model"))
-    meta = read_json(run / "meta.json")
+    kind = find(RANKERS, str(read_json(step / "config.json").get("model")))
+    meta = read_signed(run / "meta.json")
     own = SemanticIdTokenizer.load(run) if (run / ARTIFACT_NAME).is_dir() else None
     catalogue = _catalogue(run, meta, own)
     if own is not None:
@@ -132,7 +134,8 @@ def load_trained(
         catalogue = _extended(catalogue, own, table, titles_from)
     options = dict(meta.get("evaluation", {}))
     options |= {name: value for name, value in overrides.items() if value is not None}
-    model = kind.load_pretrained(run, device=device)
+    with _fitting(run):
+        model = kind.load_pretrained(run, device=device)
     ranker = model.ranker(catalogue, options)
     return Trained(ranker, catalogue, options, meta, run, model, table or own)
 
@@ -203,9 +206,25 @@ def load_quantizer(
                 f"--checkpoint must name a step or a pointer of {run}, got {checkpoint!r}; "
                 f"there are {', '.join(names) or 'none'}"
             )
-    kind = find(QUANTIZERS, read_json(step / "config.json").get("model"))
-    quantizer: ItemQuantizer = kind.load_from_checkpoint(step).to(device)
+    kind = find(QUANTIZERS, str(read_json(step / "config.json").get("model")))
+    with _fitting(step):
+        quantizer: ItemQuantizer = kind.load_from_checkpoint(step).to(device)
     return quantizer
+
+
+@contextmanager
+def _fitting(path: Path) -> Iterator[None]:
+    """Say in one line that a configuration and the weights beside it make no model."""
+    try:
+        yield
+    except GenRecError:
+        raise
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        said = str(error).splitlines()[-1].strip() if str(error) else type(error).__name__
+        raise ArtifactError(
+            f"config.json and weights must make a model, got {path} with {said}; use another step "
+            "of the run or train again"
+        ) from error
 
 
 def quantizer_inputs(
@@ -255,8 +274,9 @@ def keep_quantizer(
     if step is None:
         return
     with atomic_directory(Path(run) / QUANTIZER_NAME) as folder:
-        for name in ("config.json", "model.safetensors"):
-            shutil.copyfile(step / name, folder / name)
+        for name in ("config.json", "model.safetensors", "files.json"):
+            if (step / name).is_file():  # older steps have no digests
+                shutil.copyfile(step / name, folder / name)
     for name in (SPACE_NAME, ENCODER_NAME):
         if (source / name).is_dir():
             with atomic_directory(Path(run) / name) as folder:

@@ -21,6 +21,7 @@ LAYERS = {
     "genrec.digests": 0,
     "genrec.entry": 0,
     "genrec.errors": 0,
+    "genrec.metric_rows": 0,
     "genrec.recipes": 0,
     "genrec.run_lock": 0,
     "genrec.runs": 0,

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from genrec.atomic import read_json
 from genrec.benchmark.fitted import FITTED, check_grid
 from genrec.benchmark.settings import BenchmarkSettings
 from genrec.data.prepared import is_prepared
 from genrec.data.processed import RecDataset
+from genrec.digests import read_signed
 from genrec.errors import ConfigError, did_you_mean
 from genrec.settings import Settings
 from genrec.stages import STAGES, Options, Step, choose, plan
@@ -231,7 +231,7 @@ def _check_folder(step: Step) -> None:
     meta = step.run / "meta.json"
     if not meta.is_file():
         return
-    there, wanted = own_settings(read_json(meta)["settings"]), _plain(own_settings(step.settings))
+    there, wanted = own_settings(read_signed(meta)["settings"]), _plain(own_settings(step.settings))
     if changed := sorted(k for k in {*there, *wanted} if there.get(k) != wanted.get(k)):
         raise ConfigError(
             f"run must be of the settings as they are now, got {step.run} with another "

@@ -13,6 +13,7 @@ from typing import Any
 from genrec.atomic import read_json, write_json_atomic
 from genrec.benchmark.jobs import Job, own_settings
 from genrec.config import configure
+from genrec.digests import read_signed
 from genrec.errors import ArtifactError, MissingPathError
 from genrec.stages import STAGES, Step, run_plan
 from genrec.training.session import run_path
@@ -69,7 +70,7 @@ def obtain(job: Job, fingerprint: str, use: Sequence[Path] = ()) -> Training:
         if not step.done:
             with _timed(clock, place):
                 run_plan([step])
-        meta = read_json(step.run / "meta.json")
+        meta = read_signed(step.run / "meta.json")
         if meta["data_fingerprint"] != fingerprint:
             raise ArtifactError(
                 f"recipes of {job.model} must be trained on the data set of the benchmark, "
@@ -107,7 +108,7 @@ def _at_hand(run: Path, steps: Sequence[Step], fingerprint: str) -> Training | N
     last: Mapping[str, Any] = {}
     for step in reversed(steps):
         file = None if place is None else place / "meta.json"
-        meta = read_json(file) if file is not None and file.is_file() else {}
+        meta = read_signed(file) if file is not None and file.is_file() else {}
         same = (
             "train_seconds" in meta
             and meta.get("data_fingerprint") == fingerprint

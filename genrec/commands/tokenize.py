@@ -223,10 +223,10 @@ def format_statistics(table: Any) -> str:
 
 def _data_path(run: Path) -> Path:
     """Read from a run which prepared data set it was trained on."""
-    from genrec.atomic import read_json
+    from genrec.digests import read_signed
 
     meta = run / "meta.json"
-    prepared = read_json(meta).get("prepared") if meta.is_file() else None
+    prepared = read_signed(meta).get("prepared") if meta.is_file() else None
     if prepared is None:
         raise ConfigError(
             f"--data must be given where the run does not say its data set, got {run}; "

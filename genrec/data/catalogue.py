@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from genrec.atomic import atomic_directory, read_json, write_json_atomic
-from genrec.data.prepared import PreparedDataset, StringArray
+from genrec.data.prepared import PreparedDataset, StringArray, open_array
 from genrec.data.text.known_vectors import NUM_PROJECTIONS, vector_sketch
 from genrec.digests import sealed, verify
 from genrec.errors import ArtifactError
@@ -152,7 +152,7 @@ class Catalogue:
             keys, titles = (StringArray.load(folder, f"item_{what}") for what in ("keys", "titles"))
             files = {name: folder / f"{name}.npy" for name in _ARRAYS}
             arrays: dict[str, Any] = {
-                name: np.load(file, mmap_mode="r") for name, file in files.items() if file.is_file()
+                name: open_array(file, ndim=None) for name, file in files.items() if file.is_file()
             }
         except ArtifactError:
             raise

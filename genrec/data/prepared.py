@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
+import tokenize
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,17 @@ _INTEGERS = {
     "train_ends": np.int64,
     "valid_ends": np.int64,
 }
+#: What numpy raises of a header that is none; it reads it as Python.
+_NO_ARRAY = (
+    EOFError,
+    MemoryError,
+    OverflowError,
+    RecursionError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    tokenize.TokenError,
+)
 _ARRAYS = ("item_embeddings", *_INTEGERS)
 _STRINGS = ("item_keys", "item_titles", "item_texts", "user_keys")
 
@@ -109,12 +121,23 @@ class StringArray(Sequence[str]):
         if not 0 <= position < len(self):
             raise IndexError(f"index must be below {len(self)}, got {index}")
         start, end = int(self.offsets[position]), int(self.offsets[position + 1])
-        return self.data[start:end].tobytes().decode("utf-8")
+        return _text(self.data[start:end].tobytes())
 
     def __iter__(self) -> Iterator[str]:
         raw = self.data.tobytes()
         ends = self.offsets.tolist()
-        return (raw[a:b].decode("utf-8") for a, b in itertools.pairwise(ends))
+        return (_text(raw[a:b]) for a, b in itertools.pairwise(ends))
+
+
+def _text(raw: bytes) -> str:
+    """Decode a string; bytes that are none were damaged where no digest told."""
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ArtifactError(
+            f"strings of an artefact must be UTF-8, got {raw[:40]!r} ({error.reason}); it was "
+            "damaged, make its folder again"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -232,13 +255,13 @@ class PreparedDataset:
         return cls(path=folder, meta=meta, **arrays, **strings)
 
 
-def open_array(path: Path, *dtypes: npt.DTypeLike, ndim: int = 1) -> npt.NDArray[Any]:
+def open_array(path: Path, *dtypes: npt.DTypeLike, ndim: int | None = 1) -> npt.NDArray[Any]:
     """Memory-map an array and make sure that it is one of the kind that is expected.
 
     Args:
         path: A ``.npy`` file.
-        dtypes: Types that it may have.
-        ndim: Number of its axes.
+        dtypes: Types that it may have; any when left out.
+        ndim: Number of its axes; None for any.
 
     Returns:
         The array, read-only; a header that claims more than the file holds is refused.
@@ -249,9 +272,11 @@ def open_array(path: Path, *dtypes: npt.DTypeLike, ndim: int = 1) -> npt.NDArray
     """
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (EOFError, MemoryError, OverflowError, SyntaxError, TypeError, ValueError) as error:
+    except _NO_ARRAY as error:
         raise ValueError(f"{path.name}: {error}") from error
-    if not isinstance(array, np.ndarray) or array.ndim != ndim or array.dtype not in dtypes:
+    if not isinstance(array, np.ndarray):
+        raise ValueError(f"{path.name}: an archive of arrays in place of one")
+    if ndim not in (None, array.ndim) or (dtypes and array.dtype not in dtypes):
         raise ValueError(f"{path.name} of another kind")
     return array
 

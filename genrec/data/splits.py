@@ -95,7 +95,7 @@ def global_time(
     if len(times) == 0:
         return starts, starts.copy()
     rises = np.diff(times) >= 0
-    inner = np.ones(max(len(times) - 1, 0), dtype=bool)
+    inner = np.ones(len(times) - 1, dtype=bool)
     begins = starts[(starts > 0) & (starts < len(times))]
     inner[begins - 1] = False
     if not rises[inner].all():

@@ -5,7 +5,6 @@ Reads ``metrics.jsonl`` and the configuration of the last checkpoint, and loads 
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import statistics
@@ -16,6 +15,7 @@ from typing import Any
 
 from genrec.atomic import read_json
 from genrec.checkpoint import resolve_step
+from genrec.digests import read_signed
 from genrec.errors import ArtifactError, MissingPathError
 from genrec.evaluation.codebook import (
     COLLAPSED_USAGE,
@@ -23,6 +23,7 @@ from genrec.evaluation.codebook import (
     collision_advice,
     many_collide,
 )
+from genrec.metric_rows import metric_rows
 from genrec.runs import find_run
 from genrec.tokenizer.artifact import ARTIFACT_NAME
 
@@ -102,8 +103,8 @@ def read_record(run: str | os.PathLike[str]) -> RunRecord:
     config = read_json(resolve_step(folder, prefer=("latest",)) / "config.json")
     evaluation: dict[str, float] = {}
     series: dict[str, list[tuple[int, float]]] = {"reconstruction_loss": [], "grad_norm": []}
-    for line in file.read_text(encoding="utf-8").splitlines():
-        row = {k: math.nan if v is None else v for k, v in json.loads(line).items()}
+    for _, known in metric_rows(file):
+        row = {k: math.nan if v is None else v for k, v in known.items()}
         for name, values in series.items():
             if f"train/{name}" in row:
                 values.append((int(row["step"]), row[f"train/{name}"]))
@@ -130,7 +131,7 @@ def _id_statistics(run: Path) -> dict[str, Any]:
     if not now.is_file():
         return {}
     table = read_json(now)
-    before = read_json(trained).get("semantic_ids", {}) if trained.is_file() else {}
+    before = read_signed(trained).get("semantic_ids", {}) if trained.is_file() else {}
     return {**before, **table["statistics"], "policy": table["policy"]}
 
 

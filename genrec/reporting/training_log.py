@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from genrec.metric_rows import metric_rows
 
 __all__ = ["TrainingLog"]
 
@@ -33,7 +34,7 @@ class TrainingLog:
         file = run / "metrics.jsonl"
         if not file.is_file():
             return cls()
-        rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        rows = [row for _, row in metric_rows(file)]
         lengths = {
             int(name.removeprefix("valid/recall@"))
             for row in rows

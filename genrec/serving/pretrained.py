@@ -15,6 +15,7 @@ from genrec.atomic import atomic_directory, read_json, write_json_atomic
 from genrec.checkpoint import RunDirectory
 from genrec.data.text.fused_space import SPACE_NAME
 from genrec.data.text.kept_encoder import ENCODER_NAME
+from genrec.digests import signed
 from genrec.errors import ConfigError, MissingPathError
 from genrec.tokenizer.semantic_id import ARTIFACT_NAME
 from genrec.trained import QUANTIZER_NAME, Trained
@@ -69,7 +70,7 @@ def save_run(run: Trained, path: str | os.PathLike[str], *, overwrite: bool) -> 
             shutil.copyfile(metrics, folder / metrics.name)
         meta = {name: run.meta[name] for name in PORTABLE if name in run.meta}
         meta["items_fingerprint"] = run.catalogue.items_fingerprint
-        write_json_atomic(folder / "meta.json", meta)
+        write_json_atomic(folder / "meta.json", signed(meta))
         card = model_card(run, read_json(metrics) if metrics.is_file() else {})
         (folder / "README.md").write_text(card, encoding="utf-8")
     return target

@@ -485,6 +485,9 @@ class Recommender:
         return self._shelf.look_up(read_lists(keys, "keys"), "keys", Unknown(on_unknown)).rows
 
     def titles(self, rows: npt.NDArray[np.integer[Any]]) -> list[str]:
-        """Name rows of the catalogue, ``(K,)``, for a person; by their keys without titles."""
-        names = self._shelf.catalogue.item_titles
-        return [names[int(row)] for row in rows]
+        """Name rows of the catalogue, ``(K,)``, for a person; by their keys without titles.
+
+        Raises:
+            DataError: If they are no rows of it.
+        """
+        return self._shelf.titles(rows)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from genrec.errors import DataError
+from genrec.errors import ConfigError, DataError
 from genrec.serving.keys import Key, Lists, read_keys, read_lists, whole_number
 from genrec.serving.recommendations import Recommendations
 from genrec.serving.stock import Limits, Stock, Unknown, check_count
@@ -82,6 +82,10 @@ class Request:
             GenRecError: As there.
         """
         unknown = Unknown(on_unknown)
+        if not isinstance(exclude_seen, (bool, np.bool_)):
+            raise ConfigError(
+                f"exclude_seen must be True or False, got {exclude_seen!r}; True is usual"
+            )
         k = min(whole_number(k, "k", usual=10), stock.catalogue.num_items)
         names = None if users is None else read_keys(users, "users")
         if histories is not None:

@@ -67,6 +67,22 @@ class Stock:
             unknown.say(rule, missing, self.row_of, f" ({gone:,} of them removed)" if gone else "")
         return found.known()
 
+    def titles(self, rows: Any) -> list[str]:
+        """Name rows of the catalogue; whatever else is given is refused."""
+        names = self.catalogue.item_titles
+        try:
+            found = np.asarray(rows)
+            known = found.ndim == 1 and (len(found) == 0 or np.issubdtype(found.dtype, np.integer))
+            known = known and bool(((found >= 0) & (found < len(names))).all())
+        except (OverflowError, TypeError, ValueError):
+            known = False
+        if not known:
+            raise DataError(
+                f"rows must be a list of whole numbers in [0, {len(names)}), got "
+                f"{str(rows)[:60]!r}; give what rows() returned"
+            )
+        return [names[int(row)] for row in found]
+
     def answer(
         self,
         rows: Rows,
@@ -103,7 +119,7 @@ class Unknown:
     how: str
 
     def __post_init__(self) -> None:
-        if self.how not in ON_UNKNOWN:
+        if not isinstance(self.how, str) or self.how not in ON_UNKNOWN:
             raise ConfigError(
                 f"on_unknown must be raise, warn or ignore, got {self.how!r}; use warn"
             )

@@ -112,8 +112,8 @@ def read_codes(path: str | os.PathLike[str]) -> npt.NDArray[Any]:
     if not Path(path).is_file():
         raise MissingPathError(f"table of codes must exist, got {path}; check the path")
     try:
-        array: npt.NDArray[Any] = np.load(path)
-    except (EOFError, ValueError) as error:
+        array: npt.NDArray[Any] = np.array(open_array(Path(path), ndim=None))
+    except ValueError as error:
         raise ArtifactError(
             f"table of codes must be a .npy file, got {path} with {error}; save it with np.save"
         ) from error

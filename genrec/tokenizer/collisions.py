@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from genrec.errors import ArtifactError
+
 __all__ = [
     "IdGroups",
     "append_dedup_digit",
@@ -21,6 +23,8 @@ __all__ = [
     "pack_ids",
     "unpack_ids",
 ]
+
+_MOST_BINS = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -54,10 +58,10 @@ def pack_ids(
         level_sizes: Codes of each level; their product must be below 2^63.
 
     Raises:
-        ValueError: If the product of the sizes is too large.
+        ArtifactError: If the product of the sizes is too large.
     """
     if math.prod(level_sizes) >= 2**63:
-        raise ValueError(
+        raise ArtifactError(
             f"the product of level_sizes must be below 2^63, got {tuple(level_sizes)}; "
             "use fewer levels or smaller codebooks"
         )
@@ -121,8 +125,11 @@ def collision_statistics(
     sizes = group_ids(ids, level_sizes).sizes
     used, perplexity = [], []
     for level, size in enumerate(level_sizes):
-        counts = np.bincount(ids[:, level], minlength=size)
-        shares = counts[counts > 0] / max(num_items, 1)
+        column = ids[:, level]
+        if size > _MOST_BINS:  # an array over all codes would not fit in memory
+            column = np.unique(column, return_inverse=True)[1]
+        counts = np.bincount(column)
+        shares = counts[counts > 0] / num_items
         used.append(int((counts > 0).sum()))
         perplexity.append(round(float(np.exp(-(shares * np.log(shares)).sum())), 3))
     return {

@@ -84,7 +84,7 @@ def read_index_json(
         raise MissingPathError(f"index file must exist, got {file}; check the path")
     try:
         table = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (RecursionError, ValueError) as error:
         raise DataError(
             f"index file must be JSON, got {file} with {error}; export it again"
         ) from error

@@ -406,17 +406,17 @@ class SemanticIdTokenizer:
                 statistics=meta["statistics"],
                 quantizer_digest=meta["quantizer_digest"],
             )
-        except (ArtifactError, KeyError) as error:
+            for name in ("fingerprint", "items_fingerprint"):
+                if getattr(table, name) != meta[name]:
+                    raise ArtifactError(
+                        f"{name} of semantic IDs must be {meta[name]} as in meta.json, got "
+                        f"{getattr(table, name)}; the files were changed"
+                    )
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ArtifactError(
                 f"semantic IDs must be as they were written, got {folder} with {error}; "
                 "make them again with `genrec tokenize RUN_DIR`"
             ) from error
-        for name in ("fingerprint", "items_fingerprint"):
-            if getattr(table, name) != meta[name]:
-                raise ArtifactError(
-                    f"{name} of semantic IDs must be {meta[name]} as in meta.json, got "
-                    f"{getattr(table, name)} in {folder}; the files were changed: make them again"
-                )
         return table
 
     def export_index_json(self, path: str | os.PathLike[str], *, keyed_by: str = "row") -> None:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from genrec.checkpoint import RunDirectory, load_model_files
-from genrec.errors import ArtifactError, ConfigError, TrainingError
+from genrec.errors import ArtifactError, ConfigError, GenRecError, TrainingError
 from genrec.training.progress import Progress
 from genrec.training.seeding import mix_seed
 from genrec.training.stopping import Watch
@@ -354,16 +354,28 @@ class _State:
 
     def load(self, step_path: Path) -> None:
         """Take weights, optimiser, schedule and position of a step folder."""
-        learner, accelerator = self.learner, self.accelerator
         _, weights = load_model_files(step_path)
         try:
-            self.accelerator.unwrap_model(learner.model).load_state_dict(weights)
+            self.accelerator.unwrap_model(self.learner.model).load_state_dict(weights)
         except RuntimeError as error:
             raise ArtifactError(
                 f"resume needs the model that the run was started with, got {step_path} with "
                 f"{str(error).splitlines()[-1].strip()}; use the same settings"
             ) from error
         trainer = self.run_dir.load_trainer(step_path)
+        try:
+            self._take(trainer)
+        except GenRecError:
+            raise
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            raise ArtifactError(
+                f"resume needs a whole step, got {step_path} whose state lacks or bends something "
+                f"({type(error).__name__}: {error}); delete that folder to use the step before it"
+            ) from error
+
+    def _take(self, trainer: Mapping[str, Any]) -> None:
+        """Go on from what :meth:`save` wrote besides the weights."""
+        learner, accelerator = self.learner, self.accelerator
         _load_optimizer(learner, trainer["optimizer"], trainer["schedule"])
         if accelerator.scaler is not None and trainer["scaler"] is not None:
             accelerator.scaler.load_state_dict(trainer["scaler"])

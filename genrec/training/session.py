@@ -20,9 +20,10 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
-from genrec.atomic import atomic_file, read_json, sweep, write_json_atomic
+from genrec.atomic import atomic_file, sweep, write_json_atomic
 from genrec.checkpoint import RunDirectory
 from genrec.data.prepared import PreparedDataset
+from genrec.digests import read_signed, signed
 from genrec.errors import ConfigError, GenRecError, Interrupted
 from genrec.run_lock import RunLock
 from genrec.training.loop import FitResult, Rhythm
@@ -170,6 +171,7 @@ def run_training(
     Raises:
         GenRecError: If a setting, a path or the data is not as it should be; an older run in the
             folder is then as it was.
+        TrainingError: If another process of the run died; it can be resumed.
         Interrupted: If the run was stopped from outside; it can be resumed.
     """
     session = start_session(settings)
@@ -438,13 +440,13 @@ def write_meta(session: Session, values: Mapping[str, Any]) -> None:
         "mixed_precision": session.accelerator.mixed_precision,
         "command": " ".join(sys.argv),
     }
-    write_json_atomic(path / "meta.json", {**read_meta(path), **base, **values})
+    write_json_atomic(path / "meta.json", signed({**read_meta(path), **base, **values}))
 
 
 def read_meta(run: Path) -> dict[str, Any]:
     """Read ``meta.json`` of a run; empty where there is none."""
     file = run / "meta.json"
-    known: dict[str, Any] = read_json(file) if file.is_file() else {}
+    known: dict[str, Any] = read_signed(file) if file.is_file() else {}
     return known
 
 

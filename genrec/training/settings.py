@@ -33,9 +33,9 @@ class RunSettings(Settings):
     )
     seed: int = setting("Start of every random draw: weights, order, dropout, k-means", 0, least=0)
     iterations: int | None = setting(
-        "Optimiser steps; the shorter of this and epochs counts", None, least=1
+        "Optimiser steps; the shorter of this and epochs counts", None, least=1, most=1e12
     )
-    epochs: float | None = setting("Passes over the training data", None, above=0)
+    epochs: float | None = setting("Passes over the training data", None, above=0, most=1e9)
     batch_size: int = setting(
         "Rows of a batch: items, examples, or windows when packed", 256, least=1
     )

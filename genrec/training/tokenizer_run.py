@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from genrec.atomic import read_json
 from genrec.data.prepared import PreparedDataset
 from genrec.data.processed import RecDataset, load_or_prepare
+from genrec.digests import read_signed
 from genrec.errors import ConfigError, MissingPathError
 from genrec.runs import find_run
 from genrec.tokenizer.semantic_id import ARTIFACT_NAME, SemanticIdTokenizer
@@ -61,7 +61,7 @@ def open_data(
         GenRecError: If there is no data set, or it is not as it should be.
     """
     run_meta = None if stage_one is None else stage_one / "meta.json"
-    known = read_json(run_meta) if run_meta is not None and run_meta.is_file() else {}
+    known = read_signed(run_meta) if run_meta is not None and run_meta.is_file() else {}
     if settings.dataset_folder is None and "prepared" in known:
         return PreparedDataset.load(known["prepared"])
     if settings.dataset_folder is None:

@@ -13,9 +13,11 @@ from accelerate import Accelerator
 
 from genrec.atomic import atomic_file
 from genrec.errors import ConfigError
+from genrec.metric_rows import metric_rows
 
 __all__ = ["Tracker"]
 
+_AT_THE_END = "test/"
 _EXTERNAL = ("tensorboard", "wandb", "mlflow")
 
 
@@ -68,8 +70,12 @@ class Tracker:
         """Drop what a run wrote after ``step``, the one from which it is resumed."""
         if not self.accelerator.is_main_process or not self.path.is_file():
             return
-        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
-        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+        # What a run logs at its very end, the test, comes again whether or not it had come so far.
+        kept = [
+            line
+            for line, row in metric_rows(self.path)
+            if row["step"] <= step and not any(name.startswith(_AT_THE_END) for name in row)
+        ]
         with atomic_file(self.path) as temporary:
             temporary.write_text("".join(kept), encoding="utf-8")
 

@@ -65,6 +65,7 @@ def test_wrong_input_is_one_line_and_status_two(sample_decoder: Path, tmp_path: 
     moved = tmp_path / "moved"
     shutil.copytree(sample_decoder, moved)
     meta = json.loads((moved / "meta.json").read_text())
+    meta.pop("seal")  # edited by hand
     (moved / "meta.json").write_text(json.dumps(meta | {"prepared": str(tmp_path / "gone")}))
     lost = diagnose(moved)
     assert lost.exit_code == 2

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
+import re
+import signal
 import stat
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -11,6 +17,7 @@ import pytest
 
 from genrec import atomic
 from genrec.atomic import atomic_directory, atomic_file, read_json, write_json_atomic
+from genrec.errors import StorageError
 
 
 def names(folder: Path) -> list[str]:
@@ -149,3 +156,55 @@ def test_json_round_trip_and_no_nan(tmp_path):
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json_atomic(path, {"loss": float("nan")})
     assert read_json(path)["a"] == "Ünïcode"
+
+
+def die_writing(path: Path, *, replacing: bool) -> None:
+    """Write a folder in another process, which is killed before, or just before the end of it."""
+    code = f"""
+import os, signal, sys
+from pathlib import Path
+from genrec import atomic
+if {replacing}:
+    rename = os.rename
+    atomic.os.rename = lambda *names: os.kill(os.getpid(), signal.SIGKILL)
+with atomic.atomic_directory({str(path)!r}) as folder:
+    (folder / "a").write_text("new")
+    if not {replacing}:
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+
+
+@pytest.mark.parametrize("replacing", [False, True])
+def test_what_a_killed_writer_left_goes_with_the_next_one(tmp_path, replacing):
+    target = tmp_path / "x"
+    with atomic_directory(target) as folder:
+        (folder / "a").write_text("old")
+    (tmp_path / ".x.theirs.tmp").write_text("of nobody known")
+    die_writing(target, replacing=replacing)
+    assert len(list(tmp_path.glob(".x.*"))) == 2 + replacing
+    with contextlib.suppress(RuntimeError), atomic_directory(target):
+        assert (target / "a").read_text() == "old"  # also where it had been moved away
+        raise RuntimeError
+    assert (target / "a").read_text() == "old"
+    assert [path.name for path in tmp_path.glob(".x.*")] == [".x.theirs.tmp"]
+
+
+def test_a_living_writer_is_left_alone(tmp_path):
+    with atomic_directory(tmp_path / "x") as one, atomic_directory(tmp_path / "x") as two:
+        assert one.is_dir()
+        assert two.is_dir()
+
+
+@pytest.mark.parametrize("kind", [atomic_file, atomic_directory])
+def test_a_full_disk_and_a_folder_without_rights_are_named(tmp_path, kind):
+    for number, fix in ((errno.ENOSPC, "free space"), (errno.EROFS, "check it")):
+        wanted = re.escape(f"got {os.strerror(number)} for {tmp_path / 'x'}; {fix}")
+        with pytest.raises(StorageError, match=wanted), kind(tmp_path / "x"):
+            raise OSError(number, "said the system")
+    with pytest.raises(StorageError, match="No space left on device"), kind(tmp_path / "x"):
+        raise ValueError("I/O error: No space left on device (os error 28)")
+    with pytest.raises(ValueError, match="a defect"), kind(tmp_path / "x"):
+        raise ValueError("a defect")
+    assert list(tmp_path.iterdir()) == []

@@ -10,8 +10,9 @@ import gin
 import pytest
 
 from genrec.config import configure
-from genrec.errors import ConfigError, MissingPathError, run_command
+from genrec.errors import ConfigError, GenRecError, MissingPathError, run_command
 from genrec.settings import Settings, setting
+from genrec.training.rqvae import RqVaeSettings
 
 
 @gin.constants_from_enum(module="config_test")
@@ -144,3 +145,15 @@ def test_the_configuration_is_locked_once_read(write):
     configure(Practice, write("train.batch_size = 1"))
     with pytest.raises(RuntimeError, match="modify locked Gin config"):
         gin.bind_parameter("train.batch_size", 2)
+
+
+ODD = ["[", "'", "(", "@train()", "@train", "%nothing", "...", "1j", "set()", "lambda:1", "[{}]"]
+ODD += ["%gin.REQUIRED", "1e30", "0", "nan"]
+
+
+@pytest.mark.parametrize("value", [*ODD, "1 2", "[" * 2000 + "]" * 2000, "9" * 5000])
+@pytest.mark.parametrize("name", ["iterations", "dataset", "log_every"])
+def test_values_that_are_none_are_one_line(name, value):
+    with pytest.raises(GenRecError) as caught:
+        configure(RqVaeSettings, None, [f"train.{name}={value}"])
+    assert str(caught.value)

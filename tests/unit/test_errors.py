@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import signal
+import subprocess
+import sys
 import warnings
 
 import pytest
@@ -15,6 +19,7 @@ from genrec.errors import (
     GenRecError,
     Interrupted,
     MissingPathError,
+    StorageError,
     TrainingError,
     did_you_mean,
     printable,
@@ -36,6 +41,7 @@ def raising(error: BaseException):
         (DataError, ValueError),
         (ArtifactError, ValueError),
         (MissingPathError, FileNotFoundError),
+        (StorageError, OSError),
         (TrainingError, RuntimeError),
     ],
 )
@@ -123,3 +129,46 @@ def test_near_names_come_first_and_all_names_when_none_is_near():
     assert did_you_mean("rate_1", names, limit=2).count(",") == 1
     users = [f"user-{i:04d}" for i in range(70)]
     assert did_you_mean("xyz", users) == "for example user-0000, user-0001, user-0002"
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.ENOSPC, "x", "a/b"), f"got {os.strerror(errno.ENOSPC)} for a/b; check path"),
+        (PermissionError(errno.EACCES, "x"), f"got {os.strerror(errno.EACCES)}; check path"),
+        (MemoryError(), "memory must suffice, got too little; lower the batch size"),
+        (RuntimeError("can't allocate memory: 9 bytes"), "got can't allocate memory: 9 bytes; low"),
+        (StorageError.of("a/b", errno.EROFS), f"got {os.strerror(errno.EROFS)} for a/b; check it"),
+    ],
+)
+def test_what_the_system_refuses_is_one_line(error, said, capsys):
+    with pytest.raises(SystemExit) as caught:
+        run_command(raising(error))
+    assert caught.value.code == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith("error: ")
+    assert said in shown
+    assert len(shown.splitlines()) == 1
+    with pytest.raises(type(error)):
+        run_command(raising(error), debug=True)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("shapes differ"), OSError("without a number")])
+def test_other_errors_are_defects(error):
+    with pytest.raises(type(error)):
+        run_command(raising(error))
+
+
+def test_a_reader_that_has_enough_ends_a_command_in_silence():
+    code = (
+        "from genrec.errors import run_command\n"
+        "run_command(lambda: [print('x' * 1000, flush=True) for _ in range(1000)])"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    process.stdout.read(10)
+    process.stdout.close()
+    said = process.stderr.read()
+    process.stderr.close()
+    assert (process.wait(), said) == (128 + signal.SIGPIPE, b"")

@@ -50,6 +50,25 @@ def test_truncation_drops_later_rows_and_a_half_written_one(tracker):
     assert [row["step"] for row in rows(tracker)] == [10, 20, 21]
 
 
+def test_the_test_of_a_run_is_logged_once_however_often_it_ends(tracker):
+    for _ in range(3):
+        tracker.truncate(12)
+        if not tracker.path.exists():
+            tracker.log(12, {"train/loss": 1.0})
+        tracker.log(12, {"test/recall@5": 0.5})
+    assert [set(row) - {"step"} for row in rows(tracker)] == [{"train/loss"}, {"test/recall@5"}]
+
+
+def test_damaged_lines_are_left_out_with_a_warning(tracker):
+    tracker.log(1, {"loss": 1.0})
+    with tracker.path.open("ab") as file:
+        file.write(b'[1]\n{"step": true}\n\xff\n{"step": 2, "loss": "x"}\n' + b"[" * 9999 + b"\n")
+    tracker.log(2, {"loss": 2.0})
+    with pytest.warns(UserWarning, match="has 5 damaged lines, left out"):
+        tracker.truncate(9)
+    assert [row["step"] for row in rows(tracker)] == [1, 2]
+
+
 def test_truncation_without_a_file_is_fine(tracker):
     tracker.truncate(5)
     assert not tracker.path.exists()

@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
+import errno
+import lzma
 import os
 import shutil
 import stat
+import struct
 import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 from genrec.atomic import atomic_directory
-from genrec.errors import DataError
+from genrec.errors import DataError, GenRecError
 
 __all__ = ["unpack"]
+
+#: What the parts of zipfile raise of a damaged archive.
+_DAMAGED = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    EOFError,
+    IndexError,
+    MemoryError,
+    NotImplementedError,
+    OSError,
+    OverflowError,
+    RuntimeError,
+    ValueError,
+)
 
 
 def unpack(
@@ -55,9 +74,14 @@ def unpack(
                 # zipfile gives no more bytes than announced, and checks their sum at the end.
                 with packed.open(info) as stream, file.open("xb") as output:
                     shutil.copyfileobj(stream, output, 1 << 20)
+    except GenRecError:
+        raise
     except (FileExistsError, NotADirectoryError, IsADirectoryError):
         raise _refused(source, "name each file once", f"{name!r} twice") from None
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
+    except _DAMAGED as error:
+        # bz2 says no number, a place before the beginning is EINVAL; all else is the system's.
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise
         raise DataError(
             f"archive must be a complete zip, got {source} ({error}); delete it and fetch it again"
         ) from None

@@ -21,6 +21,7 @@ from genrec.data.files.columns import (
 )
 from genrec.data.files.line_chunks import (
     LineChunk,
+    check_encoding,
     count_lines,
     decoded,
     first_line,
@@ -29,7 +30,7 @@ from genrec.data.files.line_chunks import (
 )
 from genrec.data.files.rejected import RejectedRows
 from genrec.data.files.times import TimeReader
-from genrec.errors import DataError
+from genrec.errors import ConfigError, DataError
 
 __all__ = ["Dialect", "read_delimited", "read_header", "sample_values"]
 
@@ -38,6 +39,8 @@ _LONGEST_RECORD_LINES = 200
 _SAMPLE_LINES = 1_000
 _SAMPLE_BYTES = 1 << 18
 _MARK = "\x1e"
+_UNIT = "\x1f"  # in place of a separator of several signs; stands in no text
+_NO_SEPARATORS = {"\r", "\n", "\0", _MARK, *map(chr, range(0xD800, 0xE000))}
 
 
 @dataclass(frozen=True)
@@ -45,16 +48,29 @@ class Dialect:
     """How a file separates its values.
 
     Attributes:
-        separator: Between values; may have several characters.
+        separator: Between values; may have several characters, but no line end and, with
+            ``quoted``, no double quote.
         names: Names of the columns, for files without a header; None reads the first line.
         quoted: Whether values may stand in double quotes.
         encoding: Encoding of the text.
+
+    Raises:
+        ConfigError: If separator or encoding are none.
     """
 
     separator: str = ","
     names: tuple[str, ...] | None = None
     quoted: bool = True
     encoding: str = "utf-8"
+
+    def __post_init__(self) -> None:
+        signs = set(self.separator)
+        if not signs or signs & _NO_SEPARATORS or (self.quoted and '"' in signs):
+            raise ConfigError(
+                f"separator must be one sign or some, no quote and no line end, got "
+                f"{self.separator!r}; for example ';'"
+            )
+        check_encoding(self.encoding)
 
 
 def read_header(path: Path, dialect: Dialect) -> list[str]:
@@ -127,7 +143,7 @@ class _Table:
             return whole
         frames = [pl.DataFrame(schema=final_schema(self.columns))]
         carried: LineChunk | None = None  # an unfinished quoted value of the block before
-        chunks = line_chunks(self.path)
+        chunks = line_chunks(self.path, rejected=rejected)
         following = next(chunks, None)
         if following is not None and self.dialect.names is None:
             following = _without_header(following)
@@ -144,7 +160,7 @@ class _Table:
 
     def _whole(self) -> pl.DataFrame | None:
         """Parse the file, streaming; None where a line is flawed or that cannot be told."""
-        if len(self.dialect.separator) > 1 or self.dialect.encoding != "utf-8":
+        if len(self.dialect.separator.encode()) > 1 or self.dialect.encoding != "utf-8":
             return None
         # Only with the number of lines is it sure that no stray quote has swallowed some.
         num_rows = count_lines(self.path)
@@ -170,10 +186,10 @@ class _Table:
         data, separator = chunk.data, self.dialect.separator
         if not data:
             return pl.DataFrame(schema=final_schema(self.columns))
-        if len(separator) > 1:  # polars takes one sign; this one stands in no text
-            if b"\x1f" in data:
+        if len(separator.encode()) > 1:  # polars takes one byte
+            if _UNIT.encode() in data:
                 return None
-            data, separator = data.replace(separator.encode(), b"\x1f"), "\x1f"
+            data, separator = data.replace(separator.encode(), _UNIT.encode()), _UNIT
         try:
             parsed = pl.read_csv(
                 data,
@@ -267,10 +283,13 @@ def _fields(text: str, dialect: Dialect) -> tuple[list[str], bool]:
     """Split a record into fields, none where that fails; tell whether a quote stays open."""
     if not dialect.quoted or '"' not in text:
         return text.split(dialect.separator), False
+    separator = dialect.separator
+    if len(separator) > 1:  # csv takes one sign
+        text, separator = text.replace(_UNIT, " ").replace(separator, _UNIT), _UNIT
     # An open quote swallows the mark behind the last field.
-    marked = f"{text}{dialect.separator}{_MARK}"
+    marked = f"{text}{separator}{_MARK}"
     try:
-        fields = next(csv.reader([marked], delimiter=dialect.separator))
+        fields = next(csv.reader([marked], delimiter=separator))
     except csv.Error:
         return [], False
     if fields[-1] != _MARK:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import json
 import re
 from collections.abc import Collection, Iterator, Sequence
@@ -20,11 +21,23 @@ from genrec.data.files.columns import (
     parsed_whole,
     schema_of,
 )
-from genrec.data.files.line_chunks import LineChunk, decoded, line_chunks, open_binary
+from genrec.data.files.line_chunks import (
+    LineChunk,
+    decoded,
+    line_chunks,
+    numbered_lines,
+    swells,
+)
 from genrec.data.files.rejected import RejectedRows
 from genrec.data.files.times import TimeReader
 
-__all__ = ["parse_object", "read_json_columns", "read_objects", "sample_objects"]
+__all__ = ["parse_object", "plain_key", "read_json_columns", "read_objects", "sample_objects"]
+
+_HOLDERS = (dict, list, tuple, set)
+_DEEPEST = 64  # lists and objects in each other; what walks through them would run out of stack
+
+#: Half a letter, as a text that was cut in the middle of one leaves it; no UTF-8 can hold it.
+_HALF = re.compile(r"\\u(?:0000)?d[89a-f]", re.IGNORECASE)
 
 
 def parse_object(line: bytes) -> dict[str, Any]:
@@ -36,11 +49,52 @@ def parse_object(line: bytes) -> dict[str, Any]:
         try:
             # Only literals: whatever the line holds, nothing of it is run.
             value = ast.literal_eval(text.strip())
+            repr(value)  # an integer may have too many digits to be shown
         except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
             raise ValueError("neither JSON nor a Python literal") from None
     if not isinstance(value, dict):
         raise ValueError("not an object")
+    if sum(map(text.count, "[{(")) > _DEEPEST and _is_deep(value):
+        raise ValueError("nested too deeply")
+    if _HALF.search(text):
+        whole: dict[str, Any] = _whole_letters(value)
+        return whole
     return value
+
+
+def _is_deep(value: Any) -> bool:
+    """Tell whether lists and objects lie in each other too often."""
+    inner = [value]
+    for _ in range(_DEEPEST):
+        held = [v.values() if isinstance(v, dict) else v for v in inner if isinstance(v, _HOLDERS)]
+        inner = list(itertools.chain.from_iterable(held))
+    return any(isinstance(entry, _HOLDERS) for entry in inner)
+
+
+def _whole_letters(value: Any) -> Any:
+    """Put the sign for an unknown letter where half of one stands."""
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, dict):
+        return {_whole_letters(name): _whole_letters(entry) for name, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_whole_letters(entry) for entry in value]
+    return value
+
+
+def plain_key(value: object) -> str | None:
+    """Write a value that names something as text: a text or a whole number, blanks cut.
+
+    None where it names nothing: a blank, a flag, a list, an object.
+    """
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # what pandas makes of integers beside an empty cell
+    if isinstance(value, bool) or not isinstance(value, (str, int)):
+        return None
+    try:
+        return str(value).strip() or None
+    except ValueError:  # an integer of thousands of digits
+        return None
 
 
 def read_objects(
@@ -65,35 +119,39 @@ def read_objects(
     pattern = None
     if key is not None and wanted is not None:
         pattern = re.compile(rb"""["']%s["']\s*:\s*["']([^"'\\]*)["']""" % re.escape(key.encode()))
-    with open_binary(path) as stream:
-        for number, line in enumerate(stream, start=1):
-            if not line.strip():
+    for number, line in numbered_lines(path, rejected):
+        if not line.strip():
+            continue
+        if pattern is not None and wanted is not None:
+            match = pattern.search(line)
+            if match and match[1].decode("utf-8", "replace") not in wanted:
                 continue
-            if pattern is not None and wanted is not None:
-                match = pattern.search(line)
-                if match and match[1].decode("utf-8", "replace") not in wanted:
-                    continue
-            try:
-                record = parse_object(line)
-            except ValueError as error:
-                rejected.add(path.name, str(error), line=number)
+        try:
+            record = parse_object(line)
+        except ValueError as error:
+            rejected.add(path.name, str(error), line=number)
+            continue
+        if key is not None and wanted is not None:
+            name = plain_key(record.get(key))
+            if name is None:
+                rejected.add(path.name, f"no {key}", line=number)
                 continue
-            if key is not None and wanted is not None and record.get(key) not in wanted:
+            if name not in wanted:
                 continue
-            yield number, record
+            record[key] = name
+        yield number, record
 
 
 def sample_objects(path: Path, count: int = 1_000) -> list[dict[str, Any]]:
     """Read the first ``count`` objects of a file; lines that are none are left out."""
     found: list[dict[str, Any]] = []
-    with open_binary(path) as stream:
-        for line in stream:
-            if len(found) >= count:
-                break
-            try:
-                found.append(parse_object(line))
-            except ValueError:
-                continue
+    for _, line in numbered_lines(path):
+        if len(found) >= count:
+            break
+        try:
+            found.append(parse_object(line))
+        except ValueError:
+            continue
     return found
 
 
@@ -115,10 +173,11 @@ def read_json_columns(
     Returns:
         One row an object that is whole, in the order of the file.
     """
-    if (whole := _scan(path, columns, time)) is not None:
+    # polars holds a line whole, however long it is.
+    if not swells(path) and (whole := _scan(path, columns, time)) is not None:
         return whole
     frames = [pl.DataFrame(schema=final_schema(columns))]
-    for chunk in line_chunks(path):
+    for chunk in line_chunks(path, rejected=rejected):
         frame = _parse_fast(chunk, columns, time)
         if frame is None:
             frame = _parse_slowly(chunk, columns, time, path.name, rejected)
@@ -133,7 +192,7 @@ def _scan(path: Path, columns: Sequence[Column], time: TimeReader | None) -> pl.
         frame = finish(lazy, columns, time).collect(engine="streaming")
     except (pl.exceptions.PolarsError, OSError):
         return None
-    return frame if parsed_whole(frame, columns, None) else None
+    return frame if _parsed_well(frame, columns) else None
 
 
 def _parse_fast(
@@ -145,7 +204,18 @@ def _parse_fast(
         frame = finish(parsed.lazy(), columns, time).collect()
     except pl.exceptions.PolarsError:
         return None
-    return frame if parsed_whole(frame, columns, None) else None
+    return frame if _parsed_well(frame, columns) else None
+
+
+def _parsed_well(frame: pl.DataFrame, columns: Sequence[Column]) -> bool:
+    """Tell whether nothing is missing, and no key was a list, an object or a flag."""
+    keys = [pl.col(column.name) for column in columns if column.kind == "key"]
+    # polars writes them as text; what really is such a text shows when read line by line.
+    odd = [key.str.contains(r"^(?:[\[{]|true$|false$)").any() for key in keys]
+    return (
+        parsed_whole(frame, columns, None)
+        and not frame.select(pl.any_horizontal(pl.lit(False), *odd)).item()
+    )
 
 
 def _parse_slowly(
@@ -174,6 +244,6 @@ def _parse_slowly(
 
 def _as_text(value: object, column: Column) -> str | None:
     """Write a JSON value as a table would hold it; an object or a flag names nothing."""
-    if column.kind == "key" and isinstance(value, (bool, list, dict)):
+    if column.kind == "key" and isinstance(value, (bool, *_HOLDERS)):
         raise ValueError(f"{column.source} is no key")
     return None if value is None else str(value)

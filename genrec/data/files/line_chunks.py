@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import gzip
+import os
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,21 +13,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from genrec.errors import DataError, MissingPathError
+from genrec.data.files.rejected import RejectedRows
+from genrec.errors import ConfigError, DataError, MissingPathError
 
 __all__ = [
     "LineChunk",
+    "check_encoding",
     "count_lines",
     "decoded",
     "first_line",
     "fits",
     "line_chunks",
+    "numbered_lines",
     "open_binary",
+    "swells",
 ]
 
 _CHUNK_BYTES = 16 << 20
 _COUNT_BYTES = 1 << 20
-_LONGEST_LINE_BYTES = 256 << 20
+_LONGEST_LINE_BYTES = 64 << 20
+_TOO_LONG = f"a line longer than {_LONGEST_LINE_BYTES >> 20} MiB"
+_USUAL_RATIO = 50  # logs shrink to a third or a twentieth
 _UTF8_MARK = b"\xef\xbb\xbf"
 
 
@@ -79,10 +86,52 @@ def open_binary(path: Path) -> Iterator[BinaryIO]:
         ) from None
 
 
-def first_line(path: Path) -> bytes:
-    """Read the first line that is not blank, without its end and a UTF-8 mark; empty if none."""
+def swells(path: Path) -> bool:
+    """Tell whether a gzip may hold much more than its size lets expect, by what it says itself."""
+    with path.open("rb") as stream:
+        if stream.read(2) != b"\x1f\x8b":
+            return False
+        stream.seek(-4, os.SEEK_END)
+        unpacked, packed = int.from_bytes(stream.read(4), "little"), path.stat().st_size
+    # The size is given modulo 4 GiB: what seems to have shrunk may be anything.
+    return not packed // 2 <= unpacked <= _USUAL_RATIO * packed
+
+
+def numbered_lines(path: Path, rejected: RejectedRows | None = None) -> Iterator[tuple[int, bytes]]:
+    """Read a file line by line, in bounded memory whatever it holds.
+
+    Args:
+        path: Plain or gzip.
+        rejected: Takes note of lines longer than 64 MiB, which are left out.
+
+    Yields:
+        Number, from 1, and line with its end.
+    """
     with open_binary(path) as stream:
-        for line in stream:
+        number = 0
+        while line := stream.readline(_LONGEST_LINE_BYTES + 1):
+            number += 1
+            if len(line) <= _LONGEST_LINE_BYTES:
+                yield number, line
+                continue
+            while line and not line.endswith(b"\n"):
+                line = stream.readline(_COUNT_BYTES)
+            if rejected is not None:
+                rejected.add(path.name, _TOO_LONG, line=number)
+
+
+def first_line(path: Path) -> bytes:
+    """Read the first line that is not blank, without its end and a UTF-8 mark; empty if none.
+
+    One longer than 64 MiB is a DataError.
+    """
+    with open_binary(path) as stream:
+        while line := stream.readline(_LONGEST_LINE_BYTES + 1):
+            if len(line) > _LONGEST_LINE_BYTES:
+                raise DataError(
+                    f"first line must be no longer than {_LONGEST_LINE_BYTES >> 20} MiB, got a "
+                    f"longer one in {path}; is this a text file?"
+                )
             plain = line.removeprefix(_UTF8_MARK).strip(b"\r\n")
             if plain.strip():
                 return plain
@@ -92,10 +141,10 @@ def first_line(path: Path) -> bytes:
 def count_lines(path: Path) -> int | None:
     """Count the lines of a plain file, a last one without an end counted.
 
-    None for gzip, where counting costs as much as reading, and for a file that does not begin
-    with a line that holds something.
+    None for gzip, where counting costs as much as reading, for a file that does not begin
+    with a line that holds something, and for one with a line longer than 64 MiB.
     """
-    lines, last = 0, b""
+    lines, last, unended = 0, b"", 0
     with path.open("rb") as stream:
         start = stream.read(2)
         if start == b"\x1f\x8b" or start[:1] in b"\r\n":
@@ -104,12 +153,34 @@ def count_lines(path: Path) -> int | None:
         while block := stream.read(_COUNT_BYTES):
             lines += block.count(b"\n")
             last = block[-1:]
+            end = block.rfind(b"\n") + 1
+            unended = len(block) - end + (0 if end else unended)
+            if unended > _LONGEST_LINE_BYTES:
+                return None
     return lines + (last not in (b"", b"\n"))
 
 
 def decoded(data: bytes, encoding: str = "utf-8") -> str:
     """Decode text; bytes that are none in its encoding are taken for Windows-1252, as of Excel."""
     return data.decode(encoding, errors="genrec-windows")
+
+
+def check_encoding(encoding: str) -> None:
+    """Refuse what is no encoding, and one in which lines and separators are other bytes.
+
+    Raises:
+        ConfigError: If it is not like ASCII where ASCII is enough.
+    """
+    plain = bytes([*b"\t\n\r", *range(32, 127)])
+    try:
+        known = plain.decode(encoding, errors="genrec-windows") == plain.decode("ascii")
+    except (LookupError, UnicodeError, ValueError):
+        known = False
+    if not known:
+        raise ConfigError(
+            f"encoding must be one that holds ASCII as it is, got {encoding!r}; for example utf-8, "
+            "cp1252 or latin-1"
+        )
 
 
 def fits(data: bytes, encoding: str) -> bool:
@@ -131,11 +202,15 @@ def _as_windows(error: UnicodeError) -> tuple[str, int]:
 codecs.register_error("genrec-windows", _as_windows)
 
 
-def line_chunks(path: Path, *, chunk_bytes: int = _CHUNK_BYTES) -> Iterator[LineChunk]:
+def line_chunks(
+    path: Path, *, rejected: RejectedRows | None = None, chunk_bytes: int = _CHUNK_BYTES
+) -> Iterator[LineChunk]:
     """Read a file in blocks of whole lines; the next block is read while one is worked on.
 
     Args:
         path: Plain or gzip.
+        rejected: Takes note of lines longer than 64 MiB, which are left out: a gzip of some MB can
+            hold one of some GiB.
         chunk_bytes: About how much of the unpacked content is in a block.
 
     Yields:
@@ -143,9 +218,9 @@ def line_chunks(path: Path, *, chunk_bytes: int = _CHUNK_BYTES) -> Iterator[Line
 
     Raises:
         MissingPathError: If there is no such file.
-        DataError: If the file cannot be unpacked, or a line is longer than 256 MiB.
+        DataError: If the file cannot be unpacked.
     """
-    chunks = _split(path, chunk_bytes)
+    chunks = _split(path, chunk_bytes, rejected)
     # One thread: unpacking releases the interpreter, so it runs beside the parsing of a block.
     with ThreadPoolExecutor(1, thread_name_prefix=f"read {path.name}") as pool:
         ahead = pool.submit(next, chunks, None)
@@ -154,25 +229,30 @@ def line_chunks(path: Path, *, chunk_bytes: int = _CHUNK_BYTES) -> Iterator[Line
             yield chunk
 
 
-def _split(path: Path, chunk_bytes: int) -> Iterator[LineChunk]:
+def _split(path: Path, chunk_bytes: int, rejected: RejectedRows | None) -> Iterator[LineChunk]:
     """Cut a file behind the last line end of each block; what follows it opens the next."""
-    rest, number = b"", 1
+    parts: list[bytes] = []  # of the line that no block has ended yet
+    number, begun, skipping = 1, False, False
     with open_binary(path) as stream:
         while block := stream.read(chunk_bytes):
-            if number == 1 and not rest:
-                block = block.removeprefix(_UTF8_MARK)
+            if not begun:
+                block, begun = block.removeprefix(_UTF8_MARK), True
+            if skipping:
+                _, end, block = block.partition(b"\n")
+                if not end:
+                    continue
+                number, skipping = number + 1, False
             cut = block.rfind(b"\n") + 1
-            if not cut:
-                rest += block
-                if len(rest) > _LONGEST_LINE_BYTES:
-                    raise DataError(
-                        f"lines must be shorter than {_LONGEST_LINE_BYTES >> 20} MiB, got a longer "
-                        f"line {number} in {path}; is this a text file?"
-                    )
-                continue
-            chunk = LineChunk(rest + block[:cut], number)
-            number += chunk.num_lines
-            rest = block[cut:]
-            yield chunk
-    if rest:
-        yield LineChunk(rest, number)
+            if cut:
+                chunk = LineChunk(b"".join([*parts, block[:cut]]), number)
+                number += chunk.num_lines
+                parts = []
+                yield chunk
+            if len(block) > cut:
+                parts.append(block[cut:])
+            if sum(map(len, parts)) > _LONGEST_LINE_BYTES:
+                parts, skipping = [], True
+                if rejected is not None:
+                    rejected.add(path.name, _TOO_LONG, line=number)
+    if parts:
+        yield LineChunk(b"".join(parts), number)

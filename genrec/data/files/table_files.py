@@ -14,7 +14,12 @@ import polars as pl
 
 from genrec.data.files.columns import Column, accept, find_columns, has_decimal_comma
 from genrec.data.files.delimited import Dialect, read_delimited, read_header, sample_values
-from genrec.data.files.json_lines import read_json_columns, read_objects, sample_objects
+from genrec.data.files.json_lines import (
+    plain_key,
+    read_json_columns,
+    read_objects,
+    sample_objects,
+)
 from genrec.data.files.line_chunks import first_line
 from genrec.data.files.rejected import RejectedRows
 from genrec.data.files.times import TimeReader, looks_like_times
@@ -29,6 +34,9 @@ _DELIMITED = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
 #: Endings of files that can be read, each also with ``.gz`` behind it (Parquet aside).
 TABLE_SUFFIXES = (*_PARQUET, ".csv", ".tsv", *_JSON, ".csv.gz", ".tsv.gz", ".jsonl.gz", ".json.gz")
 
+_NO_VALUE = (pl.List, pl.Array, pl.Struct, pl.Binary, pl.Object, pl.Duration, pl.Time)
+_NO_KEY = (*_NO_VALUE, pl.Boolean)
+_WORDS = {"key": "key", "number_key": "key", "time": "time", "rating": "number"}
 _SAMPLE_ROWS = 1_000
 _NUMBER = re.compile(r"[+-]?[0-9]*[.,]?[0-9]+(?:[eE][+-]?[0-9]+)?|nan", re.IGNORECASE)
 
@@ -81,7 +89,7 @@ class TableFile:
     def sample(self, source: str) -> list[str]:
         """Read the first values of a column, up to 1,000, as text, empty ones left out."""
         if self._suffix in _PARQUET:
-            head = pl.scan_parquet(self.path).select(source).head(_SAMPLE_ROWS).collect()
+            head = self._collect([source], rows=_SAMPLE_ROWS)
             values: Sequence[Any] = head[source].to_list()
         elif self._suffix in _JSON:
             values = [record.get(source) for record in sample_objects(self.path, _SAMPLE_ROWS)]
@@ -147,11 +155,8 @@ class TableFile:
             Line (for Parquet: row) and values.
         """
         for number, row in self._numbered(names, rejected):
-            key = row.get(names[0])
-            if isinstance(key, float) and key.is_integer():
-                key = int(key)  # what pandas makes of integers beside an empty cell
-            text = "" if key is None else str(key).strip()
-            if not text:
+            text = plain_key(row.get(names[0]))
+            if text is None:
                 rejected.add(self.path.name, f"no {names[0]}", line=number)
                 continue
             yield number, {**row, names[0]: text}
@@ -160,7 +165,11 @@ class TableFile:
         self, names: Sequence[str], rejected: RejectedRows
     ) -> Iterator[tuple[int, dict[str, Any]]]:
         if self._suffix in _PARQUET:
-            frame = pl.scan_parquet(self.path).select(names).collect()
+            kind = self._parquet_schema()[names[0]]
+            self._check_kind(names[0], kind, "key", _NO_KEY)
+            frame = self._collect(names)
+            if not (kind.is_integer() or kind.is_float()):  # dates and decimals name something too
+                frame = frame.with_columns(pl.col(names[0]).cast(pl.String))
             return enumerate(frame.iter_rows(named=True), start=1)
         if self._suffix in _JSON:
             return read_objects(self.path, rejected)
@@ -172,17 +181,41 @@ class TableFile:
         try:
             return dict(pl.scan_parquet(self.path).collect_schema())
         except (pl.exceptions.PolarsError, OSError) as error:
+            raise self._damaged(error) from None
+
+    def _collect(self, names: Sequence[str], rows: int | None = None) -> pl.DataFrame:
+        """Read columns of a Parquet file, whose pages may be damaged where its schema is not."""
+        table = pl.scan_parquet(self.path).select(list(names))
+        try:
+            return (table if rows is None else table.head(rows)).collect(engine="streaming")
+        except (pl.exceptions.PolarsError, OSError) as error:
+            raise self._damaged(error) from None
+
+    def _check_kind(
+        self, source: str, kind: pl.DataType, what: str, wrong: tuple[type[pl.DataType], ...]
+    ) -> None:
+        """Refuse a column of which no value can be read as what it shall be."""
+        if isinstance(kind, wrong):
             raise DataError(
-                f"Parquet file must be readable, got {self.path} "
-                f"({str(error).splitlines()[0]}); write it again"
-            ) from None
+                f"column {source!r} must hold one {what} a row, got {kind} in {self.path}; "
+                "name another column, or write it as text or numbers"
+            )
+
+    def _damaged(self, error: Exception) -> DataError:
+        return DataError(
+            f"Parquet file must be readable, got {self.path} ({str(error).splitlines()[0]}); "
+            "write it again"
+        )
 
     def _read_parquet(
         self, columns: Sequence[Column], rejected: RejectedRows, time: TimeReader | None
     ) -> pl.DataFrame:
         find_columns(columns, list(self._parquet_schema()), self.path)
-        sources = [column.source for column in columns]
-        raw = pl.scan_parquet(self.path).select(sources).collect(engine="streaming")
+        for column in columns:
+            kind = self._parquet_schema()[column.source]
+            wrong = _NO_KEY if column.kind == "key" else _NO_VALUE
+            self._check_kind(column.source, kind, _WORDS.get(column.kind, "text"), wrong)
+        raw = self._collect([column.source for column in columns])
         lines = np.arange(1, len(raw) + 1)
         return accept(raw, columns, time, lines=lines, file=self.path.name, rejected=rejected)
 

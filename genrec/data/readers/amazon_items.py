@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +46,9 @@ def item_fields(
     if brand is not None and drop_unknown_brand and brand.casefold() == "unknown":
         brand = None
     categories = record.get("categories") or record.get("category") or []
-    if isinstance(categories, str):
+    if not isinstance(categories, (list, tuple)):
         categories = [categories]
-    elif categories and isinstance(categories[0], Sequence) and not isinstance(categories[0], str):
+    elif categories and isinstance(categories[0], (list, tuple)):
         categories = categories[0]  # 2014 lists several paths; the first is the main one
     title = _text(record.get("title"))
     if title is not None and "getTime()" in title:

@@ -137,7 +137,7 @@ def _read_map(path: Path, name: str) -> list[str]:
     try:
         maps = json.loads(path.read_text(encoding="utf-8"))
         pairs = sorted((int(number), str(key)) for key, number in maps[name].items())
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
+    except (ValueError, KeyError, AttributeError, RecursionError, TypeError) as error:
         raise DataError(
             f"datamaps.json must map keys to ids under {name!r}, got {path} "
             f"({type(error).__name__}: {error}); use the file of the release"

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from genrec.atomic import atomic_file
+from genrec.data.prepared import open_array
 from genrec.data.text.tfidf import TfidfSvdEncoder
 from genrec.data.text.vectors import PrecomputedEncoder
 from genrec.errors import ConfigError, DataError
@@ -244,8 +245,9 @@ def embed_texts(
     path = Path(cache_dir) / f"{_digest(encoder.identity, texts)}.npy"
     if path.is_file():
         try:
-            return _checked(np.load(path, mmap_mode="r"), len(texts), encoder.name)
-        except (DataError, OSError, ValueError, EOFError):
+            vectors = open_array(path, np.float16, np.float32, np.float64, ndim=2)
+            return _checked(vectors, len(texts), encoder.name)
+        except (OSError, ValueError):  # DataError is one
             path.unlink(missing_ok=True)  # damaged: embed again
     vectors = _checked(encoder.encode(texts, item_keys=item_keys), len(texts), encoder.name)
     with atomic_file(path) as temporary, temporary.open("wb") as file:

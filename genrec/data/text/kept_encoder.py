@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 from genrec.atomic import read_json, write_json_atomic
 from genrec.data.text.encoders import SentenceTransformerEncoder, TextEncoder
 from genrec.data.text.tfidf import FittedTfidf
+from genrec.digests import sealed, verify
 from genrec.errors import ArtifactError, DataError, MissingPathError
 
 __all__ = ["ENCODER_NAME", "KeptEncoder", "copy_encoder", "load_encoder", "save_encoder"]
@@ -78,7 +79,7 @@ def save_encoder(
         kind, more = "sentence-transformers", {"normalize": encoder.normalize}
     described = {"kind": kind, "name": name, "text_template": text_template, **more}
     described["columns"] = dict(columns or {})
-    write_json_atomic(target / "meta.json", described)
+    write_json_atomic(target / "meta.json", sealed(target, described))
 
 
 def load_encoder(path: str | os.PathLike[str], **options: Any) -> KeptEncoder:
@@ -102,14 +103,20 @@ def load_encoder(path: str | os.PathLike[str], **options: Any) -> KeptEncoder:
             f"{path}; give one that this version made"
         )
     meta = read_json(folder / "meta.json")
+    fix = "prepare the data again and train on it"
+    verify(folder, meta, what=f"{ENCODER_NAME}/", fix=fix)
+    if not {"name", "kind", "text_template"} <= set(meta):
+        raise ArtifactError(
+            f"{ENCODER_NAME}/meta.json must name the encoder, got {folder} with "
+            f"{', '.join(meta) or 'nothing'}; {fix}"
+        )
     encoder: TextEncoder = _NoEncoder(meta["name"])
     if meta["kind"] == "tfidf":
         try:
             encoder = FittedTfidf.load(folder, meta["name"])
         except (OSError, ValueError, EOFError) as error:
             raise ArtifactError(
-                f"{ENCODER_NAME}/ must be complete, got {folder} with {error}; prepare the data "
-                "again and train on it"
+                f"{ENCODER_NAME}/ must be complete, got {folder} with {error}; {fix}"
             ) from error
     elif meta["kind"] == "sentence-transformers":
         encoder = SentenceTransformerEncoder(meta["name"], normalize=meta["normalize"], **options)

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from genrec.atomic import atomic_directory
-from genrec.data.prepared import PreparedDataset, StringArray
+from genrec.atomic import atomic_directory, read_json, write_json_atomic
+from genrec.data.prepared import PreparedDataset, StringArray, open_array
+from genrec.digests import sealed, verify
 from genrec.errors import ArtifactError
 
 __all__ = ["KNOWN_VECTORS_NAME", "NUM_PROJECTIONS", "SAME_VECTOR", "KnownVectors", "vector_sketch"]
@@ -57,6 +58,7 @@ class KnownVectors:
             self.item_keys.save(folder, "item_keys")
             np.save(folder / "sketch.npy", self.sketch)
             np.save(folder / "width.npy", np.array(self.width))
+            write_json_atomic(folder / "meta.json", sealed(folder, {}))
 
     @classmethod
     def load(cls, run: str | os.PathLike[str]) -> KnownVectors:
@@ -67,12 +69,22 @@ class KnownVectors:
         """
         folder = Path(run) / KNOWN_VECTORS_NAME
         try:
+            if (folder / "meta.json").is_file():  # older runs have no digests
+                verify(
+                    folder,
+                    read_json(folder / "meta.json"),
+                    what=f"{KNOWN_VECTORS_NAME}/",
+                    fix="train the run again",
+                )
+            width = open_array(folder / "width.npy", ndim=0)
             return cls(
                 StringArray.load(folder, "item_keys"),
-                np.load(folder / "sketch.npy"),
-                int(np.load(folder / "width.npy")),
+                np.array(open_array(folder / "sketch.npy", np.float32, ndim=2)),
+                int(width),
             )
-        except (OSError, ValueError, EOFError) as error:
+        except ArtifactError:
+            raise
+        except (AttributeError, EOFError, OSError, TypeError, ValueError) as error:
             raise ArtifactError(
                 f"run must say with which vectors it was trained, got {run} without a readable "
                 f"{KNOWN_VECTORS_NAME}/ ({error}); train it again"

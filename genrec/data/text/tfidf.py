@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from genrec.data.prepared import StringArray
+from genrec.data.prepared import StringArray, open_array
 from genrec.errors import ConfigError, DataError
 
 __all__ = ["FittedTfidf", "TfidfSvdEncoder"]
@@ -150,8 +150,8 @@ class FittedTfidf:
         return cls(
             name,
             StringArray.load(folder, "vocabulary"),
-            np.load(folder / "idf.npy"),
-            np.load(folder / "components.npy"),
+            np.array(open_array(folder / "idf.npy")),
+            np.array(open_array(folder / "components.npy", ndim=2)),
         )
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from genrec.data.prepared import open_array
 from genrec.errors import DataError, MissingPathError
 
 __all__ = ["PrecomputedEncoder", "read_item_keys"]
@@ -90,8 +91,8 @@ class PrecomputedEncoder:
 
     def _load(self) -> npt.NDArray[np.floating[Any]]:
         try:
-            vectors = np.load(self.path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
+            vectors = open_array(self.path, ndim=None)
+        except (OSError, ValueError) as error:
             raise DataError(
                 f"embeddings file must be a .npy array, got {self.path} ({error}); "
                 "write it with numpy.save"
@@ -166,12 +167,17 @@ def read_item_keys(path: str | os.PathLike[str]) -> list[str]:
     file = Path(path)
     if not file.is_file():
         raise MissingPathError(f"file of item keys must exist, got {file}; write one key a line")
-    text = file.read_text(encoding="utf-8-sig")
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"file of item keys must be UTF-8, got {file} ({error}); save it as UTF-8"
+        ) from None
     if file.suffix != ".json":
         return text.splitlines()
     try:
         keys = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (RecursionError, ValueError) as error:
         raise DataError(
             f"file of item keys must be JSON, got {file} ({error}); repair it"
         ) from None

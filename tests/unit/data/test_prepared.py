@@ -206,3 +206,15 @@ def test_the_fingerprint_of_the_log_sees_neither_texts_nor_vectors(tmp_path):
     assert digest(2, sequence_items=[0, 1, 2, 1, 1]) != plain
     assert digest(3, user_keys=["u1", "u3"]) != plain
     assert digest(4, valid_ends=[4, 5]) != plain
+
+
+def test_strings_that_are_no_text_are_refused_where_no_digest_tells(tmp_path):
+    StringArray.from_strings(["red", "blue"]).save(tmp_path, "names")
+    content = (tmp_path / "names.npy").read_bytes()
+    (tmp_path / "names.npy").write_bytes(content[:-1] + b"\xff")
+    names = StringArray.load(tmp_path, "names")
+    assert names[0] == "red"
+    with pytest.raises(ArtifactError, match="strings of an artefact must be UTF-8"):
+        names[1]
+    with pytest.raises(ArtifactError, match="strings of an artefact must be UTF-8"):
+        list(names)

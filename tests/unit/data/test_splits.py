@@ -73,3 +73,30 @@ def test_repeats_are_counted_in_the_training_part_alone():
     assert repeats > 20
     assert count_repeats(items, offsets, ends) == (repeats, targets)
     assert count_repeats(items[:0], np.array([0, 0]), np.array([0])) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("offsets", "times"),
+    [([0, 2, 4], [5, 6, 2, 1]), ([0, 1, 3], [5, 2, 1]), ([0, 2, 2], [6, 5]), ([0, 0, 2], [6, 5])],
+)
+def test_global_time_sees_every_fall(offsets, times):
+    with pytest.raises(DataError, match="times must rise inside each user's run"):
+        global_time(np.array(offsets), np.array(times))
+
+
+@pytest.mark.parametrize(
+    ("offsets", "times"),
+    [([0, 1], [5]), ([0, 2, 2], [5, 5]), ([0, 0, 2], [5, 6]), ([0, 1, 3], [9, 1, 2])],
+)
+def test_global_time_takes_users_with_one_interaction_or_none(offsets, times):
+    train_ends, valid_ends = global_time(np.array(offsets), np.array(times))
+    assert (train_ends <= valid_ends).all()
+    assert (np.array(offsets[:-1]) <= train_ends).all()
+    assert (valid_ends <= np.array(offsets[1:])).all()
+
+
+def test_shares_too_small_for_one_interaction_leave_one_to_test():
+    train_ends, valid_ends = global_time(
+        np.array([0, 10]), np.arange(10), valid_share=0.01, test_share=0.01
+    )
+    assert (train_ends.tolist(), valid_ends.tolist()) == ([9], [9])

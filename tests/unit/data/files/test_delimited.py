@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+from functools import partial
 
 import polars as pl
 import pytest
@@ -15,7 +16,7 @@ from genrec.data.files.delimited import Dialect, read_delimited, read_header, sa
 from genrec.data.files.line_chunks import line_chunks
 from genrec.data.files.rejected import RejectedRows
 from genrec.data.files.times import TimeReader
-from genrec.errors import DataError
+from genrec.errors import ConfigError, DataError
 
 COLUMNS = [
     Column("user_key", "user", "key"),
@@ -117,10 +118,45 @@ def test_block_borders_change_nothing(tmp_path, monkeypatch, size):
     """A quoted value may run over the border of two blocks, or of many."""
     path = write(tmp_path, HEADER + FLAWS)
     expected, expected_rejected = read(path)
-    monkeypatch.setattr(delimited, "line_chunks", lambda p: line_chunks(p, chunk_bytes=size))
+    small = partial(line_chunks, chunk_bytes=size)
+    monkeypatch.setattr(delimited, "line_chunks", small)
     frame, rejected = read(path)
     assert frame.equals(expected)
     assert sorted(map(str, rejected.as_list())) == sorted(map(str, expected_rejected.as_list()))
+
+
+def test_separators_of_several_signs_or_bytes(tmp_path, way):
+    for separator in ("::", "é", "ab"):
+        text = HEADER.replace(",", separator)
+        rows = ["u1,i1,1,4,plain", 'u2,i2,2,3,"quoted, too"']
+        body = "\n".join(row.replace(",", separator, 4) for row in rows)
+        path = write(tmp_path, f"{text}{body}\n")
+        frame, rejected = read(path, dialect=Dialect(separator))
+        assert frame["user_key"].to_list() == ["u1", "u2"]
+        assert frame["note"].to_list() == ["plain", "quoted, too"]
+        assert rejected.total == 0
+
+
+@pytest.mark.parametrize("separator", ["", "\n", "\r", '"', ";\n", "\0", "\ud800"])
+def test_what_is_no_separator(separator):
+    with pytest.raises(ConfigError, match=r"separator must be one sign or some, .* got "):
+        Dialect(separator)
+
+
+@pytest.mark.parametrize(
+    "encoding",
+    ["foo", "", "a\0b", "utf-16", "rot13", "zlib", "idna", "undefined", "cp500"],
+)
+def test_what_is_no_encoding_of_lines(encoding):
+    with pytest.raises(ConfigError, match="encoding must be one that holds ASCII as it is, got "):
+        Dialect(encoding=encoding)
+
+
+@pytest.mark.parametrize(
+    "encoding", ["utf-8", "cp1252", "latin-1", "shift_jis", "gb18030", "koi8-r"]
+)
+def test_encodings_of_lines(encoding):
+    assert Dialect(encoding=encoding).encoding == encoding
 
 
 def test_a_quote_open_to_the_end_loses_one_line(tmp_path):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import random
 import threading
 
 import pytest
@@ -8,7 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genrec.data.files import line_chunks as module
-from genrec.data.files.line_chunks import count_lines, first_line, line_chunks
+from genrec.data.files.line_chunks import (
+    count_lines,
+    first_line,
+    line_chunks,
+    numbered_lines,
+    swells,
+)
+from genrec.data.files.rejected import RejectedRows
 from genrec.errors import DataError, MissingPathError
 
 
@@ -62,10 +70,49 @@ def test_files_that_cannot_be_read(tmp_path, monkeypatch):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(DataError, match=r"gzip file must be complete, got .*fetch it again"):
             list(line_chunks(tmp_path / name))
+
+
+@pytest.mark.parametrize("size", [1, 10, 64, 1_000])
+@pytest.mark.parametrize("packed", [False, True])
+def test_lines_without_an_end_are_counted_and_left_out(tmp_path, monkeypatch, size, packed):
+    monkeypatch.setattr(module, "_LONGEST_LINE_BYTES", 100)
+    lines = [b"a", b"x" * 500, b"b", b"y" * 100_000, b"c", b"z" * 101]
+    path = tmp_path / "long"
+    path.write_bytes((gzip.compress if packed else bytes)(b"\n".join(lines)))
+    rejected = RejectedRows()
+    chunks = list(line_chunks(path, rejected=rejected, chunk_bytes=size))
+    kept = [
+        (chunk.first_line + place, line)
+        for chunk in chunks
+        for place, line in enumerate(chunk.data.removesuffix(b"\n").split(b"\n"))
+    ]
+    # What is longer in a whole block has cost its memory already.
+    wanted = [(1, b"a"), (3, b"b"), (5, b"c")]
+    assert [entry for entry in kept if len(entry[1]) < 101] == wanted
+    if size < 100:
+        assert kept == wanted
+        assert rejected.as_list()[0]["first_lines"] == [2, 4, 6]
+    again = RejectedRows()
+    assert [(n, line.strip()) for n, line in numbered_lines(path, again)] == wanted
+    assert again.as_list()[0]["first_lines"] == [2, 4, 6]
+    assert count_lines(path) is None
+
+
+def test_a_first_line_without_an_end(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "_LONGEST_LINE_BYTES", 100)
     (tmp_path / "long").write_bytes(b"x" * 500)
-    with pytest.raises(DataError, match="lines must be shorter than"):
-        list(line_chunks(tmp_path / "long", chunk_bytes=10))
+    with pytest.raises(DataError, match="first line must be no longer than 0 MiB, got a longer"):
+        first_line(tmp_path / "long")
+
+
+def test_a_gzip_that_swells(tmp_path):
+    path = tmp_path / "a.gz"
+    usual = "".join(f"{random.Random(k).random()},x\n" for k in range(500)).encode()
+    for content, expected in ((bytes(10_000_000), True), (usual, False)):
+        path.write_bytes(gzip.compress(content))
+        assert swells(path) is expected
+    path.write_bytes(usual)
+    assert not swells(path)
 
 
 def test_reading_thread_ends_when_the_reader_stops(tmp_path):

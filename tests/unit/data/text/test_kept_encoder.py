@@ -52,5 +52,5 @@ def test_what_is_missing_is_said(tmp_path):
         load_encoder(tmp_path)
     save_encoder(tmp_path, TfidfSvdEncoder(2).fit(TEXTS), text_template=None)
     (tmp_path / "encoder" / "idf.npy").write_bytes(b"")
-    with pytest.raises(ArtifactError, match="encoder/ must be complete"):
+    with pytest.raises(ArtifactError, match="encoder/ must be as it was written"):
         load_encoder(tmp_path)
