@@ -92,7 +92,6 @@ class CodeTree(nn.Module):
         items: HashedEmbedding | None = None,
         wanted: Tensor | None = None,
         temperature: float = 1.0,
-        learn_items: bool = True,
         first: Tensor | None = None,
     ) -> Tensor:
         """Compute the log-probabilities of the children of prefixes.
@@ -108,7 +107,6 @@ class CodeTree(nn.Module):
             wanted: Column of the target, shape ``(M,)``, int64, which keeps a probability even
                 where the user has it; or None.
             temperature: Divides the scores, > 0.
-            learn_items: Whether the gradient reaches ``items`` where these score a level.
             first: Scores of all first codes by the items below them, shape ``(M, K)``, to which
                 those of level 0 are added; or None.
 
@@ -121,9 +119,7 @@ class CodeTree(nn.Module):
             return scores.masked_fill(~following.legal, -torch.inf)
         if level >= self.items_from:
             assert items is not None
-            scores = self._item_scores(
-                states + x, level, following, index, items, seen, learn_items
-            )
+            scores = self._item_scores(states + x, level, following, index, items, seen)
         else:
             scores = F.linear(x, self._code_vectors(level)).float()  # (M, K)
             scores = scores.gather(1, following.codes)
@@ -182,7 +178,6 @@ class CodeTree(nn.Module):
         index: PrefixIndex,
         items: HashedEmbedding,
         seen: SeenItems | None,
-        learn_items: bool,
     ) -> Tensor:
         """Score the children by all items below them, ``(M, C)``."""
         legal, paths = following.legal, index.paths
@@ -194,8 +189,7 @@ class CodeTree(nn.Module):
         inside = ranks < count.unsqueeze(1)  # (M, I)
         places = (first.unsqueeze(1) + ranks).clamp_(max=index.num_items - 1)
         ids = index.leaf_items[places]
-        weight = items.weight if learn_items else items.weight.detach()
-        scores = window_dot(x, weight, items.rows(ids), inside).float()
+        scores = window_dot(x, items.weight, items.rows(ids), inside).float()
         if self.seen_weights is not None and seen is not None:
             had = seen.among(first, inside, index)
             scores = scores + SEEN_SCALE * self.seen_weights[-1] * had

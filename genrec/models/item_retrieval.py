@@ -337,20 +337,15 @@ class ItemTokenRetrievalModel(nn.Module):
         Takes the encoder's output ``(B, S, D)`` and its states of the targets ``(M, D)``; gives
         ``(M, C)``, and the column of each target, ``(M,)``.
         """
-        num_levels, apart = len(self.level_sizes), self.tree.settings.later_apart
-        decoded = self._decode(memory, states, targets, index, 1 if apart else num_levels)
-        if apart:
-            kept, own = memory.detach(), states.detach()
-            later = self._decode(kept, own, targets, index, num_levels)
-            decoded = torch.cat([decoded, later[:, 1:]], dim=1)  # (M, L, D)
+        decoded = self._decode(memory, states, targets, index)  # (M, L, D)
         paths = index.paths.states[targets.items].long()  # (M, L)
         parents = F.pad(paths[:, :-1], (1, 0))
-        for level in range(num_levels):
+        for level in range(len(self.level_sizes)):
             following = children(index, parents[:, level], level)
             column = paths[:, level] - following.states[:, 0]
             log_probs = self.tree.log_probs(
                 decoded[:, level],
-                own if apart and level else states,
+                states,
                 level,
                 following,
                 index,
@@ -358,7 +353,6 @@ class ItemTokenRetrievalModel(nn.Module):
                 items=self.tokens.vectors,
                 wanted=column,
                 temperature=later_temperature if level else 1.0,
-                learn_items=not apart or level == 0,
                 first=first if level == 0 else None,
             )
             yield log_probs, column
@@ -426,14 +420,15 @@ class ItemTokenRetrievalModel(nn.Module):
         return memory
 
     def _decode(
-        self, memory: Tensor, states: Tensor, targets: Targets, index: PrefixIndex, count: int
+        self, memory: Tensor, states: Tensor, targets: Targets, index: PrefixIndex
     ) -> Tensor:
-        """Decode so many first levels of all targets of a batch, ``(M, count, D)``."""
+        """Decode all targets of a batch, ``(M, L, D)``."""
         codes = index.codes_of_items(targets.items)  # (M, L)
-        earlier = [self.tokens.code(codes[:, level], level) for level in range(count - 1)]
+        levels = range(codes.shape[1] - 1)
+        earlier = [self.tokens.code(codes[:, level], level) for level in levels]
         inputs = torch.stack([torch.zeros_like(states), *earlier], dim=1)
-        inputs = inputs + self.starts[:count] + self.to_decoder(states).unsqueeze(1)
-        bias = targets.hidden(count, memory)
+        inputs = inputs + self.starts + self.to_decoder(states).unsqueeze(1)
+        bias = targets.hidden(codes.shape[1], memory)
         decoded: Tensor = self.decoder(inputs, memory, bias, targets.live)
         return decoded
 

@@ -92,11 +92,6 @@ class TreeSettings(Settings):
         least=1,
     )
 
-    later_apart: bool = setting(
-        "Whether the codes after the first train the decoder alone, so that they can weigh as much "
-        "as the first without bending encoder and item vectors to their easier choices",
-        False,
-    )
     root_items: bool = setting(
         "Whether first codes are scored by all items below them too, as the item head scores them, "
         "to which codes and prefixes then add; time grows with the catalogue, so it is for "

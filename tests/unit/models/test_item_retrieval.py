@@ -44,7 +44,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "tree": TreeSettings(items_from=1, vectors_per_prefix=(3,)),
         "history": HistorySettings(seen_weights=True),
     },
-    "apart": {"tree": TreeSettings(items_from=1, vectors_per_prefix=(3,), later_apart=True)},
     "deep": {"n_layers": (1, 3), "num_heads": 4},
     "first codes by items": {"tree": TreeSettings(root_items=True)},
     "all by items": {
@@ -135,29 +134,6 @@ def test_later_codes_at_another_temperature(variant: str, index: PrefixIndex) ->
     torch.testing.assert_close(result.item_scores, ranked, atol=1e-5, rtol=1e-5)
     plain = model.generate(HISTORY, index, num_beams=index.num_items)
     assert not torch.equal(result.items, plain.items)
-
-
-def test_later_codes_apart_leave_encoder_and_items_alone(index: PrefixIndex) -> None:
-    batch = SequenceBatch(HISTORY, torch.tensor([[2], [5], [9]]), torch.zeros(3).long())
-    losses, moved = [], []
-    for apart in (False, True):
-        model = build(
-            index,
-            tree=TreeSettings(items_from=1, later_apart=apart),
-            head=ItemHeadSettings(item_head_weight=0.0),
-        )
-        for projection in model.tree.projections:  # zero at first, which hides the decoder
-            torch.nn.init.eye_(projection.weight)
-        out = model(batch, index, level_weights=(0.0, 1.0, 1.0))
-        out.loss.backward()
-        losses.append(out.level_losses)
-        gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-        moved.append({name.split(".")[0] for name, g in gradients.items() if g.abs().sum() > 0})
-        own = gradients.get("tokens.vectors.weight")
-        assert (own is not None and bool(own.abs().sum() > 0)) is not apart
-    torch.testing.assert_close(losses[0], losses[1])
-    assert moved[0] - moved[1] == {"encoder", "positions"}
-    assert {"decoder", "starts", "to_decoder", "tree"} <= moved[1]
 
 
 def test_a_wrong_temperature_is_refused(index: PrefixIndex) -> None:
