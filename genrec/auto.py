@@ -110,7 +110,7 @@ ADJUSTMENTS = (
     Rule(
         "more than 100,000 items, and no GPU",
         lambda facts: facts.items > 100_000 and not facts.gpu,
-        ("decoder.num_negatives=1024",),
+        ("decoder.num_negatives=1024", "decoder.root_items=False"),
         "a softmax over all items would be most of the time",
     ),
     Rule(

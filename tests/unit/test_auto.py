@@ -33,7 +33,7 @@ BEAUTY = Facts(
         ({"items": 3_001}, "amazon", set()),
         ({"median_length": 70}, "movielens", set()),
         ({"repeats": 0.3}, "amazon", set()),  # the recipe counts them itself
-        ({"items": 200_000}, "amazon", {"decoder.num_negatives=1024"}),
+        ({"items": 200_000}, "amazon", {"decoder.num_negatives=1024", "decoder.root_items=False"}),
         ({"items": 200_000, "gpu": True}, "amazon", {"rqvae.amp=True", "decoder.amp=True"}),
     ],
 )
