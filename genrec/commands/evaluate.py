@@ -79,13 +79,19 @@ def evaluate_runs(
     common = replace(settings[0], ks=lengths, max_history=max(s.max_history for s in settings))
     names = _names(paths, runs)
     rankers: dict[str, Ranker] = {n: run.ranker for n, run in zip(names, runs, strict=True)}
+    if len(runs) == 1 and runs[0].options.get("rescore"):
+        # What the item head adds to generation is seen beside generation alone.
+        alone = load_trained(paths[0], device=device, num_beams=num_beams, rescore=0.0).ranker
+        rankers = {alone.name: alone, **rankers}
     simple = baselines(data, device=device) if with_baselines else {}
     known: dict[str, dict[str, float]] = {}
     if reuse and limit is None:
         for path, name, run in zip(paths, names, runs, strict=True):
             rows = known_results(path, split, common, run.ranker)
             own = {name: rows.pop(run.ranker.name)} if run.ranker.name in rows else {}
-            known |= own | {n: row for n, row in rows.items() if n in simple}
+            # Another run may have changed since this one's table was written.
+            kept = {*simple, *(rankers if len(runs) == 1 else ())}
+            known |= own | {n: row for n, row in rows.items() if n in kept}
     results = compare(
         {**rankers, **simple}, data, split, common, accelerator, limit=limit, known=known
     )
