@@ -138,7 +138,7 @@ def batch_file(
     rows = Lists(np.array(data.sequence_items, dtype=np.int64), offsets)
     order = np.argsort(lengths, kind="stable")
     batches = [
-        rows.padded(part, MAX_ITEMS)
+        torch.from_numpy(rows.padded(part, MAX_ITEMS))
         for part in np.array_split(order, max(1, int(lengths.sum()) // 1024))
     ]
 
