@@ -109,7 +109,7 @@ def list_runs(root: str | os.PathLike[str]) -> list[RunSummary]:
 def _summary(path: Path) -> RunSummary:
     """Gather what the files of a run say, as far as they can be read."""
     meta, metrics = _read(path / "meta.json"), _read(path / "metrics.json")
-    steps = sorted(filter(None, map(_step, path.glob("step_*"))))
+    steps = sorted(step for folder in path.glob("step_*") if (step := _step(folder)) is not None)
     metric, value = _best(meta or {}, metrics or {})
     names = [part for part in path.absolute().parts if part in ("rqvae", "decoder", "sasrec")]
     stage = names[-1] if names else (meta or {}).get("stage")
@@ -198,7 +198,7 @@ def _read(file: Path) -> dict[str, Any] | None:
     """Read a JSON object; None where there is none that can be read."""
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, RecursionError, ValueError):
         return None
     return found if isinstance(found, dict) else None
 
@@ -217,7 +217,7 @@ def _is_run(folder: Path) -> bool:
 
 def _left_by_training(folder: Path) -> bool:
     """Tell also a run that has no step yet, and one that has lost its ``meta.json``."""
-    return (folder / "config.gin").is_file() or any(folder.glob("step_*"))
+    return (folder / "config.gin").is_file() or any(path.is_dir() for path in folder.glob("step_*"))
 
 
 def _below(folder: Path, is_run: Callable[[Path], bool], depth: int) -> list[Path]:

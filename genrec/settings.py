@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import math
 import types
 import typing
 import warnings
@@ -188,6 +189,8 @@ def _check(known: dataclasses.Field[Any], value: Any) -> None:
     for number in value if isinstance(value, tuple) else (value,):
         if isinstance(number, str | None | enum.Enum | Mapping):
             continue
+        if number == math.inf or number == -math.inf:
+            raise ConfigError(f"{name} must be finite, got {number}; {_hint(known)}")
         # Phrased so that NaN, which compares to nothing, is refused as well.
         if not all(holds[rule](number, bound) for rule, bound in rules.items()):
             wanted = " and ".join(f"{words[rule]} {bound:g}" for rule, bound in rules.items())

@@ -195,13 +195,21 @@ class RecommendArguments:
     run_dir: Annotated[Path, typer.Argument(help="A run of any training but stage one.")]
     user: Annotated[
         list[str] | None,
-        typer.Option(help="A user of the data set, or whose history it is; may be repeated."),
+        typer.Option(
+            help="A user of the data set, as of its test split: the last item is held out and shown "
+            "beside what is recommended; or whose --history it is. May be repeated."
+        ),
     ] = None
     history: Annotated[
         list[str] | None,
         typer.Option(help="Item keys, oldest first, with commas; may be repeated."),
     ] = None
-    users: Annotated[int, typer.Option(min=1, help="Users to show where none is named.")] = 3
+    users: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Users to show where none is named, their last item held out likewise."
+        ),
+    ] = 3
     k: Annotated[int, typer.Option("-k", min=1, help="Items for each user.")] = 5
     beams: Annotated[int | None, typer.Option(min=1, help="Beams. [those of the run]")] = None
     ids: Annotated[

@@ -77,7 +77,9 @@ def step_graph(
         The graph; its last step leaves nothing.
     """
     batch, width = SIZES["B"], SIZES["W"] if level else 1
-    children = torch.zeros(batch, width, index.max_children[level], dtype=torch.int32)
+    # States side by side, as the index has them: a step may add up what lies below each.
+    children = torch.arange(index.max_children[level], dtype=torch.int32)
+    children = children.repeat(batch, width, 1)
     legal = torch.ones(children.shape, dtype=torch.bool)
     inputs = {**context, "children": (children, "BWC"), "legal": (legal, "BWC")}
     if level:

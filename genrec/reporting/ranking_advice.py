@@ -38,10 +38,14 @@ class RunFacts:
         return self.model == "EncoderDecoderRetrievalModel"
 
     def longer(self) -> str:
-        """Advise four times the training."""
+        """Advise twice the training."""
         lengths = {name: self.settings.get(name) for name in ("epochs", "iterations")}
-        longer = [f"train.{name} = {4 * now:g}" for name, now in lengths.items() if now]
-        return " and ".join(longer) + ": four times as long" if longer else "train longer"
+        longer = [f"train.{name} = {2 * now:g}" for name, now in lengths.items() if now]
+        return (
+            " and ".join(longer) + ": twice as long; keep it where validation rises"
+            if longer
+            else "train longer"
+        )
 
     def change(self, name: str, up: bool, why: str) -> str:
         """Advise to move a setting of the run."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +13,7 @@ import torch
 
 from genrec.atomic import read_json
 from genrec.errors import ArtifactError, GenRecError, MissingPathError
+from genrec.metric_rows import metric_rows
 from genrec.runs import find_run
 from genrec.tokenizer.artifact import ARTIFACT_NAME
 from genrec.tokenizer.semantic_id import SemanticIdTokenizer
@@ -127,26 +127,16 @@ def read_log(file: Path) -> dict[str, Series]:
 
     Returns:
         By name, for example ``train/loss``, in the order of the file; of a step that was logged
-        twice, as after a resumed run, the last value counts.
-
-    Raises:
-        ArtifactError: If a line is no JSON object.
+        twice, as after a resumed run, the last value counts. Damaged lines are left out with a
+        warning.
     """
     if not file.is_file():
         return {}
     found: dict[str, dict[int, float]] = {}
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            row = dict(json.loads(line))
-            step = int(row.pop("step"))
-        except (KeyError, TypeError, ValueError) as error:
-            raise ArtifactError(
-                f"metrics.jsonl must hold one JSON object with a step a line, got line {number} of "
-                f"{file} with {error!r}; delete the line"
-            ) from error
+    for _, row in metric_rows(file):
+        step = row.pop("step")
         for name, value in row.items():
-            if value is None or isinstance(value, (int, float)):
-                found.setdefault(name, {})[step] = math.nan if value is None else float(value)
+            found.setdefault(name, {})[step] = math.nan if value is None else float(value)
     return {name: tuple(sorted(values.items())) for name, values in found.items()}
 
 

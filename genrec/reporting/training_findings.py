@@ -69,7 +69,7 @@ def _still_learning(diagnosis: Diagnosis, facts: RunFacts) -> list[str]:
         else:
             evidence.append(
                 f"{100 * kept:.0f} % of what it gains over a uniform guess on training examples "
-                "holds on validation: it has not begun to fit them"
+                "holds on validation: more of the same may help"
             )
         if log.late_fall is not None:
             evidence.append(

@@ -5,7 +5,8 @@ Shape legend: R = new items, N = items, D = width of text vectors, E = width of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -137,6 +138,12 @@ def with_items(run: Trained, new: NewItems) -> Trained:
             "`genrec tokenize --extend`"
         )
     texts = vectors = new.vectors if new.vectors is not None else _embedded(run, new.texts or [])
+    if empty := _keys_of_zeros(vectors, new.keys):
+        warnings.warn(
+            f"texts of new items must hold words that the encoder knows, got {len(empty)} without "
+            f"any, for example {empty[0]!r}: codes of these items mean nothing",
+            stacklevel=4,
+        )
     if (run.path / SPACE_NAME).is_dir():
         vectors = FusedSpace.load(run.path / SPACE_NAME).transform(vectors)
     table = run.table.add_items(load_quantizer(folder), vectors, new.keys)
@@ -203,6 +210,11 @@ def item_vectors(run: Trained | None, ranker: Ranker) -> Tensor | None:
     books = load_quantizer(run.path / QUANTIZER_NAME).get_codebook()
     parts = [book.detach()[codes[:, level]] for level, book in enumerate(books)]
     return torch.stack(parts).sum(dim=0).float()
+
+
+def _keys_of_zeros(vectors: npt.NDArray[Any], keys: Sequence[str]) -> list[str]:
+    """List the items whose vector says nothing."""
+    return [keys[row] for row in np.flatnonzero(~np.any(vectors, axis=1)).tolist()]
 
 
 def _embedded(run: Trained, texts: list[str]) -> npt.NDArray[Any]:

@@ -334,6 +334,8 @@ class SequenceWork:
                 )
             best = max(range(len(choices)), key=lambda place: measured[place][0])
             chosen.append(chosen[-1] | choices[best])
+            kept = ", ".join(f"{key} {value:g}" for key, value in choices[best].items())
+            session.say(f"kept, by validation {name}: {kept}")
             reached = measured[best][1]
         return chosen, reached
 
