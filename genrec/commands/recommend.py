@@ -196,8 +196,8 @@ class RecommendArguments:
     user: Annotated[
         list[str] | None,
         typer.Option(
-            help="A user of the data set, as of its test split: the last item is held out and shown "
-            "beside what is recommended; or whose --history it is. May be repeated."
+            help="A user of the data set, as of its test split: the last item is held out and "
+            "shown beside the results; or whose --history it is. May be repeated."
         ),
     ] = None
     history: Annotated[

@@ -6,6 +6,7 @@ import json
 import shutil
 
 import numpy as np
+import pytest
 
 from genrec import PreparedDataset, Recommender
 
@@ -35,3 +36,11 @@ def test_a_trained_run_takes_new_items_and_recommends_their_kind(sample_decoder,
     assert np.mean(shared) > np.mean(strangers)
     everything = recommender.recommend(["G0316", "G0649"], k=recommender.num_items, num_beams=2000)
     assert set(keys) <= set(everything.items)
+
+
+def test_a_new_item_without_a_known_word_is_warned_of(sample_decoder):
+    recommender = Recommender.from_pretrained(sample_decoder, device="cpu")
+    items = {"item_id": ["w1", "w2"], "title": ["", "a"], "text": ["", "Alpine climbing rope"]}
+    with pytest.warns(UserWarning, match=r"got 1 without any, for example 'w1': codes of these"):
+        recommender.add_items(items)
+    assert recommender.num_items == 1002

@@ -111,7 +111,7 @@ TROUBLES: dict[str, tuple[Diagnosis, RunFacts, str, str, tuple[str, ...]]] = {
         facts(log=TrainingLog(), epochs=None, iterations=100),
         "undertrained",
         "even on its training examples",
-        ("train.iterations = 400",),
+        ("train.iterations = 200",),
     ),
     "validation rising": (
         HEALTHY,
@@ -161,7 +161,8 @@ TROUBLES: dict[str, tuple[Diagnosis, RunFacts, str, str, tuple[str, ...]]] = {
         "codes predicted worse than by guessing",
         "a bigram of codes 2.500",
         (
-            "train.epochs = 20: twice as long; keep it where validation rises; on training examples too it costs code 2 2.600",
+            "train.epochs = 20: twice as long; keep it where validation rises; on training "
+            "examples too it costs code 2 2.600",
         ),
     ),
     "as good as uniform": (
