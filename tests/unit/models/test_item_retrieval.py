@@ -16,6 +16,7 @@ from genrec.data.schemas import SequenceBatch
 from genrec.decoding.trie import PrefixIndex
 from genrec.errors import ArtifactError, ConfigError, MissingPathError
 from genrec.models import code_tree
+from genrec.models.item_graphs import item_graphs
 from genrec.models.item_retrieval import ItemTokenRetrievalModel
 from genrec.models.item_settings import (
     HistorySettings,
@@ -446,3 +447,20 @@ def test_wrong_inputs(index: PrefixIndex, tmp_path: Path) -> None:
         model.generate(HISTORY, index, num_beams=3, rescore=1.0)
     with pytest.raises(MissingPathError):
         ItemTokenRetrievalModel.load_pretrained(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@torch.no_grad()
+def test_parts_take_their_own_examples(variant: str) -> None:
+    """Children that stood for one and the same would have more items than there are places."""
+    ids = [
+        (a, b, c) for a in range(4) for b in range(4) for c in range(3 if b == 0 or a == 3 else 1)
+    ]
+    index = PrefixIndex.from_ids(ids, SIZES)
+    graphs = item_graphs(
+        build(index, **VARIANTS[variant]), index, rescore=True, later_temperature=1.0
+    )
+    for graph in graphs.values():
+        inputs = {name: example for name, (example, _) in graph.inputs.items()}
+        for output in graph.module(inputs):
+            assert not output.isnan().any()

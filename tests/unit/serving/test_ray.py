@@ -1,4 +1,4 @@
-"""What Ray Data calls, called here without Ray; tests/integration/test_ray.py has a cluster."""
+"""What Ray Data calls, called here without Ray; test_ray_cluster.py has a cluster."""
 
 from __future__ import annotations
 
