@@ -319,7 +319,10 @@ def _replayed(
     elif fresh:
         recommender = _added(recommender, [_by_text(item) for item in fresh])
         kept.added |= {item.item: item for item in _with_codes(recommender, fresh)}
-    gone_keys = [key for key in changes.removed if key in recommender.shelf.row_of]
+    known = recommender.shelf.row_of
+    here = [key for key in {**changes.added, **changes.returned} if key in known]
+    recommender = _marked(recommender, here, removed=False)  # the run may have them as removed
+    gone_keys = [key for key in changes.removed if key in known]
     return _marked(recommender, gone_keys, removed=True), kept
 
 

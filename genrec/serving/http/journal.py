@@ -71,10 +71,12 @@ class Changes:
     Attributes:
         added: By key, those removed since among them.
         removed: Keys; those that the run does not know among them.
+        returned: Keys that were removed and came back, perhaps from a removal of the run itself.
     """
 
     added: dict[str, NewItem] = field(default_factory=dict)
     removed: dict[str, None] = field(default_factory=dict)
+    returned: dict[str, None] = field(default_factory=dict)
 
     def apply(self, line: dict[str, Any]) -> None:
         """Take one line of a journal.
@@ -89,8 +91,11 @@ class Changes:
                 self.removed.pop(item.item, None)
             for key in line.get("back", ()):
                 self.removed.pop(key, None)
+                self.returned[key] = None
         elif line["op"] == "remove":
-            self.removed |= dict.fromkeys(line["keys"])
+            for key in line["keys"]:
+                self.returned.pop(key, None)
+                self.removed[key] = None
         else:
             raise KeyError(line["op"])
 
@@ -99,13 +104,16 @@ class Changes:
         added = list(self.added.values())
         for begin in range(0, len(added), _LINE_ITEMS):
             yield add_line(added[begin : begin + _LINE_ITEMS])
+        returned = list(self.returned)
+        for begin in range(0, len(returned), _LINE_ITEMS):
+            yield add_line([], returned[begin : begin + _LINE_ITEMS])
         removed = list(self.removed)
         for begin in range(0, len(removed), _LINE_ITEMS):
             yield {"op": "remove", "keys": removed[begin : begin + _LINE_ITEMS]}
 
     def copy(self) -> Changes:
         """Return changes of their own."""
-        return Changes(dict(self.added), dict(self.removed))
+        return Changes(dict(self.added), dict(self.removed), dict(self.returned))
 
 
 def add_line(items: Iterable[NewItem], back: Sequence[str] = ()) -> dict[str, Any]:

@@ -330,6 +330,56 @@ def test_a_saved_recommender_is_served_too(open_service, run, tmp_path, journal)
     assert not {"x", "a1"} & set(items_for(again, "a2"))
 
 
+def saved_without(run, path, *keys):
+    """A folder of ``save`` with items removed."""
+    recommender = Recommender.from_pretrained(run, device="cpu")
+    recommender.remove_items(list(keys))
+    return recommender.save(path)
+
+
+def test_what_the_run_has_as_removed_comes_back_for_good(open_service, run, tmp_path, journal):
+    saved = saved_without(run, tmp_path / "models" / "saved", "a1", "a3", "b1")
+    saved_without(newer(run, tmp_path / "new"), tmp_path / "models" / "newer", "a1", "a3")
+    service = open_service(saved, journal=journal, models=tmp_path / "models")
+    assert service.add([NewItem("a1", text="")])["returned"] == ["a1"]
+    service.add([NewItem("a3", text="")])
+    service.remove("a3")
+    service.remove("a5")
+    before = state(service)
+
+    def check(service):
+        assert service.item("a1")["item"] == "a1"
+        assert "a1" in items_for(service, "a2")
+        assert not {"a3", "a5"} & set(items_for(service, "a2"))
+
+    check(service)
+    service.close()
+    service = open_service(saved, journal=journal, models=tmp_path / "models")
+    assert state(service) == before
+    check(service)
+    service.swap("newer")
+    check(service)
+    service.close()
+    check(open_service(saved, journal=journal, models=tmp_path / "models"))
+
+
+def test_an_added_item_that_a_newer_run_has_as_removed_stays(open_service, run, tmp_path, journal):
+    trained = Recommender.from_pretrained(run, device="cpu")
+    trained.add_items([("x", "New", np.array(NEAR_A)), ("y", "New", np.array(NEAR_C))])
+    trained.remove_items(["x", "y"])
+    trained.save(tmp_path / "newer")
+    service = open_service(run, journal=journal, models=tmp_path)
+    service.add([NewItem("x", vector=NEAR_A), NewItem("y", vector=NEAR_C)])
+    service.remove("y")
+    service.swap("newer")
+    before = state(service)
+    assert service.item("x")["title"] == "New"
+    assert "x" in items_for(service, "a1")
+    assert "y" not in items_for(service, "a1")
+    service.close()
+    assert state(open_service(run, journal=journal, models=tmp_path)) == before
+
+
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_threads_share_all_requests_in_order(threads):
     rng = np.random.default_rng(threads)
