@@ -87,7 +87,8 @@ class LiveCatalogue:
         """Add items, which are recommended from now on.
 
         Args:
-            items: New ones, or ones that were removed, which come back as they were.
+            items: New ones, or ones that were removed, which come back as they were; of an
+                added one the new text is kept, by which a newer run embeds it.
 
         Returns:
             The keys of those that came back.
@@ -119,7 +120,13 @@ class LiveCatalogue:
                 recommender = _added(recommender, fresh)
                 fresh = _with_codes(recommender, fresh)
             recommender = _marked(recommender, back, removed=False)
-            self._write(journal, add_line(fresh, back))
+            earlier = journal.changes.added
+            told = [
+                replace(earlier[item.item], text=item.text)
+                for item, row in zip(items, rows, strict=True)
+                if row >= 0 and item.text and item.item in earlier
+            ]
+            self._write(journal, add_line([*fresh, *told], back))
             self._show(replace_recommender(now, recommender))
             return back
 
@@ -263,6 +270,8 @@ def _added(recommender: Recommender, items: Sequence[NewItem]) -> Recommender:
 
 def _with_codes(recommender: Recommender, items: Sequence[NewItem]) -> list[NewItem]:
     """Write down the IDs and titles that new items got."""
+    if not items:
+        return []
     shelf = recommender.shelf
     rows = [shelf.row_of[item.item] for item in items]
     codes, sketch = shelf.catalogue.codes, shelf.catalogue.sketch
@@ -314,10 +323,20 @@ def _replayed(
         if all(item.sketch is not None for item in fresh):
             sketch = np.array([item.sketch for item in fresh], dtype=np.float32)
         run = with_known_ids(shelf.run, keys, titles, codes, sketch)
-        gone = np.pad(~shelf.available, (0, len(fresh)))
-        recommender = Recommender.of_shelf(shelf.with_removed(gone, run), recommender.users)
+        unseen = np.pad(~shelf.available, (0, len(fresh)))
+        recommender = Recommender.of_shelf(shelf.with_removed(unseen, run), recommender.users)
     elif fresh:
-        recommender = _added(recommender, [_by_text(item) for item in fresh])
+        gone = [item for item in fresh if item.item in changes.removed]
+        try:
+            recommender = _added(recommender, [_by_text(item) for item in fresh])
+        except GenRecError:
+            if not gone:
+                raise
+            # Nobody sees what was removed: it must not keep a newer run away.
+            for item in gone:
+                del kept.added[item.item]
+            fresh = [item for item in fresh if item.item not in changes.removed]
+            recommender = _added(recommender, [_by_text(item) for item in fresh])
         kept.added |= {item.item: item for item in _with_codes(recommender, fresh)}
     known = recommender.shelf.row_of
     here = [key for key in {**changes.added, **changes.returned} if key in known]

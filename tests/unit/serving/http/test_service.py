@@ -192,6 +192,52 @@ def test_items_known_by_a_vector_alone_do_not_move_to_another_run(
     assert state(service) == before
 
 
+def test_removed_items_do_not_keep_a_newer_run_away(
+    open_service, run, sasrec_run, journal, tmp_path
+):
+    newer(run, tmp_path / "newer")
+    shutil.copytree(sasrec_run, tmp_path / "sasrec")
+    service = open_service(run, journal=journal, models=tmp_path)
+    service.add([NewItem("x", vector=NEAR_A), NewItem("y", text="green", vector=NEAR_C)])
+    service.remove("x")
+    service.swap("newer")
+    assert "y" in items_for(service, "a1")
+    added = service.add([NewItem("x", text="red")])
+    assert (added["added"], added["num_items"]) == (["x"], 34)
+    before = state(service)
+    service.close()
+    service = open_service(run, journal=journal, models=tmp_path)
+    assert state(service) == before
+    with pytest.raises(Refusal, match="semantic IDs"):
+        service.swap("sasrec")
+    service.remove("x")
+    service.remove("y")
+    assert service.swap("sasrec")["num_items"] == 32  # it knows no IDs and takes no items
+    before = state(service)
+    service.close()
+    assert state(open_service(run, journal=journal, models=tmp_path)) == before
+
+
+def test_a_text_given_to_an_item_that_comes_back_is_for_a_newer_run(
+    open_service, run, journal, tmp_path
+):
+    newer(run, tmp_path / "newer")
+    service = open_service(run, journal=journal, models=tmp_path)
+    service.add([NewItem("x", "Cup", vector=NEAR_A)])
+    before = state(service)
+    with pytest.raises(Refusal, match="remove it and add it with its text"):
+        service.swap("newer")
+    service.remove("x")
+    assert service.add([NewItem("x", "Other", text="red round")])["returned"] == ["x"]
+    assert state(service) == before
+    service.close()
+    service = open_service(run, journal=journal, models=tmp_path)
+    assert state(service) == before
+    service.swap("newer")
+    assert service.item("x")["title"] == "Cup"
+    assert "x" in items_for(service, "a1")
+
+
 def test_wrong_paths_leave_the_model(open_service, run, sasrec_run, journal, tmp_path):
     models = tmp_path / "models"
     (models / "empty").mkdir(parents=True)
