@@ -1,7 +1,9 @@
 """The journal of a service: every change of its items, on the disk before it is answered.
 
-A text file: a header, then one change a line, each line behind its digest. A line that was being
-written when the machine stopped is dropped at the next start; nobody was told that it was done.
+A text file: a header, then one change a line, each line behind its digest, which goes over the
+digest before it too: a line that is changed, lost or moved is noticed. A last line without its line
+break was being written when the machine stopped; it is dropped at the next start: nobody was told
+that it was done.
 """
 
 from __future__ import annotations
@@ -23,8 +25,8 @@ from genrec.errors import ArtifactError, ConfigError, MissingPathError
 __all__ = ["Changes", "Header", "Journal", "NewItem", "add_line"]
 
 _FORMAT = "genrec-serving-journal"
-_FORMAT_VERSION = 1
-_DIGEST_LETTERS = 16
+_FORMAT_VERSION = 2
+_BEGIN = "0" * 16  # stands for the digest before the first
 _LINE_ITEMS = 256
 
 
@@ -133,6 +135,7 @@ class Journal:
         header: Which run it belongs to; None where there is no file yet.
         changes: What its lines come to.
         dropped: Bytes of a torn last line that were dropped.
+        empty: Whether there was a file with nothing in it, which is taken as none.
 
     Raises:
         ConfigError: If another service holds it, or its folder cannot be written.
@@ -145,6 +148,8 @@ class Journal:
         self.header: Header | None = None
         self.changes = Changes()
         self.dropped = 0
+        self.empty = False
+        self._digest = _BEGIN  # of the last line
         self._file: Any = None
         self._broken = False
         if not self.path.parent.is_dir():
@@ -168,10 +173,13 @@ class Journal:
         Raises:
             OSError: If they cannot be written; the older file then stays.
         """
-        lines = [{"format": _FORMAT, "version": _FORMAT_VERSION, **asdict(header)}]
+        first = {"format": _FORMAT, "version": _FORMAT_VERSION, **asdict(header)}
+        digest = _BEGIN
         with atomic_file(self.path) as temporary, temporary.open("wb") as file:
-            file.writelines(map(_encode, [*lines, *changes.lines()]))
-        self.header, self.changes = header, changes
+            for line in (first, *changes.lines()):
+                written, digest = _encode(line, digest)
+                file.write(written)
+        self.header, self.changes, self._digest = header, changes, digest
         self._open()
 
     def append(self, line: dict[str, Any]) -> None:
@@ -183,15 +191,18 @@ class Journal:
         if self._broken or self._file is None:
             raise OSError("an earlier write failed; start the service again")
         size = self._file.tell()
+        written, digest = _encode(line, self._digest)
+        rest = memoryview(written)
         try:
-            self._file.write(_encode(line))
-            self._file.flush()
+            while rest:
+                rest = rest[self._file.write(rest) :]
             os.fsync(self._file.fileno())
         except OSError:
             # What the disk holds after a failed flush is unknown: cut it off, and write no more.
             self._broken = True
             self._open_at(size)
             raise
+        self._digest = digest
         self.changes.apply(line)
 
     def close(self) -> None:
@@ -224,23 +235,22 @@ class Journal:
 
     def _read(self) -> None:
         raw = self.path.read_bytes()
-        lines = raw.split(b"\n")
-        size = 0
+        self.empty = not raw
+        *lines, torn = raw.split(b"\n")  # behind the last line break there is nothing
+        if torn and not lines:
+            raise self._damaged(1, "no line break")  # the header came as a whole
         for number, line in enumerate(lines, start=1):
-            last = number >= len(lines) - 1  # behind the last line break there is nothing
-            whole = number < len(lines) and _decode(line)
-            if not whole:
-                if last and (number > 1 or not raw):
-                    break
-                raise self._damaged(number, "a digest that is not its own")
+            digest, _, text = line.partition(b" ")
+            if digest != _digest_of(text, self._digest).encode():
+                raise self._damaged(number, "a digest that is not its own, or a lost line,")
             try:
-                self._take_line(number, whole)
+                self._take_line(number, json.loads(text))
             except (AttributeError, KeyError, TypeError, ValueError) as error:
                 raise self._damaged(number, f"{error!r}") from None
-            size += len(line) + 1
-        self.dropped = len(raw) - size
+            self._digest = digest.decode("ascii")
+        self.dropped = len(torn)
         if self.header is not None:
-            self._open_at(size)
+            self._open_at(len(raw) - len(torn))
 
     def _take_line(self, number: int, line: dict[str, Any]) -> None:
         if number > 1:
@@ -267,18 +277,16 @@ class Journal:
     def _open(self) -> None:
         if self._file is not None:
             self._file.close()
-        self._file = self.path.open("ab")
+        # Without a buffer: its rest would be written by close, behind what was cut off.
+        self._file = self.path.open("ab", buffering=0)
 
 
-def _encode(line: dict[str, Any]) -> bytes:
+def _encode(line: dict[str, Any], before: str) -> tuple[bytes, str]:
+    """Write a line behind the one of a digest; the line and its own digest."""
     text = json.dumps(line, ensure_ascii=False, allow_nan=False).encode("utf-8")
-    return xxhash.xxh3_64_hexdigest(text).encode() + b" " + text + b"\n"
+    digest = _digest_of(text, before)
+    return digest.encode() + b" " + text + b"\n", digest
 
 
-def _decode(line: bytes) -> dict[str, Any] | None:
-    """Read a line; None where its digest is not its own."""
-    digest, text = line[:_DIGEST_LETTERS], line[_DIGEST_LETTERS + 1 :]
-    if digest != xxhash.xxh3_64_hexdigest(text).encode():
-        return None
-    found: dict[str, Any] = json.loads(text)
-    return found
+def _digest_of(text: bytes, before: str) -> str:
+    return xxhash.xxh3_64_hexdigest(text, seed=int(before, 16))

@@ -108,6 +108,8 @@ class Service:
         try:
             if journal is not None and journal.dropped:
                 say(f"journal {journal.path}: dropped {journal.dropped} bytes of a torn last line")
+            if journal is not None and journal.empty:
+                say(f"journal {journal.path}: taken as new, it is empty (0 bytes)")
             if journal is not None and journal.header is not None:
                 recommender = self._resumed(journal, recommender, started, say)
             self.catalogue = LiveCatalogue(recommender, started=started, journal=journal)

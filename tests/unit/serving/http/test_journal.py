@@ -84,13 +84,55 @@ def test_a_changed_line_in_the_middle_is_refused(path):
         Journal(path)
 
 
+def test_a_damaged_last_line_that_is_whole_is_refused(path):
+    filled(path)
+    raw = path.read_bytes()
+    for place in (-2, -len(raw.splitlines(keepends=True)[-1])):
+        damaged = bytearray(raw)
+        damaged[place] ^= 1
+        path.write_bytes(damaged)
+        with pytest.raises(ArtifactError, match="in line 4") as caught:
+            Journal(path)
+        assert "\n" not in str(caught.value)
+        assert str(caught.value).count("in line") == 1
+        assert path.read_bytes() == damaged  # nothing was cut off
+
+
+def test_lost_doubled_and_moved_lines_are_refused(path):
+    filled(path)
+    header, first, second, third = path.read_bytes().splitlines(keepends=True)
+    for wrong, number in (
+        ([first, second, third], 1),
+        ([header, second, third], 2),
+        ([header, first, third], 3),
+        ([header, second, first, third], 2),
+        ([header, first, first, second, third], 3),
+        ([header, first, b"\n", second, third], 3),
+    ):
+        path.write_bytes(b"".join(wrong))
+        with pytest.raises(ArtifactError, match=rf"lost line, in line {number};"):
+            Journal(path)
+
+
+def test_an_empty_file_is_taken_as_none_and_that_is_told(path):
+    path.write_bytes(b"")
+    journal = Journal(path)
+    assert (journal.header, journal.empty, journal.dropped) == (None, True, 0)
+    journal.restart(HEADER, Changes())
+    journal.append({"op": "remove", "keys": ["a"]})
+    journal.close()
+    again = Journal(path)
+    assert (list(again.changes.removed), again.empty) == (["a"], False)
+    again.close()
+
+
 def test_another_format_is_refused(path):
     filled(path)
     import xxhash
 
-    text = b'{"format": "genrec-serving-journal", "version": 2}'
+    text = b'{"format": "genrec-serving-journal", "version": 1}'
     path.write_bytes(xxhash.xxh3_64_hexdigest(text).encode() + b" " + text + b"\n")
-    with pytest.raises(ArtifactError, match=r"version 2.*line 1"):
+    with pytest.raises(ArtifactError, match=r"version 1.*line 1"):
         Journal(path)
 
 
@@ -141,3 +183,51 @@ def test_a_failed_write_leaves_nothing_and_ends_all_changes(path, monkeypatch):
     assert list(again.changes.removed) == ["a"]
     again.close()
     assert path.stat().st_size == size
+
+
+def test_nothing_of_a_half_written_line_stays(path):
+    resource = pytest.importorskip("resource", reason="limits of a process are POSIX's")
+    journal = begun(path)
+    journal.append({"op": "remove", "keys": ["a"]})
+    raw = path.read_bytes()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(raw) + 10, before[1]))  # 10 bytes fit
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            journal.append({"op": "remove", "keys": ["b" * 1000]})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert path.read_bytes() == raw
+    journal.close()
+    assert path.read_bytes() == raw
+
+
+class Failing:
+    """A file that takes a few bytes at a time, and fails after some of them."""
+
+    def __init__(self, file, bears):
+        self.file, self.bears = file, bears
+
+    def write(self, data):
+        if self.bears <= 0:
+            raise OSError(5, "Input/output error")
+        self.bears -= 7
+        return self.file.write(data[:7])
+
+    def __getattr__(self, name):
+        return getattr(self.file, name)
+
+
+def test_a_line_is_written_on_where_the_file_took_a_part(path):
+    journal = begun(path)
+    journal._file = Failing(journal._file, 10_000)
+    journal.append({"op": "remove", "keys": ["a"]})
+    size = path.stat().st_size
+    journal._file.bears = 20
+    with pytest.raises(OSError, match="Input/output"):
+        journal.append({"op": "remove", "keys": ["b"]})
+    assert path.stat().st_size == size
+    journal.close()
+    again = Journal(path)
+    assert list(again.changes.removed) == ["a"]
+    again.close()

@@ -426,6 +426,18 @@ def test_an_added_item_that_a_newer_run_has_as_removed_stays(open_service, run, 
     assert state(open_service(run, journal=journal, models=tmp_path)) == before
 
 
+def test_an_empty_journal_is_said(run, journal):
+    said = []
+    source = Source(run=str(run), device="cpu", journal=journal)
+    for content, lines in ((None, 0), (b"", 1)):
+        if content is not None:
+            journal.write_bytes(content)
+        Service(source, ServiceSettings(), say=said.append).close()
+        assert len(said) == lines
+    assert "taken as new, it is empty" in said[0]
+    assert str(journal) in said[0]
+
+
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_threads_share_all_requests_in_order(threads):
     rng = np.random.default_rng(threads)
