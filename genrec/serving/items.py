@@ -25,7 +25,14 @@ from genrec.serving.keys import read_keys
 from genrec.tokenizer.semantic_id import SemanticIdTokenizer
 from genrec.trained import QUANTIZER_NAME, Trained, load_quantizer, with_ids
 
-__all__ = ["ItemVectors", "NewItems", "item_vectors", "with_items", "with_known_ids"]
+__all__ = [
+    "LONGEST_VECTOR",
+    "ItemVectors",
+    "NewItems",
+    "item_vectors",
+    "with_items",
+    "with_known_ids",
+]
 
 #: Names of columns, the first is the usual one.
 _COLUMNS = {
@@ -34,6 +41,9 @@ _COLUMNS = {
     "text": ("text", "description"),
     "vector": ("vector", "embedding"),
 }
+
+#: Longest vector of a new item: the squares of it, and of what is computed from it, fit float32.
+LONGEST_VECTOR = 1e18
 
 _NO_IDS = (
     "new items need a model of semantic IDs, got {}, which knows the items of its training only; "
@@ -276,7 +286,8 @@ def _matrix(column: Any, count: int) -> npt.NDArray[np.float32]:
     """Stack vectors, ``(R, D)``."""
     try:
         rows = column if isinstance(column, np.ndarray) and column.ndim == 2 else list(column)
-        vectors = np.asarray(rows, dtype=np.float32)
+        with np.errstate(over="ignore"):  # what is too large is refused below
+            vectors = np.asarray(rows, dtype=np.float32)
     except (TypeError, ValueError):
         vectors = np.empty(0, dtype=np.float32)
     if vectors.ndim != 2 or len(vectors) != count:
@@ -286,4 +297,10 @@ def _matrix(column: Any, count: int) -> npt.NDArray[np.float32]:
         )
     if not np.isfinite(vectors).all():
         raise DataError("vectors of new items must be finite, got NaN or Inf; embed them again")
+    lengths = np.linalg.norm(vectors.astype(np.float64), axis=1)
+    if (lengths > LONGEST_VECTOR).any():
+        raise DataError(
+            f"vectors of new items must have a length of at most {LONGEST_VECTOR:g}, got "
+            f"{lengths.max():.3g}; give those of the run's text encoder"
+        )
     return vectors

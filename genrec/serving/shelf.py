@@ -135,7 +135,7 @@ class Shelf(Stock):
         if catalogue.counts is not None:
             untaken = torch.from_numpy(catalogue.counts == 0)
         own = sketch[part]
-        length = own.norm(dim=1, keepdim=True)
+        length = own.double().norm(dim=1, keepdim=True)  # squares of large ones overflow in float32
         same = (length > 0) & (untaken[part, None] | untaken)
         for mine, others in zip(own.unbind(dim=1), sketch.unbind(dim=1), strict=True):
             # Rounding of the vectors, as by float16, is all that may lie between.

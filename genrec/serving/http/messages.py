@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, model_validator
@@ -16,6 +17,7 @@ from genrec.serving.http.settings import (
     MAX_TEXT,
     MAX_VECTOR,
 )
+from genrec.serving.items import LONGEST_VECTOR
 
 __all__ = [
     "AddAnswer",
@@ -172,6 +174,11 @@ class AddedItem(_Message):
     def _check_content(self) -> AddedItem:
         if self.text is None and self.vector is None:
             raise ValueError("item must have text or vector, got neither; give its text")
+        if self.vector is not None and (length := math.hypot(*self.vector)) > LONGEST_VECTOR:
+            raise ValueError(
+                f"vector must have a length of at most {LONGEST_VECTOR:g}, got {length:.3g}; give "
+                "that of the run's text encoder"
+            )
         return self
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -15,6 +16,7 @@ from genrec.errors import ArtifactError, ConfigError, DataError, MissingPathErro
 from genrec.rankers import Popularity
 from genrec.serving.items import NewItems
 from genrec.serving.recommender import Recommender
+from genrec.serving.shelf import Shelf
 from genrec.tokenizer.semantic_id import SemanticIdTokenizer
 
 KINDS = "abcd"
@@ -104,6 +106,9 @@ def test_tables_of_all_kinds_are_read(recommender, kind):
         ({"item_id": ["x"], "text": ["1", "2"]}, DataError, "must have 1 entries, got 2"),
         ({"item_id": ["x"], "vector": [[1.0], [2.0]]}, DataError, r"must have shape \(1, D\), got"),
         ({"item_id": ["x"], "vector": [[np.nan] * 6]}, DataError, "must be finite, got NaN or Inf"),
+        ({"item_id": ["x"], "vector": [[3e38] * 6]}, DataError, "length of .* got 7.35e.38"),
+        ({"item_id": ["x"], "vector": [[1e300] * 6]}, DataError, "must be finite, got NaN or Inf"),
+        ([("x", "x", [1e19] * 6)], DataError, "must have a length of at most 1e.18, got 2.45e.19"),
         ([("a1", "x", [0.0] * 6)], DataError, "must have new keys, got 1 that are known, the fi"),
         ([("x", "x", [0.0] * 5)], ArtifactError, r"embeddings must have shape \(N, 6\)"),
         ([("x", "x", "red polish")], ConfigError, "embedded by the run's encoder, got tfidf"),
@@ -298,3 +303,22 @@ def test_changes_beside_calls_are_seen_by_the_next_call(recommender):
         for thread in threads:
             thread.join()
     assert failures == []
+
+
+def test_the_longest_vectors_are_measured_rightly(run):
+    recommender = Recommender.from_pretrained(run, device="cpu")
+    rows = np.eye(6, dtype=np.float32)[:2] * 9.9e17
+    recommender.add_items([("x", "", rows[0]), ("y", "", rows[1]), ("z", "", rows[0] / 2)])
+    found = recommender.similar_items("x", k=34)
+    assert np.isfinite(recommender.shelf.sketch.numpy()).all()
+    assert max(found.scores) < 1 + recommender.shelf.codes.shape[1]
+
+
+def test_likeness_to_an_item_of_an_overflowing_length(run):
+    recommender = Recommender.from_pretrained(run, device="cpu")
+    shelf = recommender.shelf
+    sketch = shelf.catalogue.sketch.copy()
+    sketch[0] = 3e38
+    catalogue = replace(shelf.catalogue, sketch=sketch, counts=np.zeros(32, dtype=np.int64))
+    odd = Recommender.of_shelf(Shelf.of(shelf.ranker, catalogue, shelf.run), recommender.users)
+    assert max(odd.similar_items("a0", k=31).scores) < 1 + shelf.codes.shape[1]

@@ -103,6 +103,18 @@ def test_what_is_wrong_is_said_in_one_line(client, status, body, said):
     assert re.search(said, line), line
 
 
+@pytest.mark.parametrize("size", [3e38, 1e20, 1e18])
+def test_vectors_that_are_too_long_are_refused(client, size):
+    told = {"items": [{"item": "x", "vector": [size, -size, 0, 0, 0, 0]}]}
+    line = message_of(client.post("/v1/items", json=told, headers=RIGHT), 422)
+    assert "vector must have a length of at most 1e+18, got" in line
+    message_of(client.get("/v1/items/x"), 404)
+    told["items"][0]["vector"][:2] = [1e17, 1e17]
+    assert client.post("/v1/items", json=told, headers=RIGHT).status_code == 200
+    near = client.get("/v1/items/x/similar?k=40").json()["items"]
+    assert len({item["score"] for item in near}) > 1
+
+
 def test_a_body_without_a_length_is_measured_too(client):
     def parts():
         for _ in range(5):
