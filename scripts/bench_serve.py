@@ -69,7 +69,7 @@ class Client(asyncio.Protocol):
 
 async def load(port: int, clients: int, seconds: float, bodies: list[bytes]) -> dict[str, float]:
     """Keep some clients asking for some seconds; only answers after the first fifth count."""
-    head = "POST /v1/recommend HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+    head = "POST /v1/recommend HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     asked = [f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body for body in bodies]
     loop = asyncio.get_running_loop()
     await run_clients(loop, port, clients, seconds / 5, asked)

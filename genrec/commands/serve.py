@@ -29,6 +29,14 @@ class ServeArguments:
     run_dir: Annotated[Path, typer.Argument(help="A run of any training but stage one.")]
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1"
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="A name that requests may call the service by in their Host header; give it again "
+            "for more. [on 127.0.0.1 this machine's names, else any]",
+        ),
+    ] = None
     token_file: Annotated[
         Path | None,
         typer.Option(
@@ -109,7 +117,14 @@ def app_command(app: typer.Typer) -> None:
             journal=_journal(told.journal, run, token),
             adopt=told.adopt,
         )
-        serve(source, settings, host=told.host, port=told.port, token=token)
+        serve(
+            source,
+            settings,
+            host=told.host,
+            port=told.port,
+            token=token,
+            allow_hosts=told.allow_host or (),
+        )
 
     about = (
         "Serve a run over HTTP: recommendations, search, similar items, and, with a token, items "

@@ -21,6 +21,7 @@ pytest.importorskip("fastapi", reason="the extra serve is not installed")
 
 TOKEN = "a-token-of-the-tests"
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "GENREC_SERVE_TOKEN": TOKEN}
+ASKING = "POST /v1/recommend HTTP/1.1\r\nHost: localhost"
 COMMAND = [sys.executable, "-m", "genrec", "serve"]
 
 
@@ -107,7 +108,7 @@ def test_a_service_from_beginning_to_end(run, start, tmp_path):
 
     # A client that sends half of a request, and one that sends nothing more than a byte.
     with socket.create_connection(("127.0.0.1", service.port)) as slow:
-        slow.sendall(b"POST /v1/recommend HTTP/1.1\r\nHost: a\r\nContent-Length: 99\r\n\r\n{")
+        slow.sendall(b"%s\r\nContent-Length: 99\r\n\r\n{" % ASKING.encode())
         assert slow.recv(1000).startswith(b"HTTP/1.1 408")
     idle = socket.create_connection(("127.0.0.1", service.port))
     idle.sendall(b"P")
@@ -183,7 +184,7 @@ async def crowd_asks(port, bodies, clients, until, on_answer):
             body = bodies[at % len(bodies)]
             at += 1
             asked = time.monotonic()
-            head = f"POST /v1/recommend HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}\r\n\r\n"
+            head = f"{ASKING}\r\nContent-Length: {len(body)}\r\n\r\n"
             writer.write(head.encode() + body)
             lines = (await reader.readuntil(b"\r\n\r\n")).lower()
             length = int(re.search(rb"content-length: (\d+)", lines)[1])

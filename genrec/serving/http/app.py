@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
 from urllib.parse import unquote
@@ -47,19 +47,27 @@ _WHAT = {
     408: "The body did not come in time.",
     409: "It cannot be done as things are.",
     413: "The body is too long.",
+    421: "The Host header names another service.",
     422: "The request does not say what it should.",
     503: "Too much waits already, or the disk is full; try again.",
     504: "It took too long.",
 }
 
 
-def build_app(service: Service, *, token: str | None, metrics: Metrics) -> FastAPI:
+def build_app(
+    service: Service,
+    *,
+    token: str | None,
+    metrics: Metrics,
+    hosts: Collection[str] | None = None,
+) -> FastAPI:
     """Put a service behind HTTP.
 
     Args:
         service: Closed when the application ends.
         token: What a change of the catalogue must bring; None refuses all changes.
         metrics: Shown at ``/metrics``.
+        hosts: Names that a request may call the service by, see :class:`Guard`; None for any.
 
     Returns:
         The application.
@@ -78,6 +86,7 @@ def build_app(service: Service, *, token: str | None, metrics: Metrics) -> FastA
         redoc_url=None,
         redirect_slashes=False,
         lifespan=lifespan,
+        responses={} if hosts is None else _errors(421),
     )
     app.router.route_class = BodyRoute
     _add_asking(app, service)
@@ -95,6 +104,7 @@ def build_app(service: Service, *, token: str | None, metrics: Metrics) -> FastA
         lanes={("POST", "/v1/recommend"): recommend},
         refusal_of=refusal_of,
         token=token,
+        hosts=hosts,
         max_body_bytes=service.settings.max_body_bytes,
         timeout_s=service.settings.timeout_s,
         count=metrics.request,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import re
 import sys
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, MutableMapping
 from typing import Any
 
 import orjson
@@ -23,6 +24,7 @@ _READING = ("GET", "HEAD", "OPTIONS")
 #: All else below ``/v1`` that is not a reading method changes something.
 _ASKING = ("/v1/recommend",)
 _KEYED = b"/v1/items/"
+_PORT = re.compile(r":[0-9]*$")
 
 
 class Guard:
@@ -36,6 +38,8 @@ class Guard:
         count: Told of each request: method, route, status, seconds.
         lanes: By method and path what answers a body with JSON at once, past all other layers.
         refusal_of: From what a lane raised to what its client is told; None for a failure.
+        hosts: Names, in small letters and without a port, that the Host header may have, against
+            pages that point a name of theirs at this machine; None lets any pass.
     """
 
     def __init__(
@@ -48,9 +52,10 @@ class Guard:
         count: Callable[[str, str, int, float], None],
         lanes: Mapping[tuple[str, str], Callable[[bytes], Awaitable[bytes]]],
         refusal_of: Callable[[Exception], Refusal | None],
+        hosts: Collection[str] | None = None,
     ) -> None:
         self.app, self._count = app, count
-        self._lanes, self._refusal_of = lanes, refusal_of
+        self._lanes, self._refusal_of, self._hosts = lanes, refusal_of, hosts
         self._token = None if token is None else token.encode()
         self._max_body_bytes, self._timeout_s = max_body_bytes, timeout_s
 
@@ -72,6 +77,7 @@ class Guard:
             # A key may hold a slash: routes see it as it was written, and decode the key.
             scope["path"] = scope["raw_path"].decode("latin-1")
         try:
+            self._check_host(scope)
             self._check_token(scope)
             if scope["method"] in _READING:
                 await self.app(scope, receive, noted)
@@ -90,6 +96,17 @@ class Guard:
         finally:
             known = route or str(getattr(scope.get("route"), "path", "other"))
             self._count(scope["method"], known, status, time.perf_counter() - begin)
+
+    def _check_host(self, scope: Scope) -> None:
+        if self._hosts is None:
+            return
+        given = _header(scope, b"host").decode("latin-1")
+        if _PORT.sub("", given.strip().lower()) not in self._hosts:
+            raise Refusal(
+                421,
+                f"Host must be {' or '.join(sorted(self._hosts))}, got {given!r:.80}; start the "
+                "service with --allow-host NAME to answer to another",
+            )
 
     def _check_token(self, scope: Scope) -> None:
         path = scope["path"]

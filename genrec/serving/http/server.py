@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import ipaddress
+import re
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import uvicorn
@@ -18,7 +20,9 @@ from genrec.serving.http.metrics import Metrics
 from genrec.serving.http.service import Service, Source
 from genrec.serving.http.settings import ServiceSettings
 
-__all__ = ["listen", "serve"]
+__all__ = ["hosts_of", "listen", "serve"]
+
+_HOST = re.compile(r"[\w.-]+|\[[0-9A-Fa-f:.]+\]", re.ASCII)
 
 
 def serve(
@@ -28,6 +32,7 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8000,
     token: str | None = None,
+    allow_hosts: Sequence[str] = (),
 ) -> None:
     """Serve until SIGTERM or Ctrl-C; then answer what has begun, and return.
 
@@ -37,15 +42,17 @@ def serve(
         host: Address to listen on.
         port: 0 takes any free one.
         token: What a change of the catalogue must bring; None refuses all changes.
+        allow_hosts: See :func:`hosts_of`.
 
     Raises:
         GenRecError: If the address is not free, or the service cannot begin.
     """
     with listen(host, port) as door:  # before the model is read, which takes longer
+        hosts = hosts_of(host, door.getsockname()[0], allow_hosts)
         metrics = Metrics()
         service = Service(source, settings, observe=metrics.search, say=_say)
         config = uvicorn.Config(
-            build_app(service, token=token, metrics=metrics),
+            build_app(service, token=token, metrics=metrics, hosts=hosts),
             log_level="warning",
             access_log=False,
             lifespan="on",
@@ -63,6 +70,37 @@ def serve(
         ready = f"serving {info['kind']}, {info['num_items']:,} items, on {address} ({changes})"
         _Server(config, ready).run(sockets=[door])
         print("ended", flush=True)
+
+
+def hosts_of(host: str, address: str, allowed: Sequence[str]) -> frozenset[str] | None:
+    """Find the names that the Host header may have.
+
+    A page of another site can have its name lead to 127.0.0.1, and then read what is there: on an
+    address of this machine alone only the names of this machine pass.
+
+    Args:
+        host: What was asked to listen on.
+        address: The address that this became.
+        allowed: More names; on an address that others reach, the only ones but this machine's.
+
+    Returns:
+        The names, in small letters; None where any may pass.
+
+    Raises:
+        ConfigError: If one of those allowed is no name.
+    """
+    for name in allowed:
+        if not _HOST.fullmatch(name):
+            raise ConfigError(
+                f"--allow-host must be a name as in a Host header, without a port, got {name!r}; "
+                "for example shop.example or [fd00::1]"
+            )
+    own = ipaddress.ip_address(address.partition("%")[0])
+    if not (own.is_loopback or allowed):
+        return None
+    here = [f"[{own}]" if own.version == 6 else str(own)] if own.is_loopback else []
+    named = [host] if own.is_loopback and ":" not in host else []
+    return frozenset(map(str.lower, ("localhost", "127.0.0.1", "[::1]", *here, *named, *allowed)))
 
 
 def listen(host: str, port: int) -> socket.socket:
