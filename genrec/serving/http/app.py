@@ -171,7 +171,7 @@ def _add_asking(app: FastAPI, service: Service) -> None:
         "/v1/items/{key}/similar", response_model=m.SimilarAnswer, responses=_errors(404, 409, 422)
     )
     def similar_items(key: _Key, k: Annotated[int, Query(ge=1, le=MAX_K)] = 10) -> Any:
-        """Find the items nearest to one."""
+        """Find the items nearest to one, which may be a removed one."""
         return {"items": service.similar(unquote(key), k)}
 
     @app.get("/v1/users/random", response_model=m.UserAnswer, responses=_errors(404))

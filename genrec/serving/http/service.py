@@ -158,13 +158,14 @@ class Service:
         return _described(self.now, self._row(self.now, key))
 
     def similar(self, key: str, k: int) -> list[dict[str, Any]]:
-        """Find the items nearest to one.
+        """Find the items nearest to one, which may be a removed one: what there is instead of it.
 
         Raises:
-            Refusal: If it is none of the catalogue, or the model knows no likeness.
+            Refusal: If the run does not know it, or the model knows no likeness.
         """
         now = self.now
-        self._row(now, key)
+        if key not in now.shelf.row_of:
+            raise _no_item(key)
         try:
             found = now.recommender.similar_items(key, k)
         except ConfigError as error:
@@ -291,7 +292,7 @@ class Service:
     def _row(self, now: Served, key: str) -> int:
         row = now.shelf.row_of.get(key, -1)
         if row < 0 or not now.shelf.available[row]:
-            raise Refusal(404, f"item must be one of the catalogue, got {key!r:.80}; check the key")
+            raise _no_item(key)
         return row
 
     def _allowed(self, path: str | None) -> Path | str:
@@ -370,6 +371,10 @@ def _with_beams(recommender: Recommender, num_beams: int | None) -> Recommender:
     options = {**run.options, "num_beams": num_beams}
     run = replace(run, options=options, ranker=run.model.ranker(run.catalogue, options))
     return Recommender.of_shelf(Shelf.of(run.ranker, run.catalogue, run), recommender.users)
+
+
+def _no_item(key: str) -> Refusal:
+    return Refusal(404, f"item must be one of the catalogue, got {key!r:.80}; check the key")
 
 
 def _named(now: Served, row: int) -> dict[str, str]:
