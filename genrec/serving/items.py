@@ -148,7 +148,7 @@ def with_items(run: Trained, new: NewItems) -> Trained:
             "`genrec tokenize --extend`"
         )
     texts = vectors = new.vectors if new.vectors is not None else _embedded(run, new.texts or [])
-    if empty := _keys_of_zeros(vectors, new.keys):
+    if new.vectors is None and (empty := _keys_of_zeros(vectors, new.keys)):
         warnings.warn(
             f"texts of new items must hold words that the encoder knows, got {len(empty)} without "
             f"any, for example {empty[0]!r}: codes of these items mean nothing",

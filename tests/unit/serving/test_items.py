@@ -70,6 +70,10 @@ def test_texts_are_embedded_by_the_encoder_that_the_run_keeps(run, tmp_path):
     found, expected = (r.recommend(["a1", "c2"], k=40) for r in (by_text, by_vector))
     assert "new" in found.items
     assert found.items == expected.items
+    with pytest.warns(
+        UserWarning, match=r"must hold words .*, got 1 without any, for example 'odd'"
+    ):
+        by_text.add_items([("odd", "", "zzz"), ("fine", "", "red")])
 
 
 @pytest.mark.parametrize("kind", ["polars", "pandas", "columns", "records", "matrix"])
