@@ -23,7 +23,7 @@ def test_a_run_that_has_hardly_begun_is_told_so(sample_decoder: Path) -> None:
     lines = done.output.splitlines()
     assert lines[0] == "generation: 200 of 2,000 validation users, history not hidden"
     assert "1. undertrained" in lines
-    assert any(line.startswith("   try:  train.iterations = 48") for line in lines)
+    assert any(line.startswith("   try:  train.iterations = 24") for line in lines)
     assert "worse than counting" in done.output
     assert diagnose(sample_decoder, "--users", 200).output == done.output
 

@@ -32,4 +32,5 @@ def test_any_number_of_threads_evaluates_to_the_last_digit(sample_decoder):
         )
     torch.set_num_threads(before)
     assert answers[0] == answers[1]
-    assert answers[0]["generation"]["recall@10"] > 0
+    assert answers[0]["generation"]["coverage"] > 0
+    assert answers[0]["co-occurrence"]["recall@10"] > 0
