@@ -189,12 +189,12 @@ def _check(known: dataclasses.Field[Any], value: Any) -> None:
     for number in value if isinstance(value, tuple) else (value,):
         if isinstance(number, str | None | enum.Enum | Mapping):
             continue
-        if number == math.inf or number == -math.inf:
-            raise ConfigError(f"{name} must be finite, got {number}; {_hint(known)}")
         # Phrased so that NaN, which compares to nothing, is refused as well.
         if not all(holds[rule](number, bound) for rule, bound in rules.items()):
             wanted = " and ".join(f"{words[rule]} {bound:g}" for rule, bound in rules.items())
             raise ConfigError(f"{name} must be {wanted}, got {number}; {_hint(known)}")
+        if number == math.inf or number == -math.inf:
+            raise ConfigError(f"{name} must be finite, got {number}; {_hint(known)}")
 
 
 def _hint(known: dataclasses.Field[Any]) -> str:

@@ -167,3 +167,10 @@ def test_no_setting_is_described_twice():
         assert by_meaning.setdefault(field.metadata["meaning"], description) == description
         if field.name not in OTHER_MEANING:
             assert by_name.setdefault(field.name, description) == description, field.name
+
+
+@pytest.mark.parametrize("name", ["later_temperature", "learning_rate"])
+def test_no_number_is_infinite(name: str) -> None:
+    """It could not be written into the run's JSON."""
+    with pytest.raises(ConfigError, match=f"{name} must be .*, got inf"):
+        DecoderSettings(**{name: float("inf")})
