@@ -1,14 +1,16 @@
 """Tasks on the workers of a Ray cluster, each of which opens its model once.
 
-Ray comes with the extra ``ray``.
+Tasks travel as JSON, results as JSON, bytes or ``.npy``: no code comes out of them. Ray comes with
+the extra ``ray``.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import io
+import json
 import logging
 import os
-import pickle
 import re
 import socket
 import warnings
@@ -25,6 +27,9 @@ __all__ = ["Opening", "check_workers", "on_workers"]
 
 #: Where workers die, new ones do what is left, so often.
 _RETRIES = 2
+
+#: Mistakes of the user's, which come back from workers by name.
+_ERRORS = {kind.__name__: kind for kind in GenRecError.__subclasses__()}
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,7 @@ def on_workers(
 
     Args:
         opening: How a worker gets the function from a task to its result.
-        tasks: To be pickled.
+        tasks: JSON; a result is JSON, bytes or an array without objects.
         workers: Workers, >= 1.
         device: None gives each worker a GPU, or its share of one, where the cluster has any.
 
@@ -114,7 +119,7 @@ def _results(
     gpus = 0.0
     if device is None or device.startswith("cuda"):
         gpus = min(1.0, ray.cluster_resources().get("GPU", 0) / workers)
-    rows = [{"number": number, "task": pickle.dumps(task)} for number, task in left.items()]
+    rows = [{"number": number, "task": json.dumps(task)} for number, task in left.items()]
     # Blocks that lie there already: reading tasks would wait for cores that the workers hold.
     blocks = ray.data.from_items(rows, override_num_blocks=len(rows))
     with warnings.catch_warnings():  # what shall come in place of the last argument lacks this
@@ -130,7 +135,7 @@ def _results(
             ray_remote_args_fn=lambda: {"max_restarts": 0, "max_task_retries": 0},
         )
     for row in done.iter_rows():
-        yield int(row["number"]), pickle.loads(row["result"])
+        yield int(row["number"]), _unpacked(row["kind"], row["result"])
 
 
 class _Worker:
@@ -141,16 +146,44 @@ class _Worker:
         self.work: Callable[[Any], Any] | None = None
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        results = []
+        kinds, results = [], []
         for task in batch["task"]:
             try:
                 if self.work is None:
                     self.work = self.opening.function(*self.opening.arguments)
-                result = self.work(pickle.loads(task))
+                result = self.work(json.loads(task))
             except GenRecError as error:
                 result = error
-            results.append(pickle.dumps(result))
-        return {"number": batch["number"], "result": np.array(results, dtype=object)}
+            kind, packed = _packed(result)
+            kinds.append(kind)
+            results.append(packed)
+        packed_all = np.array(results, dtype=object)
+        return {"number": batch["number"], "kind": np.array(kinds), "result": packed_all}
+
+
+def _packed(result: Any) -> tuple[str, bytes]:
+    """Write a result, with the name of how; an error by the name of its class."""
+    if isinstance(result, bytes):
+        return "bytes", result
+    if isinstance(result, np.ndarray):
+        file = io.BytesIO()
+        np.save(file, result, allow_pickle=False)
+        return "array", file.getvalue()
+    if isinstance(result, GenRecError):
+        return type(result).__name__, json.dumps(str(result)).encode()
+    return "json", json.dumps(result).encode()
+
+
+def _unpacked(kind: str, packed: bytes) -> Any:
+    """Read what :func:`_packed` wrote."""
+    if kind == "bytes":
+        return packed
+    if kind == "array":
+        return np.load(io.BytesIO(packed), allow_pickle=False)
+    found = json.loads(packed)
+    if kind == "json":
+        return found
+    return _ERRORS.get(kind, GenRecError)(found)
 
 
 @contextmanager

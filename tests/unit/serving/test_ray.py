@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pickle
+import json
 import socket
 
 import numpy as np
@@ -10,8 +10,9 @@ import polars as pl
 import pytest
 
 from genrec.data.text.tfidf import TfidfSvdEncoder
-from genrec.errors import ConfigError, DataError
+from genrec.errors import ArtifactError, ConfigError, DataError, MissingPathError
 from genrec.serving import ray as on_ray
+from genrec.serving import workers
 from genrec.serving.files import recommend_to_file
 from genrec.serving.recommender import Recommender
 from genrec.serving.workers import Opening, _Worker, check_workers
@@ -76,8 +77,9 @@ def test_a_worker_opens_once_and_sends_mistakes_back():
         return work
 
     worker = _Worker(Opening(opening, ("model",)))
-    batch = {"number": np.arange(3), "task": [pickle.dumps(task) for task in (1, 2, 3)]}
-    results = [pickle.loads(result) for result in worker(batch)["result"]]
+    batch = {"number": np.arange(3), "task": [json.dumps(task) for task in (1, 2, 3)]}
+    done = worker(batch)
+    results = list(map(workers._unpacked, done["kind"], done["result"]))
     assert results[0] == 10
     assert results[2] == 30
     assert isinstance(results[1], DataError)
@@ -96,3 +98,32 @@ def test_workers_that_cannot_be_are_refused(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"--ray needs Ray, .* pip install 'genrec\[ray\]'"):
         check_workers(1)
+
+
+@pytest.mark.parametrize(
+    "result",
+    [b"\x80\x04raw", 7, [1, "\ud800"], None, np.float32([[0.1, np.nan], [np.inf, -0.0]])],
+    ids=repr,
+)
+def test_results_travel_as_they_are(result):
+    kind, packed = workers._packed(result)
+    found = workers._unpacked(kind, packed)
+    if isinstance(result, np.ndarray):
+        assert found.dtype == result.dtype
+        assert found.tobytes() == result.tobytes()
+    else:
+        assert found == result
+
+
+@pytest.mark.parametrize("kind", [ConfigError, DataError, ArtifactError, MissingPathError])
+def test_mistakes_travel_by_name(kind):
+    found = workers._unpacked(*workers._packed(kind("what must be so, got 3; mend it")))
+    assert type(found) is kind
+    assert str(found) == "what must be so, got 3; mend it"
+
+
+def test_nothing_that_runs_travels():
+    with pytest.raises(TypeError):
+        workers._packed(print)
+    with pytest.raises(ValueError, match="Object arrays cannot be saved"):
+        workers._packed(np.array([print], dtype=object))
