@@ -24,7 +24,7 @@ from genrec.errors import ArtifactError, ConfigError, MissingPathError
 from genrec.serving.keys import Key, read_lists, whole_number
 from genrec.serving.onnx_ranker import OnnxRanker
 from genrec.serving.recommendations import Recommendations
-from genrec.serving.request import Request
+from genrec.serving.request import Request, read_beams
 from genrec.serving.stock import Stock, Unknown
 
 __all__ = ["FORMAT", "VERSION", "OnnxRecommender"]
@@ -128,7 +128,7 @@ class OnnxRecommender:
 
     def recommend(
         self,
-        histories: Keys | Iterable[Keys],
+        histories: Keys | Iterable[Keys] | None = None,
         k: int = 10,
         *,
         users: Key | Keys | None = None,
@@ -175,13 +175,7 @@ class OnnxRecommender:
             allow=allow,
             on_unknown=on_unknown,
         )
-        if num_beams is not None:
-            num_beams = whole_number(num_beams, "num_beams", usual=30)
-            if ranker.index is None:
-                raise ConfigError(
-                    "num_beams must be left out for a model that ranks all items, got "
-                    f"{num_beams} for {ranker.name}; it needs no beams"
-                )
+        num_beams = read_beams(num_beams, ranker.name, searches=ranker.index is not None)
         if ranker.num_users and request.names is None:
             raise ConfigError(
                 f"users must be given to a model with {ranker.num_users} user tokens, got none; "

@@ -13,10 +13,8 @@ from torch import Tensor
 from genrec.data.prepared import StringArray
 from genrec.data.schemas import Ranking, Rules
 from genrec.data.sequence_dataset import hash_users
-from genrec.errors import ConfigError
 from genrec.rankers import Ranker, SearchingRanker
-from genrec.serving.keys import whole_number
-from genrec.serving.request import Request
+from genrec.serving.request import Request, read_beams
 from genrec.threads import side_by_side
 
 __all__ = ["rank_all", "with_beams"]
@@ -79,12 +77,8 @@ def rank_all(
 
 def with_beams(ranker: Ranker, num_beams: int | None) -> Ranker:
     """Return the ranker, with another number of beams where one is given."""
-    if num_beams is None:
+    beams = read_beams(num_beams, ranker.name, searches=isinstance(ranker, SearchingRanker))
+    if beams is None:
         return ranker
-    num_beams = whole_number(num_beams, "num_beams", usual=30)
-    if not isinstance(ranker, SearchingRanker):
-        raise ConfigError(
-            f"num_beams must be left out for a model that ranks all items, got {num_beams} for "
-            f"{ranker.name}; it needs no beams"
-        )
-    return ranker.with_beams(num_beams)
+    assert isinstance(ranker, SearchingRanker)
+    return ranker.with_beams(beams)

@@ -17,12 +17,29 @@ from genrec.serving.keys import Key, Lists, read_keys, read_lists, whole_number
 from genrec.serving.recommendations import Recommendations
 from genrec.serving.stock import Limits, Stock, Unknown, check_count
 
-__all__ = ["Request"]
+__all__ = ["Request", "read_beams"]
 
 Rows = npt.NDArray[np.int64]
 
 #: Users of a batch, and on a CPU history items too: more of both leaves its caches.
 _MOST_USERS, _MOST_USERS_CPU, _MOST_ITEMS_CPU = 256, 128, 1024
+
+
+def read_beams(num_beams: Any, ranker: str, *, searches: bool) -> int | None:
+    """Check a number of beams for a ranker of some name.
+
+    Raises:
+        ConfigError: If it is no number from 1 on, or the ranker does not search.
+    """
+    if num_beams is None:
+        return None
+    found = whole_number(num_beams, "num_beams", usual=30)
+    if not searches:
+        raise ConfigError(
+            f"num_beams must be left out for a model that ranks all items, got {found} for "
+            f"{ranker}; it needs no beams"
+        )
+    return found
 
 
 @dataclass(frozen=True)
