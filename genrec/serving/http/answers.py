@@ -95,9 +95,25 @@ class Answer:
                 items.append({"item": key, "title": titles[row], "score": score, "rank": rank})
             if query.explain:
                 self._explain(place, rows[: len(items)], items, whole)
-            popular = ends[place] == ends[place + 1] and self.shelf.popular is not None
-            results.append({"user": name, "popular": popular, "items": items})
+            length = ends[place + 1] - ends[place]
+            popular = length == 0 and self.shelf.popular is not None
+            results.append(
+                {
+                    "user": name,
+                    "popular": popular,
+                    "unknown": self._unknown(place, length),
+                    "items": items,
+                }
+            )
         return results
+
+    def _unknown(self, place: int, known: int) -> list[Key]:
+        """List the keys of a given history that were left out."""
+        given = self.query.histories
+        if given is None or len(given[place]) == known:
+            return []
+        rows = self.shelf.row_of
+        return list(dict.fromkeys(key for key in given[place] if str(key) not in rows))
 
     def _explain(
         self, place: int, rows: list[int], items: list[dict[str, Any]], whole: bool

@@ -120,6 +120,7 @@ class UserResults(_Message):
 
     user: str | int | None
     popular: bool = Field(description="Nothing of the history is known: what is popular.")
+    unknown: list[str | int] = Field(description="Keys of the given history that are not known.")
     items: list[Recommended]
 
 
@@ -135,6 +136,7 @@ class RecommendAnswer(_Message):
                         {
                             "user": None,
                             "popular": False,
+                            "unknown": [],
                             "items": [
                                 {"item": "G0649", "title": "Red cup", "score": -1.5, "rank": 1}
                             ],

@@ -90,6 +90,13 @@ def test_an_unknown_key_is_the_error_of_its_request_alone(recommender):
     assert "'nobody'" in str(found[2])
 
 
+def test_unknown_keys_of_histories_are_named(recommender):
+    recommender.remove_items(["a0"])
+    query = Query(histories=[["a1", "nothing", "a0", "nothing", 7], ["a1"], ["none"], []], k=1)
+    (answer,) = answered(recommender, query)
+    assert [one["unknown"] for one in answer.to_json()] == [["nothing", 7], [], ["none"], []]
+
+
 def test_a_search_that_fails_fails_for_its_requests_only(recommender, monkeypatch):
     ranker = recommender.shelf.ranker
 
