@@ -162,8 +162,13 @@ def _is_locked(path: Path) -> bool:
 
 
 def _best(meta: Mapping[str, Any], metrics: Mapping[str, Any]) -> tuple[str | None, float | None]:
-    """Choose the number that says most: on test, else on validation, else stage one's R2."""
-    for split in ("test", "valid"):
+    """Choose the number to compare runs by: on validation, else on test, else stage one's R2."""
+    validation, evaluation = meta.get("validation"), meta.get("evaluation")
+    if isinstance(validation, Mapping):
+        for metric in _METRICS:
+            if (value := _number(validation.get(metric))) is not None:
+                return f"valid {metric}", value
+    for split in ("valid", "test"):
         rows = metrics.get(split)
         rows = rows if isinstance(rows, Mapping) else {}
         models = {n: r for n, r in rows.items() if n not in _NO_MODELS and isinstance(r, Mapping)}
@@ -171,11 +176,6 @@ def _best(meta: Mapping[str, Any], metrics: Mapping[str, Any]) -> tuple[str | No
             values = [_number(row.get(metric)) for row in models.values()]
             if known := [value for value in values if value is not None]:
                 return f"{split} {metric}", max(known)
-    validation, evaluation = meta.get("validation"), meta.get("evaluation")
-    if isinstance(validation, Mapping):
-        for metric in _METRICS:
-            if (value := _number(validation.get(metric))) is not None:
-                return f"valid {metric}", value
     if isinstance(evaluation, Mapping):
         value = _number(evaluation.get(_TOKENIZER_METRIC))
         return (None, None) if value is None else ("R2", value)

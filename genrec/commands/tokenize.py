@@ -185,6 +185,20 @@ def _extended(
             "their IDs",
             file=sys.stderr,
         )
+    num_gone = len(known) - (data.num_items - len(new))
+    if num_gone:
+        print(
+            f"note: {num_gone:,} items of the table are not in {data_path}; they keep their IDs "
+            "and are recommended until they are excluded (--exclude) or removed",
+            file=sys.stderr,
+        )
+    silent = new[~np.any(data.item_embeddings[new], axis=1)]
+    if len(silent):
+        print(
+            f"note: {len(silent):,} new items have no word that the encoder knows, for example "
+            f"{data.item_keys[silent[0]]}; their codes mean nothing",
+            file=sys.stderr,
+        )
     embeddings: Any = quantizer_inputs(run, data)[new]
     if replace_non_finite:
         embeddings = np.nan_to_num(embeddings, nan=0.0, posinf=0.0, neginf=0.0)

@@ -11,6 +11,9 @@ import numpy.typing as npt
 
 __all__ = ["DataCard", "format_card", "history_quantiles", "time_span"]
 
+#: More than this share of a source is not lost by a few bad lines.
+_MANY_LOST = 0.05
+
 
 class DataCard:
     """Collect what happens to a data set on its way from files to arrays.
@@ -98,6 +101,13 @@ def format_card(card: Mapping[str, Any]) -> str:
         if what == "rejected" or entries:
             lines.append(f"{what} rows: {sum(entry['rows'] for entry in entries):,}")
         lines.extend(_example_line(entry) for entry in entries)
+    lost = sum(entry["rows"] for entry in card.get("rejected", []))
+    read = lost + (card["steps"][0]["interactions"] if card["steps"] else 0)
+    if lost > _MANY_LOST * read:
+        lines.append(
+            f"warning: {100 * lost / read:.0f} % of the rows were rejected, for the reasons above; "
+            "where a column holds two forms, write it in one"
+        )
     return "\n".join(lines)
 
 

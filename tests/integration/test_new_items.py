@@ -96,3 +96,28 @@ def test_items_that_nobody_took_are_not_lost_without_a_word(run: Path, grown: Pa
     done = tokenize(run, data)
     assert done.exit_code == 2
     assert f"{NUM_NEW} items of its source were left out because nobody took them" in done.stderr
+
+
+def test_items_that_are_gone_and_items_of_no_word_are_told(
+    run: Path, grown: Path, tmp_path
+) -> None:
+    folder = shutil.copytree(grown, tmp_path / "changed", ignore=shutil.ignore_patterns("*/"))
+    with (grown / "items.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    gone = rows[3]["item_id"]
+    silent = {**dict.fromkeys(rows[0], ""), "item_id": "A-silent"}
+    with (folder / "items.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows([row for row in rows if row["item_id"] != gone] + [silent])
+    lines = (grown / "interactions.csv").read_text(encoding="utf-8").splitlines(keepends=True)
+    kept = [line for line in lines if gone not in line]
+    (folder / "interactions.csv").write_text("".join(kept), encoding="utf-8")
+    words = ["--out", str(tmp_path / "ids")]
+    data = prepared(folder, run, "prepared", keep=True)
+    done = CliRunner().invoke(
+        build_app(), ["tokenize", str(run), "--extend", "--data", str(data), *words]
+    )
+    assert done.exit_code == 0, done.output
+    assert "note: 1 items of the table are not in" in done.stderr
+    assert "1 new items have no word that the encoder knows, for example A-silent" in done.stderr

@@ -109,7 +109,7 @@ def test_runs_are_listed_newest_first(shelf):
     assert [(run.metric, run.value) for run in found] == [
         (None, None),
         (None, None),
-        ("test recall@10", 0.25),
+        ("valid recall@10", 0.5),
         ("R2", 0.5),
     ]
     assert [run.state for run in found] == ["stopped", "stopped", "finished", "finished"]
@@ -155,11 +155,24 @@ def test_the_command(shelf, tmp_path, monkeypatch):
     assert call.exit_code == 0
     head, *rows = call.stdout.splitlines()
     assert head.split() == ["changed", "stage", "recipe", "data", "best", "state", "folder"]
-    assert rows[2].endswith("b     test recall@10 0.2500  finished, step 5  runs/decoder/amazon")
+    assert rows[2].endswith("b     valid recall@10 0.5000  finished, step 5  runs/decoder/amazon")
     lines = CliRunner().invoke(build_app(), ["runs", "runs", "--json"]).stdout.splitlines()
-    assert json.loads(lines[2])["value"] == 0.25
+    assert json.loads(lines[2])["value"] == 0.5
     (tmp_path / "empty").mkdir()
     assert "no runs below empty" in CliRunner().invoke(build_app(), ["runs", "empty"]).stdout
     call = CliRunner().invoke(build_app(), ["runs", "nowhere"])
     assert (call.exit_code, call.stderr.count("\n")) == (2, 1)
     assert call.stderr.startswith("error: folder of runs must exist, got nowhere")
+
+
+def test_a_saved_recommender_is_no_damage_and_a_test_figure_is_the_last_resort(tmp_path):
+    rows = {"settings": {}, "generation": {"recall@10": 0.25}}
+    saved = trained(tmp_path / "saved", {}, at=1000, step=0, metrics={"test": rows})
+    (saved / "config.gin").unlink()
+    (run,) = list_runs(tmp_path)
+    assert (run.state, run.step, run.metric) == ("saved", 0, "test recall@10")
+    (tmp_path / "onnx").mkdir()
+    (tmp_path / "onnx" / "step_0.onnx").write_text("")
+    (tmp_path / "onnx" / "meta.json").write_text("[" * 100_000)
+    (saved / "metrics.json").write_text("[" * 100_000)
+    assert [found.metric for found in list_runs(tmp_path)] == [None]

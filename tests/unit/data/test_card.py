@@ -1,0 +1,14 @@
+from __future__ import annotations
+
+import pytest
+
+from genrec.data.card import format_card
+
+
+@pytest.mark.parametrize(("rejected", "said"), [(50, "50 %"), (6, "11 %"), (2, None), (0, None)])
+def test_many_rejected_rows_are_warned_of(rejected, said):
+    step = {"step": "read", "interactions": 50, "users": 5, "items": 9, "dropped": 0}
+    entry = {"rows": rejected, "file": "log.csv", "reason": "no time", "first_lines": [3]}
+    card = {"name": "shop", "source": "log.csv", "steps": [step], "rejected": [entry]}
+    last = format_card(card).splitlines()[-1]
+    assert last.startswith(f"warning: {said} of the rows were rejected" if said else "  ")
