@@ -9,12 +9,14 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from genrec.errors import ConfigError, did_you_mean
+from genrec.errors import ConfigError, GenRecError, did_you_mean
 from genrec.recipes import find_recipe, recipe_names
 
 if TYPE_CHECKING:  # the trainings bring PyTorch along, which `genrec train --help` does without
@@ -152,7 +154,8 @@ def plan(words: Sequence[str], options: Options) -> list[Step]:
         elif options.data is not None:
             given["dataset_folder"] = options.data
         words_of_gin = [f"{ROOT}.{key}={value!r}" for key, value in given.items()]
-        settings = configure(stage.settings, recipe, [*words_of_gin, *bindings[name]])
+        with _named(name, len(chosen)):
+            settings = configure(stage.settings, recipe, [*words_of_gin, *bindings[name]])
         if options.name is not None:
             root = Path(settings.save_dir_root).parent / options.name
             settings = dataclasses.replace(settings, save_dir_root=str(root))
@@ -188,7 +191,8 @@ def run_plan(steps: Sequence[Step]) -> None:
         if not step.done:
             if len(steps) > 1:
                 say(f"== {step.stage}")
-            STAGES[step.stage].train(step.settings)
+            with _named(step.stage, len(steps)):
+                STAGES[step.stage].train(step.settings)
 
 
 def choose(words: Sequence[str]) -> list[tuple[str, Path]]:
@@ -304,7 +308,22 @@ def _check_folders(steps: Sequence[Step]) -> None:
 
     for step in steps:
         if not step.done:
-            resume_point(step.settings)
+            with _named(step.stage, len(steps)):
+                resume_point(step.settings)
+
+
+@contextmanager
+def _named(stage: str, num_stages: int) -> Iterator[None]:
+    """Let mistakes name settings as they are given where several stages are trained."""
+    from genrec.config import ROOT
+
+    try:
+        yield
+    except GenRecError as error:
+        if num_stages == 1:
+            raise
+        said = re.sub(rf"\b{ROOT}\.(?=[a-z])", f"{stage}.", str(error))
+        raise type(error)(said) from error
 
 
 def say(text: str) -> None:

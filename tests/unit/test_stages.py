@@ -129,6 +129,11 @@ def test_a_run_in_the_way_of_the_last_stage_is_told_before_the_first_trains():
     checkpoint("runs/decoder/sample")
     with pytest.raises(ConfigError, match=r"run folder must be new, got runs/decoder/sample"):
         plan(["sample"], Options())
+    with pytest.raises(ConfigError, match=r"decoder\.overwrite=True") as caught:
+        plan(["sample"], Options())
+    assert "train." not in str(caught.value)
+    with pytest.raises(ConfigError, match=r"train\.overwrite=True"):
+        plan(["decoder", "sample"], Options())
     # Its IDs would be those of another stage one, so going on does not take it either.
     with pytest.raises(ConfigError, match=r"run folder must be new, got runs/decoder/sample"):
         plan(["sample"], Options(resume=True))
