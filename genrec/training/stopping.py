@@ -40,6 +40,7 @@ class Watch:
         self.together = accelerator.num_processes > 1
         self.look_every = log_every if self.together and accelerator.device.type != "cpu" else 1
         self.number = 0
+        self._told = False  # why it stops
         self._launcher_died = launcher_watch()
         self._saved_at = self._asked_at = time.monotonic()
         self._before: dict[int, Any] = {}
@@ -65,16 +66,20 @@ class Watch:
         """
         if step % self.look_every:
             return 0, False
-        if not self.number and self._launcher_died is not None and self._launcher_died():
+        orphaned = self._launcher_died is not None and self._launcher_died()
+        if orphaned and not self.number:
             self.number = signal.SIGTERM
-            self._say("the launcher of this process died; stopping after this step")
         waited = time.monotonic() - self._saved_at
         due = self.save_every_s > 0 and waited >= self.save_every_s
-        if not self.together:
-            return self.number, due
-        answer = torch.tensor([self.number, int(due)], device=self.accelerator.device)
-        torch.distributed.all_reduce(answer, op=torch.distributed.ReduceOp.MAX)
-        number, saving = answer.tolist()
+        number, saving = self.number, due
+        if self.together:
+            seen = [self.number, int(due), int(orphaned)]
+            answer = torch.tensor(seen, device=self.accelerator.device)
+            torch.distributed.all_reduce(answer, op=torch.distributed.ReduceOp.MAX)
+            number, saving, orphaned = answer.tolist()
+        if number:  # whichever process saw it first, the main one says it
+            died = "the launcher of this process died; " if orphaned else ""
+            self._say(f"{died}stopping after this step")
         return number, bool(saving)
 
     def saved(self) -> None:
@@ -90,5 +95,6 @@ class Watch:
             raise KeyboardInterrupt
 
     def _say(self, text: str) -> None:
-        if self.accelerator.is_main_process:
+        if self.accelerator.is_main_process and not self._told:
+            self._told = True
             print(f"\n{text}", file=sys.stderr)

@@ -138,7 +138,9 @@ def test_a_mistake_in_training_is_one_line(tmp_path, monkeypatch):
     answer = call("train", "sample", "--gin", "decoder.num_beems=3")
     assert answer.exit_code == 2
     assert answer.stdout == ""
-    assert answer.stderr.startswith("error: setting must exist, got decoder.num_beems; did you mean")
+    assert answer.stderr.startswith(
+        "error: setting must exist, got decoder.num_beems; did you mean"
+    )
     assert answer.stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
 
