@@ -23,7 +23,7 @@ def test_any_number_of_threads_evaluates_to_the_last_digit(sample_decoder):
         data = PreparedDataset.load(run.meta["prepared"])
         settings = replace(EvaluationSettings.from_options(run.options), max_rows=16)
         rankers = {"generation": run.ranker, **baselines(data)}
-        found = compare(rankers, data, "test", settings, limit=400)
+        found = compare(rankers, data, "test", settings, limit=2000)
         answers.append(
             {
                 who: {name: value for name, value in row.items() if name != "users_per_s"}
@@ -32,5 +32,4 @@ def test_any_number_of_threads_evaluates_to_the_last_digit(sample_decoder):
         )
     torch.set_num_threads(before)
     assert answers[0] == answers[1]
-    assert answers[0]["generation"]["coverage"] > 0
-    assert answers[0]["co-occurrence"]["recall@10"] > 0
+    assert answers[0]["generation"]["recall@10"] > 0
