@@ -6,7 +6,6 @@ levels, K = codes of a level, C = children of a prefix, W = beams, N = items, D 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -16,7 +15,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from genrec.checkpoint import load_files_of, write_model_files
 from genrec.data.catalogue import Catalogue
 from genrec.data.schemas import SequenceBatch
 from genrec.decoding.beam_search import BeamResult, constrained_beam_search
@@ -39,6 +37,7 @@ from genrec.models.item_settings import (
 )
 from genrec.models.item_targets import Targets, children, mean_loss, padding_bias
 from genrec.models.item_tokens import ItemTokens
+from genrec.models.saved import SavedModel
 from genrec.models.seen_items import SeenItems
 from genrec.modules.causal_encoder import CausalEncoder
 from genrec.modules.kernels.linear_cross_entropy import head_dtype
@@ -71,7 +70,7 @@ class ItemRetrievalOutput:
     item_loss: Tensor | None
 
 
-class ItemTokenRetrievalModel(nn.Module):
+class ItemTokenRetrievalModel(SavedModel):
     """An encoder over items and a decoder over the codes of the next item.
 
     Each item of the history is one token. The encoder is item-causal, so one pass over a window
@@ -112,6 +111,8 @@ class ItemTokenRetrievalModel(nn.Module):
         >>> sorted(model.generate(torch.tensor([[2, 0]]), index, num_beams=3).items[0].tolist())
         [0, 1, 2]
     """
+
+    trained_by = "genrec train decoder"
 
     def __init__(
         self,
@@ -647,14 +648,6 @@ class ItemTokenRetrievalModel(nn.Module):
         model.load_state_dict(grown_weights(self.state_dict(), model.state_dict(), old, new))
         return model
 
-    def save_pretrained(self, path: str | os.PathLike[str]) -> None:
-        """Write the model as a folder that explains itself, made or replaced."""
-        write_model_files(path, weights=self.state_dict(), config=self.saved_config())
-
-    def saved_config(self) -> dict[str, Any]:
-        """Return what a checkpoint stores beside the weights."""
-        return {"model": type(self).__name__, **self.config}
-
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> ItemTokenRetrievalModel:
         """Build a model, untrained, from the flat settings of :attr:`config`.
@@ -679,29 +672,6 @@ class ItemTokenRetrievalModel(nn.Module):
             known = [field.name for field in fields(group) if field.name in rest]
             built[name] = group(**{field: rest.pop(field) for field in known})
         return cls(**rest, **built)
-
-    @classmethod
-    def load_pretrained(
-        cls, path: str | os.PathLike[str], *, device: torch.device | str = "cpu"
-    ) -> ItemTokenRetrievalModel:
-        """Load a model, in evaluation mode.
-
-        Args:
-            path: A run folder (its best step), a step folder, or what
-                :meth:`save_pretrained` wrote.
-            device: Where it shall live.
-
-        Returns:
-            The model.
-
-        Raises:
-            MissingPathError: If there is no checkpoint.
-            ArtifactError: If it holds another model.
-        """
-        config, weights = load_files_of(cls.__name__, path, trained_by="genrec train decoder")
-        model = cls.from_config(config)
-        model.load_state_dict(weights)
-        return model.to(device).eval()
 
     def _check_temperature(self, later: float) -> None:
         if not later > 0 or (later != 1 and self.tree.settings.normalize_over != "prefix"):

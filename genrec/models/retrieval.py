@@ -6,7 +6,6 @@ row, W = beams, K = codes of a level, D = model width.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +15,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from genrec.checkpoint import load_files_of, write_model_files
 from genrec.data.catalogue import Catalogue
 from genrec.data.schemas import SequenceBatch, TokenizedBatch
 from genrec.data.sequence_dataset import user_buckets
@@ -27,6 +25,7 @@ from genrec.errors import ArtifactError, ConfigError
 from genrec.models.beam_ranker import BeamRanker, CodeLogProbs, index_of
 from genrec.models.code_graphs import code_graphs
 from genrec.models.graphs import Graphs, on_cpu
+from genrec.models.saved import SavedModel
 from genrec.models.token_layout import PAD_TOKEN, TokenLayout
 from genrec.modules.transformer import (
     Decoder,
@@ -54,7 +53,7 @@ class RetrievalOutput:
     level_losses: Tensor
 
 
-class EncoderDecoderRetrievalModel(nn.Module):
+class EncoderDecoderRetrievalModel(SavedModel):
     """T5-style encoder-decoder over semantic IDs.
 
     The encoder reads the codes of the history, the decoder writes the codes of the next item.
@@ -95,6 +94,8 @@ class EncoderDecoderRetrievalModel(nn.Module):
         >>> sorted(model.generate(history, index, num_beams=2).items[0].tolist())
         [0, 1]
     """
+
+    trained_by = "genrec train decoder"
 
     def __init__(
         self,
@@ -447,42 +448,6 @@ class EncoderDecoderRetrievalModel(nn.Module):
             num_beams=ranker.num_beams,
             num_users=self.layout.num_users,
         )
-
-    def save_pretrained(self, path: str | os.PathLike[str]) -> None:
-        """Write the model as a folder that explains itself.
-
-        Args:
-            path: The folder to make or replace.
-        """
-        write_model_files(path, weights=self.state_dict(), config=self.saved_config())
-
-    def saved_config(self) -> dict[str, Any]:
-        """Return what a checkpoint stores beside the weights."""
-        return {"model": type(self).__name__, **self.config}
-
-    @classmethod
-    def load_pretrained(
-        cls, path: str | os.PathLike[str], *, device: torch.device | str = "cpu"
-    ) -> EncoderDecoderRetrievalModel:
-        """Load a model, in evaluation mode.
-
-        Args:
-            path: A run folder (its best step), a step folder, or what
-                :meth:`save_pretrained` wrote.
-            device: Where it shall live.
-
-        Returns:
-            The model.
-
-        Raises:
-            MissingPathError: If there is no checkpoint.
-            ArtifactError: If it holds another model.
-        """
-        config, weights = load_files_of(cls.__name__, path, trained_by="genrec train decoder")
-        config["n_layers"] = tuple(config["n_layers"])
-        model = cls(**config)
-        model.load_state_dict(weights)
-        return model.to(device).eval()
 
     def start_vector(self) -> Tensor:
         """Return what decoding begins with, ``(1, D)``."""

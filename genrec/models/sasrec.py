@@ -5,7 +5,6 @@ Shape legend: B = users, S = history items, D = model width, N = items, Q = nega
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from genrec.checkpoint import load_files_of
 from genrec.data.catalogue import Catalogue
 from genrec.errors import ArtifactError, ConfigError
 from genrec.models.graphs import SIZES, Graph, Graphs, on_cpu
+from genrec.models.saved import SavedModel
 from genrec.models.score_ranker import ScoreRanker
 from genrec.modules.causal_encoder import CausalEncoder
 from genrec.modules.kernels.linear_cross_entropy import head_dtype, linear_cross_entropy
@@ -27,7 +26,7 @@ __all__ = ["SasRec"]
 SEEN_SCALE = 10.0
 
 
-class SasRec(nn.Module):
+class SasRec(SavedModel):
     """A causal Transformer over item ids whose output scores the same item embeddings.
 
     Args:
@@ -60,6 +59,8 @@ class SasRec(nn.Module):
         >>> model.scores(torch.tensor([[3, 1, -1]])).shape
         torch.Size([1, 9])
     """
+
+    trained_by = "genrec train sasrec"
 
     def __init__(
         self,
@@ -236,32 +237,6 @@ class SasRec(nn.Module):
         history = torch.zeros(SIZES["B"], min(SIZES["S"], self.max_history), dtype=torch.long)
         scores = Graph(_Scores(on_cpu(self)), {"history": (history, "BS")}, ("scores",))
         return Graphs({"scores": scores}, ranker.name, ranker.max_history)
-
-    def saved_config(self) -> dict[str, Any]:
-        """Return what a checkpoint stores beside the weights."""
-        return {"model": type(self).__name__, **self.config}
-
-    @classmethod
-    def load_pretrained(
-        cls, path: str | os.PathLike[str], *, device: torch.device | str = "cpu"
-    ) -> SasRec:
-        """Load a model, in evaluation mode.
-
-        Args:
-            path: A run folder (its best step) or a step folder.
-            device: Where it shall live.
-
-        Returns:
-            The model.
-
-        Raises:
-            MissingPathError: If there is no checkpoint.
-            ArtifactError: If it holds another model.
-        """
-        config, weights = load_files_of(cls.__name__, path, trained_by="genrec train sasrec")
-        model = cls(config.pop("num_items"), **config)
-        model.load_state_dict(weights)
-        return model.to(device).eval()
 
 
 class _Scores(nn.Module):

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from genrec.checkpoint import load_model_files
 from genrec.data.catalogue import Catalogue
+from genrec.models.saved import SavedModel
 from genrec.models.score_ranker import ScoreRanker
 from genrec.settings import setting
 from genrec.training.sequence_training import SequenceSettings, train_sequence
@@ -54,8 +55,10 @@ class Signs(nn.Module):
         return (positive * 2 ** torch.arange(positive.shape[-1])).sum(-1)
 
 
-class Averages(nn.Module):
+class Averages(SavedModel):
     """Scores items by their likeness to the mean of the history."""
+
+    trained_by = "the test of what a new model costs"
 
     def __init__(self, num_items, width):
         super().__init__()
@@ -73,16 +76,6 @@ class Averages(nn.Module):
     def ranker(self, catalogue, options):
         device = self.items.weight.device
         return ScoreRanker("averages", catalogue, self.scores, options["max_history"], device)
-
-    def saved_config(self):
-        return {"model": "Averages", **self.config}
-
-    @classmethod
-    def load_pretrained(cls, path, *, device="cpu"):
-        config, weights = load_model_files(path)
-        model = cls(config["num_items"], config["width"])
-        model.load_state_dict(weights)
-        return model.to(device).eval()
 
 
 @dataclass(frozen=True, kw_only=True)
