@@ -22,7 +22,7 @@ STAGE_OF = {folder: name for name, stage in STAGES.items() for folder in stage.f
 
 #: All of them, so that none can fall out of the search.
 FILES = {
-    "benchmark": ["beauty.gin", "sample.gin"],
+    "benchmark": ["beauty.gin", "movielens.gin", "sample.gin"],
     "decoder": [
         "amazon.gin",
         "amazon_cpu.gin",
@@ -42,7 +42,7 @@ FILES = {
         "paper_sample.gin",
         "sample.gin",
     ],
-    "sasrec": ["amazon.gin", "amazon_plain.gin", "movielens.gin"],
+    "sasrec": ["amazon.gin", "amazon_plain.gin", "movielens.gin", "sample.gin"],
 }
 
 
