@@ -123,19 +123,25 @@ class StringArray(Sequence[str]):
         start, end = int(self.offsets[position]), int(self.offsets[position + 1])
         return _text(self.data[start:end].tobytes())
 
+    def take(self, rows: npt.NDArray[np.integer]) -> list[str]:
+        """Read many strings at once, ``(R,)`` rows in ``[0, count)``: faster than one by one."""
+        raw = memoryview(self.data)
+        begins, ends = self.offsets[rows].tolist(), self.offsets[rows + 1].tolist()
+        return [_text(raw[a:b]) for a, b in zip(begins, ends, strict=True)]
+
     def __iter__(self) -> Iterator[str]:
         raw = self.data.tobytes()
         ends = self.offsets.tolist()
         return (_text(raw[a:b]) for a, b in itertools.pairwise(ends))
 
 
-def _text(raw: bytes) -> str:
+def _text(raw: bytes | memoryview) -> str:
     """Decode a string; bytes that are none were damaged where no digest told."""
     try:
-        return raw.decode("utf-8")
+        return str(raw, "utf-8")
     except UnicodeDecodeError as error:
         raise ArtifactError(
-            f"strings of an artefact must be UTF-8, got {raw[:40]!r} ({error.reason}); it was "
+            f"strings of an artefact must be UTF-8, got {bytes(raw[:40])!r} ({error.reason}); it was "
             "damaged, make its folder again"
         ) from error
 

@@ -37,7 +37,7 @@ class Lists:
     @property
     def lengths(self) -> npt.NDArray[np.int64]:
         """Length of each list, shape ``(B,)``, int64."""
-        return np.diff(self.offsets)
+        return self.offsets[1:] - self.offsets[:-1]
 
     def known(self) -> Lists:
         """Drop the entries that are -1."""
@@ -85,6 +85,8 @@ class KeyLists:
 
     def missing(self, found: Lists) -> list[str]:
         """Name the keys that were not found, each once."""
+        if found.rows.min(initial=0) >= 0:
+            return []
         at = np.flatnonzero(found.rows < 0).tolist()
         return list(dict.fromkeys(str(self.keys[place]) for place in at))
 

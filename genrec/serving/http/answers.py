@@ -80,31 +80,35 @@ class Answer:
 
     def to_json(self) -> list[dict[str, Any]]:
         """Write one JSON object a user."""
-        keys, titles = self.shelf.catalogue.item_keys, self.shelf.catalogue.item_titles
-        query, ends = self.query, self.histories.offsets.tolist()
+        query = self.query
+        lengths = self.histories.lengths.tolist()
         names = query.users if query.users is not None else [None] * query.num_users
+        counts = (self.rows >= 0).sum(axis=1).tolist()  # those found stand before all -1
         whole = _whole_numbers(query) and self.shelf.plain_keys
-        results = []
-        everybody = zip(names, self.rows.tolist(), self.scores.tolist(), strict=True)
-        for place, (name, rows, scores) in enumerate(everybody):
-            items: list[dict[str, Any]] = []
-            for rank, (row, score) in enumerate(zip(rows, scores, strict=True), start=1):
-                if row < 0:
-                    break
-                key = _written(keys[row], whole)
-                items.append({"item": key, "title": titles[row], "score": score, "rank": rank})
+        found = self.rows[self.rows >= 0]
+        keys = [_written(key, whole) for key in self.shelf.catalogue.item_keys.take(found)]
+        titles = self.shelf.catalogue.item_titles.take(found)
+        results, begin = [], 0
+        for place, name in enumerate(names):
+            end = begin + counts[place]
+            scores = self.scores[place].tolist()
+            items: list[dict[str, Any]] = [
+                {"item": key, "title": title, "score": score, "rank": rank}
+                for rank, key, title, score in zip(
+                    range(1, counts[place] + 1), keys[begin:end], titles[begin:end], scores
+                )
+            ]
             if query.explain:
-                self._explain(place, rows[: len(items)], items, whole)
-            length = ends[place + 1] - ends[place]
-            popular = length == 0 and self.shelf.popular is not None
+                self._explain(place, found[begin:end], items, whole)
             results.append(
                 {
                     "user": name,
-                    "popular": popular,
-                    "unknown": self._unknown(place, length),
+                    "popular": lengths[place] == 0 and self.shelf.popular is not None,
+                    "unknown": self._unknown(place, lengths[place]),
                     "items": items,
                 }
             )
+            begin = end
         return results
 
     def _unknown(self, place: int, known: int) -> list[Key]:
@@ -116,17 +120,16 @@ class Answer:
         return list(dict.fromkeys(key for key in given[place] if str(key) not in rows))
 
     def _explain(
-        self, place: int, rows: list[int], items: list[dict[str, Any]], whole: bool
+        self, place: int, chosen: Rows, items: list[dict[str, Any]], whole: bool
     ) -> None:
         """Add the codes of each result, and the item of the history that it is most like."""
         codes = self.shelf.codes
         keys, titles = self.shelf.catalogue.item_keys, self.shelf.catalogue.item_titles
         begin, end = self.histories.offsets[place : place + 2]
         had = self.histories.rows[begin:end]
-        chosen = np.array(rows, dtype=np.int64)
-        written = [None] * len(rows) if codes is None else codes[chosen].tolist()
+        written = [None] * len(chosen) if codes is None else codes[chosen].tolist()
         found = _nearest(self.shelf, chosen, had)
-        whys: list[dict[str, Any] | None] = [None] * len(rows)
+        whys: list[dict[str, Any] | None] = [None] * len(chosen)
         if found is not None:
             near, shared = found
             whys = [
@@ -158,9 +161,10 @@ def answer_all(shelf: Shelf, users: Users, queries: Sequence[Query]) -> list[Ans
     groups: dict[tuple[int, bool, bool], list[tuple[int, _Resolved]]] = {}
     ranker = shelf.ranker
     num_beams = ranker.num_beams if isinstance(ranker, SearchingRanker) else None
+    known = _known_histories(shelf, queries)
     for place, query in enumerate(queries):
         try:
-            resolved = _Resolved.of(query, shelf, users, num_beams)
+            resolved = _Resolved.of(query, shelf, users, num_beams, known.get(place))
         except GenRecError as error:
             answers[place] = error
             continue
@@ -189,22 +193,28 @@ class _Resolved:
     group: tuple[int, bool, bool]
 
     @classmethod
-    def of(cls, query: Query, shelf: Shelf, users: Users, num_beams: int | None) -> _Resolved:
+    def of(
+        cls,
+        query: Query,
+        shelf: Shelf,
+        users: Users,
+        num_beams: int | None,
+        histories: Lists | None = None,
+    ) -> _Resolved:
+        """Look up what a request names; ``histories`` are its own where that is done already."""
         unknown = Unknown(query.on_unknown)
-
-        def rows_of(lists: Sequence[Sequence[Key]], what: str) -> Lists:
-            flat = [key for keys in lists for key in keys]
-            offsets = np.cumsum([0, *map(len, lists)], dtype=np.int64)
-            return shelf.look_up(KeyLists(flat, offsets, True, False), what, unknown)
-
-        if query.histories is not None:
-            histories = rows_of(query.histories, "histories")
-        else:
+        if histories is None and query.histories is not None:
+            histories = _look_up(shelf, query.histories, "histories", unknown)
+        elif histories is None:
             histories = users.histories(list(query.users or ()), shelf, unknown)
         k = min(query.k, shelf.catalogue.num_items)
         beams = 0 if num_beams is None else max(k, num_beams)
-        allow = None if query.allow is None else rows_of([query.allow], "allow").rows
-        exclude = rows_of([query.exclude], "exclude").rows if query.exclude else _NOTHING
+        allow = None
+        if query.allow is not None:
+            allow = _look_up(shelf, [query.allow], "allow", unknown).rows
+        exclude = _NOTHING
+        if query.exclude:
+            exclude = _look_up(shelf, [query.exclude], "exclude", unknown).rows
         group = (beams, allow is not None, query.users is not None)
         return cls(query, k, histories, exclude, allow, group)
 
@@ -222,14 +232,47 @@ class _Resolved:
         return Lists(np.concatenate(rows), offsets + steps)
 
 
+def _look_up(
+    shelf: Shelf, lists: Sequence[Sequence[Key]], what: str, unknown: Unknown
+) -> Lists:
+    """Find the rows of lists of keys."""
+    flat = [key for keys in lists for key in keys]
+    offsets = np.cumsum([0, *map(len, lists)], dtype=np.int64)
+    return shelf.look_up(KeyLists(flat, offsets, True, False), what, unknown)
+
+
+def _known_histories(shelf: Shelf, queries: Sequence[Query]) -> dict[int, Lists]:
+    """Find, at once, the histories of requests that ignore what is not known, by their places.
+
+    The others are looked up one by one: each may be refused for a key of its own.
+    """
+    given = {
+        place: query.histories
+        for place, query in enumerate(queries)
+        if query.histories is not None and query.on_unknown == "ignore"
+    }
+    lists = [keys for histories in given.values() for keys in histories]
+    whole = _look_up(shelf, lists, "histories", Unknown("ignore"))
+    bounds, begin, found = whole.offsets.tolist(), 0, {}
+    for place, histories in given.items():
+        end = begin + len(histories)
+        rows = whole.rows[bounds[begin] : bounds[end]]
+        found[place] = Lists(rows, whole.offsets[begin : end + 1] - bounds[begin])
+        begin = end
+    return found
+
+
 def _search(shelf: Shelf, asked: list[_Resolved]) -> list[Answer]:
     """Answer requests that may share a search."""
     k = max(one.k for one in asked)
     histories = _joined([one.histories for one in asked])
-    drop = _joined([one.dropped() for one in asked])
+    drops = [one.dropped() for one in asked]
+    drop = histories
+    if any(each is not one.histories for each, one in zip(drops, asked, strict=True)):
+        drop = _joined(drops)
     allow = None
     if asked[0].allow is not None:
-        allow = _joined([_repeated(one.allow, len(one.histories.lengths)) for one in asked])
+        allow = _joined([_repeated(one.allow, one.query.num_users) for one in asked])
     names = None
     if asked[0].query.users is not None:
         names = [name for one in asked for name in one.query.users or ()]
@@ -237,7 +280,7 @@ def _search(shelf: Shelf, asked: list[_Resolved]) -> list[Answer]:
     rows, scores = rank_all(shelf.ranker, shelf.popular, request, shelf.mask, None)
     answers, begin = [], 0
     for one in asked:
-        end = begin + len(one.histories.lengths)
+        end = begin + one.query.num_users
         of_one = (slice(begin, end), slice(one.k))
         answers.append(Answer(one.query, shelf, one.histories, rows[of_one], scores[of_one]))
         begin = end

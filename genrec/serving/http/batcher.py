@@ -37,18 +37,24 @@ class _Waiting(Generic[Q]):
 
 
 class Batcher(Generic[Q, R]):
-    """One thread that answers what waits, as much at once as may be.
+    """A few threads that answer what waits, as much at once as may be.
 
-    While it answers, the next requests gather. Where the batch before had several, more are on
-    their way, since their senders have just been answered: then it waits as long as they keep
-    coming, until as many are there. A lone request waits for nobody.
+    While they answer, the next requests gather. Where the batch before had several, more are on
+    their way, since their senders have just been answered: then a thread waits as long as they
+    keep coming, until as many are there. A lone request waits for nobody.
+
+    With several threads each takes its share of what waits and of what is being answered, so that
+    batches stay of like size and one gathers while another is answered.
 
     Args:
         work: From some requests to as many results; a result that is an exception is raised at
-            its request. Called from the one thread.
+            its request. Called from several threads where there are more.
         max_users: Most users of a batch, >= 1; a larger request makes a batch of its own.
         wait_s: How long it waits for the next request; in all at most ten times as long.
         queue_users: Users that may wait.
+        threads: Batches that may be answered at the same time, >= 1.
+        least_share: Users that must wait before a batch begins beside another, >= 1.
+        begin: Called in each thread first.
     """
 
     def __init__(
@@ -58,16 +64,27 @@ class Batcher(Generic[Q, R]):
         max_users: int,
         wait_s: float,
         queue_users: int,
+        threads: int = 1,
+        least_share: int = 1,
+        begin: Callable[[], None] = lambda: None,
     ) -> None:
         self._work, self._max_users = work, max_users
         self._wait_s, self._queue_users = wait_s, queue_users
+        self._least_share, self._begin = min(least_share, max_users), begin
         self._queue: deque[_Waiting[Q]] = deque()
         self._users = 0
+        self._answering = 0  # users of the batches that threads are at
+        self._turn = threading.Lock()  # one thread at a time gathers
         self._changed = threading.Condition()
+        self._gathering = False
         self._expected = 1  # requests that are on their way
         self._closing = False
-        self._thread = threading.Thread(target=self._run, name="search", daemon=True)
-        self._thread.start()
+        self._threads = [
+            threading.Thread(target=self._run, name=f"search-{number}", daemon=True)
+            for number in range(threads)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     @property
     def num_waiting(self) -> int:
@@ -88,9 +105,7 @@ class Batcher(Generic[Q, R]):
                 raise QueueFull
             self._queue.append(_Waiting(query, answer))
             self._users += query.num_users
-            count = len(self._queue)
-            if count == 1 or count >= self._expected or self._users >= self._max_users:
-                self._changed.notify()
+            self._wake()
         late = loop.call_later(timeout_s, _expire, answer)
         try:
             return await answer
@@ -98,18 +113,22 @@ class Batcher(Generic[Q, R]):
             late.cancel()
 
     def close(self) -> None:
-        """Answer what waits, take no more, and end the thread."""
+        """Answer what waits, take no more, and end the threads."""
         with self._changed:
             self._closing = True
-            self._changed.notify()
-        self._thread.join()
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
 
     def _run(self) -> None:
+        self._begin()
         while batch := self._take():
             asked = [waiting for waiting in batch if not waiting.answer.done()]  # given up since
-            self._expected = len(batch) + len(self._queue)
             if asked:
                 _deliver(asked, self._results([waiting.query for waiting in asked]))
+            with self._changed:
+                self._answering -= sum(waiting.query.num_users for waiting in batch)
+                self._wake()
 
     def _results(self, queries: list[Q]) -> Sequence[Any]:
         """Answer together; where that fails alone, so that one request spoils no other."""
@@ -122,25 +141,49 @@ class Batcher(Generic[Q, R]):
 
     def _take(self) -> list[_Waiting[Q]]:
         """Take the oldest requests; none when it is time to end."""
-        with self._changed:
-            while not self._queue and not self._closing:
+        with self._turn, self._changed:
+            while not (self._may_begin() or self._closing):
                 self._changed.wait()
-            until = time.monotonic() + _MOST_WAITS * self._wait_s
-            while len(self._queue) < self._expected and self._users < self._max_users:
-                before = len(self._queue)
-                self._changed.wait(min(self._wait_s, until - time.monotonic()))
-                if len(self._queue) == before or time.monotonic() >= until or self._closing:
-                    break
+            self._gather()
+            share = -(-(self._users + self._answering) // len(self._threads))
+            most = min(self._max_users, max(self._least_share, share))
             batch: list[_Waiting[Q]] = []
             users = 0
             while self._queue:
                 size = self._queue[0].query.num_users
-                if batch and users + size > self._max_users:
+                if batch and users + size > most:
                     break
                 users += size
                 batch.append(self._queue.popleft())
             self._users -= users
+            self._answering += users
+            self._expected = len(batch)
             return batch
+
+    def _gather(self) -> None:
+        """Wait for those who are on their way, as long as they keep coming."""
+        until = time.monotonic() + _MOST_WAITS * self._wait_s
+        self._gathering = True
+        while not (self._closing or self._is_whole()):
+            before = len(self._queue)
+            self._changed.wait(min(self._wait_s, until - time.monotonic()))
+            if len(self._queue) == before or time.monotonic() >= until:
+                break
+        self._gathering = False
+
+    def _wake(self) -> None:
+        """Wake the thread whose turn it is, where that has something to do."""
+        if self._is_whole() if self._gathering else self._may_begin():
+            self._changed.notify()
+
+    def _may_begin(self) -> bool:
+        """Whether a batch is worth a thread."""
+        least = self._least_share if self._answering else 0
+        return bool(self._queue) and self._users >= least
+
+    def _is_whole(self) -> bool:
+        """Whether nobody need be waited for."""
+        return len(self._queue) >= self._expected or self._users >= self._max_users
 
 
 def _expire(answer: asyncio.Future[Any]) -> None:

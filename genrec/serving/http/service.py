@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -118,15 +116,14 @@ class Service:
                 journal.close()
             raise
         on_cpu = recommender.ranker.device.type == "cpu"
-        self._threads = torch.get_num_threads() if on_cpu else 1
-        self._pool = ThreadPoolExecutor(
-            self._threads, "search", initializer=torch.set_num_threads, initargs=(1,)
-        )
         self._batcher: Batcher[Query, Answer] = Batcher(
             self._search,
             max_users=settings.max_batch,
             wait_s=settings.batch_wait_ms / 1000,
             queue_users=settings.queue_users,
+            threads=torch.get_num_threads() if on_cpu else 1,
+            least_share=_LEAST_SHARE,
+            begin=lambda: torch.set_num_threads(1),
         )
 
     @property
@@ -273,17 +270,12 @@ class Service:
     def close(self) -> None:
         """Answer what waits, then let go of everything."""
         self._batcher.close()
-        self._pool.shutdown()
         self.catalogue.close()
 
     def _search(self, queries: Sequence[Query]) -> list[Answer | Exception]:
         now = self.now  # one state for the whole search
         begin = time.perf_counter()
-        parts = _shares(queries, self._threads)
-        found = self._pool.map(
-            lambda part: answer_all(now.shelf, now.recommender.users, part), parts
-        )
-        answers = [answer for part in found for answer in part]
+        answers = answer_all(now.shelf, now.recommender.users, queries)
         self._observe(
             len(queries), sum(query.num_users for query in queries), time.perf_counter() - begin
         )
@@ -343,15 +335,6 @@ class Service:
             )
         say(f"serving {header.path}, which was swapped in for {self.source.run}")
         return newer
-
-
-def _shares(queries: Sequence[Query], threads: int) -> list[Sequence[Query]]:
-    """Deal requests out to threads, in order, where there are enough for more than one."""
-    users = np.cumsum([query.num_users for query in queries])
-    count = min(threads, max(1, int(users[-1]) // _LEAST_SHARE))
-    ends = np.searchsorted(users, users[-1] * np.arange(1, count) / count) + 1
-    bounds = [0, *ends.tolist(), len(queries)]
-    return [queries[begin:end] for begin, end in itertools.pairwise(bounds) if begin < end]
 
 
 def _fits(recommender: Recommender) -> bool:
