@@ -72,11 +72,15 @@ async def load(port: int, clients: int, seconds: float, bodies: list[bytes]) -> 
     head = "POST /v1/recommend HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     asked = [f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body for body in bodies]
     loop = asyncio.get_running_loop()
-    await run_clients(loop, port, clients, seconds / 5, asked)
+    cpu = time.process_time()
+    first = await run_clients(loop, port, clients, seconds / 5, asked)
     began = time.perf_counter()
     crowd = await run_clients(loop, port, clients, seconds, asked)
     taken = np.array([second for client in crowd for second in client.seconds])
+    count = len(taken) + sum(len(client.seconds) for client in first)
     return {
+        "requests": count,
+        "client_cpu_us": (time.process_time() - cpu) / max(count, 1) * 1e6,
         "requests_per_s": len(taken) / (time.perf_counter() - began),
         "p50_ms": float(np.percentile(taken, 50)) * 1e3 if len(taken) else float("nan"),
         "p99_ms": float(np.percentile(taken, 99)) * 1e3 if len(taken) else float("nan"),
@@ -114,12 +118,25 @@ class Server:
     def measure(self, clients: int, seconds: float, histories: Path) -> dict[str, float]:
         """Ask from another process."""
         words = ["--port", str(self.port), "--clients", str(clients), "--seconds", str(seconds)]
-        return answer_of([__file__, str(histories), *words])
+        begin = cpu_seconds(self.process.pid)
+        found = answer_of([__file__, str(histories), *words])
+        used = cpu_seconds(self.process.pid) - begin
+        found["server_cpu_us"] = used / max(found.pop("requests"), 1) * 1e6
+        return found
 
     def stop(self) -> None:
         """End it."""
         self.process.terminate()
         self.process.wait(30)
+
+
+def cpu_seconds(process: int) -> float:
+    """Read how long a process has computed; NaN where the system does not say."""
+    try:
+        stat = Path(f"/proc/{process}/stat").read_text().rpartition(") ")[2].split()
+    except OSError:
+        return float("nan")
+    return (int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK")
 
 
 ENVIRONMENT = {
@@ -148,11 +165,12 @@ def measure_library(run: str, histories: list[list[str]], seconds: float) -> dic
 
     recommender = Recommender.from_pretrained(run)
     recommender.recommend(histories[:64], k=K, on_unknown="ignore")
-    users, began = 0, time.perf_counter()
+    users, began, cpu = 0, time.perf_counter(), time.process_time()
     while time.perf_counter() - began < seconds or users == 0:
         found = recommender.recommend(histories, k=K, on_unknown="ignore")
         users += len(found.items) + 0 * len(found.titles)
-    return {"users_per_s": users / (time.perf_counter() - began)}
+    used = time.process_time() - cpu
+    return {"users_per_s": users / (time.perf_counter() - began), "cpu_us": used / users * 1e6}
 
 
 def sample_histories(run: str, data: str | None, count: int) -> list[list[str]]:
@@ -177,7 +195,7 @@ def compare(told: argparse.Namespace) -> dict[str, Any]:
     words = [] if told.data is None else ["--data", told.data]
     words += [] if told.threads is None else ["--threads", str(told.threads)]
     library = [__file__, str(file), "--library", run, "--seconds", str(told.seconds)]
-    first = answer_of(library)["users_per_s"]
+    first = answer_of(library)
     results: dict[str, dict[str, Any]] = {str(clients): {} for clients in CLIENTS}
     for name, more in (("batched", []), ("alone", ["--max-batch", "1"])):
         service = Server(run, [*words, *more])
@@ -189,7 +207,8 @@ def compare(told: argparse.Namespace) -> dict[str, Any]:
                 }
         finally:
             service.stop()
-    rate = (first + answer_of(library)["users_per_s"]) / 2
+    last = answer_of(library)
+    rate = (first["users_per_s"] + last["users_per_s"]) / 2
     for found in results.values():
         served = found["batched_requests_per_s"]
         found["times_alone"] = round(served / max(found["alone_requests_per_s"], 1e-9), 2)
@@ -197,6 +216,7 @@ def compare(told: argparse.Namespace) -> dict[str, Any]:
     return {
         "results": results,
         "library_users_per_s": round(rate, 1),
+        "library_cpu_us": round((first["cpu_us"] + last["cpu_us"]) / 2, 1),
         "users": len(histories),
         "k": K,
         "seconds": told.seconds,
@@ -241,7 +261,8 @@ def main() -> None:
     if told.json:
         print(json.dumps(found))
         return
-    print(f"library: {found['library_users_per_s']:,} users/s in one call for all")
+    rate, cpu = found["library_users_per_s"], found["library_cpu_us"]
+    print(f"library: {rate:,} users/s in one call for all, {cpu} us of CPU each")
     for clients, row in found["results"].items():
         print(f"{clients} clients: " + ", ".join(f"{name} {value}" for name, value in row.items()))
 

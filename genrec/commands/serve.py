@@ -18,7 +18,7 @@ __all__ = ["ServeArguments", "app_command", "read_token"]
 
 TOKEN_VARIABLE = "GENREC_SERVE_TOKEN"
 
-_PACKAGES = ("fastapi", "uvicorn", "prometheus_client", "orjson")
+_PACKAGES = ("fastapi", "uvicorn", "httptools", "prometheus_client", "orjson")
 _LEAST_LETTERS = 16
 
 
@@ -37,6 +37,14 @@ class ServeArguments:
             "for more. [on 127.0.0.1 this machine's names, else any]",
         ),
     ] = None
+    no_random_user: Annotated[
+        bool,
+        typer.Option(
+            "--no-random-user",
+            help="Do not show the history of a random user of the data set to who asks, for shops "
+            "whose users are real.",
+        ),
+    ] = False
     token_file: Annotated[
         Path | None,
         typer.Option(
@@ -60,7 +68,8 @@ class ServeArguments:
     device: Annotated[str | None, typer.Option(help="e.g. cpu or cuda. [a GPU if any]")] = None
     beams: Annotated[int | None, typer.Option(min=1, help="Beams. [those of the run]")] = None
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads of a search on a CPU. [one a core but one]")
+        int | None,
+        typer.Option(min=1, help="Searches at a time on a CPU. [one a core but one, at least two]"),
     ] = None
     max_batch: Annotated[
         int, typer.Option(min=1, help="Most users of one search; 1 answers each request alone.")
@@ -124,6 +133,7 @@ def app_command(app: typer.Typer) -> None:
             port=told.port,
             token=token,
             allow_hosts=told.allow_host or (),
+            random_user=not told.no_random_user,
         )
 
     about = (
@@ -168,12 +178,15 @@ def read_token(file: Path | None) -> str | None:
 
 
 def _usual_threads() -> int | None:
-    """Leave a core to HTTP, unless the environment says how many threads there shall be."""
+    """Leave one of many cores to HTTP, unless the environment says how many threads there are.
+
+    Of two cores a search and HTTP alone leave a part idle.
+    """
     if "OMP_NUM_THREADS" in os.environ:
         return None
     affinity = getattr(os, "sched_getaffinity", None)
     cores = len(affinity(0)) if affinity is not None else os.cpu_count() or 1
-    return max(1, cores - 1)
+    return max(min(2, cores), cores - 1)
 
 
 def _journal(named: Path | None, run: Path, token: str | None) -> Path | None:

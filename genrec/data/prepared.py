@@ -125,7 +125,7 @@ class StringArray(Sequence[str]):
 
     def take(self, rows: npt.NDArray[np.integer]) -> list[str]:
         """Read many strings at once, ``(R,)`` rows in ``[0, count)``: faster than one by one."""
-        raw = memoryview(self.data)
+        raw = self.data.data
         begins, ends = self.offsets[rows].tolist(), self.offsets[rows + 1].tolist()
         return [_text(raw[a:b]) for a, b in zip(begins, ends, strict=True)]
 
@@ -141,8 +141,8 @@ def _text(raw: bytes | memoryview) -> str:
         return str(raw, "utf-8")
     except UnicodeDecodeError as error:
         raise ArtifactError(
-            f"strings of an artefact must be UTF-8, got {bytes(raw[:40])!r} ({error.reason}); it was "
-            "damaged, make its folder again"
+            f"strings of an artefact must be UTF-8, got {bytes(raw[:40])!r} ({error.reason}); it "
+            "was damaged, make its folder again"
         ) from error
 
 

@@ -78,10 +78,14 @@ def test_the_benchmark_of_the_service_runs(sample_decoder, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
-    assert {"results", "library_users_per_s", "users", "cores", "versions"} <= set(found)
+    known = {"results", "library_users_per_s", "library_cpu_us", "users", "cores", "versions"}
+    assert known <= set(found)
     assert list(found["results"]) == ["1", "8", "64"]
     for row in found["results"].values():
-        names = ("requests_per_s", "p50_ms", "p99_ms", "errors")
+        names = (
+            *("requests_per_s", "p50_ms", "p99_ms", "errors"),
+            *("server_cpu_us", "client_cpu_us"),
+        )
         wanted = {f"{kind}_{name}" for kind in ("batched", "alone") for name in names}
         assert wanted | {"times_alone", "of_library"} == set(row)
         assert (row["batched_errors"], row["alone_errors"]) == (0, 0)

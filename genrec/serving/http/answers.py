@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from genrec.errors import GenRecError
 from genrec.rankers import SearchingRanker
+from genrec.serving.http.nearest import nearest_of
 from genrec.serving.keys import Key, KeyLists, Lists
 from genrec.serving.ranking import rank_all
 from genrec.serving.request import Request
@@ -94,8 +94,8 @@ class Answer:
             scores = self.scores[place].tolist()
             items: list[dict[str, Any]] = [
                 {"item": key, "title": title, "score": score, "rank": rank}
-                for rank, key, title, score in zip(
-                    range(1, counts[place] + 1), keys[begin:end], titles[begin:end], scores
+                for rank, (key, title, score) in enumerate(
+                    zip(keys[begin:end], titles[begin:end], scores[: counts[place]], strict=True), 1
                 )
             ]
             if query.explain:
@@ -119,16 +119,14 @@ class Answer:
         rows = self.shelf.row_of
         return list(dict.fromkeys(key for key in given[place] if str(key) not in rows))
 
-    def _explain(
-        self, place: int, chosen: Rows, items: list[dict[str, Any]], whole: bool
-    ) -> None:
+    def _explain(self, place: int, chosen: Rows, items: list[dict[str, Any]], whole: bool) -> None:
         """Add the codes of each result, and the item of the history that it is most like."""
         codes = self.shelf.codes
         keys, titles = self.shelf.catalogue.item_keys, self.shelf.catalogue.item_titles
         begin, end = self.histories.offsets[place : place + 2]
         had = self.histories.rows[begin:end]
         written = [None] * len(chosen) if codes is None else codes[chosen].tolist()
-        found = _nearest(self.shelf, chosen, had)
+        found = nearest_of(self.shelf, chosen, had)
         whys: list[dict[str, Any] | None] = [None] * len(chosen)
         if found is not None:
             near, shared = found
@@ -232,9 +230,7 @@ class _Resolved:
         return Lists(np.concatenate(rows), offsets + steps)
 
 
-def _look_up(
-    shelf: Shelf, lists: Sequence[Sequence[Key]], what: str, unknown: Unknown
-) -> Lists:
+def _look_up(shelf: Shelf, lists: Sequence[Sequence[Key]], what: str, unknown: Unknown) -> Lists:
     """Find the rows of lists of keys."""
     flat = [key for keys in lists for key in keys]
     offsets = np.cumsum([0, *map(len, lists)], dtype=np.int64)
@@ -298,32 +294,6 @@ def _repeated(rows: Rows | None, count: int) -> Lists:
     """Give the same list to some users."""
     assert rows is not None
     return Lists(np.tile(rows, count), np.arange(count + 1) * len(rows))
-
-
-def _nearest(shelf: Shelf, rows: Rows, had: Rows) -> tuple[Rows, list[int | None]] | None:
-    """Find of each result the likest item of a history, and how many codes they share.
-
-    The longest shared prefix wins, then the nearest vector, then the newest item.
-
-    Returns:
-        Rows of the history and numbers of shared codes (None without IDs), ``K`` of each; None
-        where there is nothing to compare.
-    """
-    if len(rows) == 0 or len(had) == 0 or (shelf.codes is None and shelf.vectors is None):
-        return None
-    newest = had[::-1].copy()
-    like = torch.zeros(len(rows), len(newest))
-    shared = torch.zeros(len(rows), len(newest), dtype=torch.long)
-    if shelf.vectors is not None:
-        like = 1 / (1 + torch.cdist(shelf.vectors[rows], shelf.vectors[newest]))  # below 1 code
-    if shelf.codes is not None:
-        same = shelf.codes[rows][:, None] == shelf.codes[newest][None]  # (K, S, L)
-        shared = same.long().cumprod(dim=2).sum(dim=2)
-    best = (like + shared).argmax(dim=1)  # the first of equal ones, which is the newest
-    counted: list[int | None] = [None] * len(rows)
-    if shelf.codes is not None:
-        counted = shared.gather(1, best[:, None])[:, 0].tolist()
-    return newest[best.numpy()], counted
 
 
 def _whole_numbers(query: Query) -> bool:

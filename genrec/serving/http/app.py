@@ -9,22 +9,20 @@ from urllib.parse import unquote
 
 import orjson
 from fastapi import Depends, FastAPI, Path, Query, Request, Response
-from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
-from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
 
-from genrec.errors import GenRecError
 from genrec.serving.http import messages as m
 from genrec.serving.http.answers import Query as Asked
 from genrec.serving.http.batcher import QueueFull
-from genrec.serving.http.guard import Guard, error_body
+from genrec.serving.http.failures import FAILURE, HANDLERS, refusal_of
+from genrec.serving.http.guard import Guard
 from genrec.serving.http.journal import NewItem
 from genrec.serving.http.metrics import Metrics
 from genrec.serving.http.page import add_page
-from genrec.serving.http.refusals import Refusal
 from genrec.serving.http.service import Service
 from genrec.serving.http.settings import MAX_FOUND, MAX_K, MAX_TEXT
 from genrec.version import __version__
@@ -60,6 +58,7 @@ def build_app(
     token: str | None,
     metrics: Metrics,
     hosts: Collection[str] | None = None,
+    random_user: bool = True,
 ) -> FastAPI:
     """Put a service behind HTTP.
 
@@ -68,6 +67,7 @@ def build_app(
         token: What a change of the catalogue must bring; None refuses all changes.
         metrics: Shown at ``/metrics``.
         hosts: Names that a request may call the service by, see :class:`Guard`; None for any.
+        random_user: Whether anybody may see the history of a random user of the data set.
 
     Returns:
         The application.
@@ -78,7 +78,7 @@ def build_app(
         yield
         await run_in_threadpool(service.close)
 
-    app = FastAPI(
+    app = _Guarded(
         title="genrec",
         version=__version__,
         description=_ABOUT,
@@ -89,20 +89,24 @@ def build_app(
         responses={} if hosts is None else _errors(421),
     )
     app.router.route_class = BodyRoute
-    _add_asking(app, service)
-    _add_changing(app, service)
+    about = {"max_k": MAX_K, "random_user": random_user}
+    _add_asking(app, service, about)
+    if random_user:
+        _add_random_user(app, service)
+    _add_changing(app, service, about)
     _add_watching(app, service, metrics)
     add_page(app)
-    for kind, answer in _ERRORS.items():
+    for kind, answer in HANDLERS.items():
         app.add_exception_handler(kind, answer)
 
     async def recommend(body: bytes) -> bytes:
         return await _recommended(service, m.RecommendRequest.model_validate_json(body))
 
-    app.add_middleware(
-        Guard,
+    app.guard = Guard(
+        app.unguarded,
         lanes={("POST", "/v1/recommend"): recommend},
         refusal_of=refusal_of,
+        failure=FAILURE,
         token=token,
         hosts=hosts,
         max_body_bytes=service.settings.max_body_bytes,
@@ -111,6 +115,20 @@ def build_app(
     )
     metrics.watch(service)
     return app
+
+
+class _Guarded(FastAPI):
+    """Has its guard before FastAPI's own layers, each of which costs every request something."""
+
+    guard: Guard
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer as ASGI."""
+        await self.guard(scope, receive, send)
+
+    async def unguarded(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer what the guard let pass."""
+        await super().__call__(scope, receive, send)
 
 
 class BodyRoute(APIRoute):
@@ -135,7 +153,7 @@ class BodyRoute(APIRoute):
         return handle
 
 
-def _add_asking(app: FastAPI, service: Service) -> None:
+def _add_asking(app: FastAPI, service: Service, about: dict[str, Any]) -> None:
     """Add the routes that change nothing."""
 
     @app.post(
@@ -174,15 +192,19 @@ def _add_asking(app: FastAPI, service: Service) -> None:
         """Find the items nearest to one, which may be a removed one."""
         return {"items": service.similar(unquote(key), k)}
 
+    @app.get("/v1/info", response_model=m.InfoAnswer)
+    def show_info() -> Any:
+        """Say what is served."""
+        return {**service.info(), **about}
+
+
+def _add_random_user(app: FastAPI, service: Service) -> None:
+    """Add the route that shows what somebody had, which not every shop may show."""
+
     @app.get("/v1/users/random", response_model=m.UserAnswer, responses=_errors(404))
     def random_user() -> Any:
         """Show a random user of the data set with what he took next."""
         return service.random_user()
-
-    @app.get("/v1/info", response_model=m.InfoAnswer)
-    def show_info() -> Any:
-        """Say what is served."""
-        return {**service.info(), "max_k": MAX_K}
 
 
 async def _recommended(service: Service, told: m.RecommendRequest) -> bytes:
@@ -201,7 +223,7 @@ async def _recommended(service: Service, told: m.RecommendRequest) -> bytes:
     return orjson.dumps({"model": answer.shelf.ranker.name, "results": answer.to_json()})
 
 
-def _add_changing(app: FastAPI, service: Service) -> None:
+def _add_changing(app: FastAPI, service: Service, about: dict[str, Any]) -> None:
     """Add the routes that need the token, which the guard has looked at."""
     usual = (400, 401, 403, 408, 409, 413, 422, 503)
 
@@ -229,7 +251,7 @@ def _add_changing(app: FastAPI, service: Service) -> None:
     async def swap_model(told: m.ModelRequest) -> Response:
         """Serve a newer run; no request is lost."""
         info = await run_in_threadpool(service.swap, told.path)
-        return _json({**info, "max_k": MAX_K})
+        return _json({**info, **about})
 
 
 def _add_watching(app: FastAPI, service: Service, metrics: Metrics) -> None:
@@ -259,67 +281,3 @@ def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 def _json(content: Any) -> Response:
     return Response(orjson.dumps(content), media_type="application/json")
-
-
-def _error(status: int, message: str, headers: dict[str, str] | None = None) -> Response:
-    line = " ".join(message.split())
-    return Response(error_body(line), status, headers, media_type="application/json")
-
-
-def _refused(errors: Any) -> Refusal:
-    """Put what a model found wrong into one line."""
-    first = errors[0]
-    if first["type"] == "json_invalid":
-        why = first.get("ctx", {}).get("error", first["msg"])
-        return Refusal(400, f"body must be JSON, got something else: {why}; see /openapi.json")
-    place = ".".join(str(part) for part in first["loc"] if part not in ("body", "query"))
-    if first["type"] == "value_error":
-        return Refusal(422, str(first["msg"]).removeprefix("Value error, "))
-    more = f", and {len(errors) - 1} more" if len(errors) > 1 else ""
-    got = "" if first["type"] == "missing" else f", got {first['input']!r:.80}"
-    said = first["msg"][:1].lower() + first["msg"][1:]
-    return Refusal(422, f"{place or 'body'}: {said}{got}{more}; see /openapi.json")
-
-
-def refusal_of(error: Exception) -> Refusal | None:
-    """Say what a client is told of an error; None where the service failed."""
-    if isinstance(error, Refusal):
-        return error
-    if isinstance(error, ValidationError):
-        return _refused(error.errors(include_url=False))
-    if isinstance(error, RequestValidationError):
-        return _refused(error.errors())
-    if isinstance(error, GenRecError):
-        return Refusal(422, str(error))
-    if isinstance(error, QueueFull):
-        why = "queue must have room, got too many waiting; try again"
-        return Refusal(503, why, headers={"Retry-After": "1"})
-    if isinstance(error, TimeoutError):
-        why = "answer must come in time, got none yet; ask for fewer users, or try again"
-        return Refusal(504, why)
-    return None
-
-
-async def _on_error(request: Request, error: Any) -> Response:
-    refusal = refusal_of(error)
-    assert refusal is not None  # handlers are set for these kinds alone
-    return _error(refusal.status, refusal.message, refusal.headers)
-
-
-async def _on_status(request: Request, error: Any) -> Response:
-    what = f"{request.method} {request.url.path}"
-    known = "see /openapi.json"
-    message = f"request must be one that the service knows, got {what} ({error.detail}); {known}"
-    return _error(error.status_code, message, error.headers)
-
-
-async def _on_failure(request: Request, error: Any) -> Response:
-    return _error(500, "service failed; its log says where")
-
-
-_ERRORS: dict[Any, Any] = {
-    **dict.fromkeys((Refusal, GenRecError, ValidationError, QueueFull, TimeoutError), _on_error),
-    RequestValidationError: _on_error,
-    HTTPException: _on_status,
-    Exception: _on_failure,
-}

@@ -12,20 +12,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import xxhash
-
-from genrec.atomic import read_json
-from genrec.checkpoint import resolve_step
-from genrec.errors import ArtifactError, ConfigError, GenRecError
+from genrec.errors import GenRecError
+from genrec.serving.http.identity import identity_of
 from genrec.serving.http.journal import Changes, Header, Journal, NewItem, add_line
 from genrec.serving.http.refusals import Refusal
+from genrec.serving.http.replay import added, marked, replayed, with_given_codes
 from genrec.serving.http.titles import TitleIndex
-from genrec.serving.items import with_known_ids
 from genrec.serving.recommender import Recommender
 from genrec.serving.shelf import Shelf
 
-__all__ = ["LiveCatalogue", "Served", "identity_of", "kind_of"]
+__all__ = ["LiveCatalogue", "Served"]
 
 
 @dataclass(frozen=True)
@@ -78,12 +74,12 @@ class LiveCatalogue:
         identity = identity_of(recommender)
         same_run = journal is not None and journal.header is not None
         same_run = same_run and journal.header.run == identity  # type: ignore[union-attr]
-        whole, kept = _replayed(recommender, changes, with_codes=same_run)
+        whole, kept = replayed(recommender, changes, with_codes=same_run)
         self.now = Served(whole, identity)
         if journal is not None and not same_run:
             journal.restart(self._header(self.now), kept)
 
-    def add(self, items: Sequence[NewItem]) -> list[str]:
+    def add(self, items: Sequence[NewItem]) -> tuple[list[str], dict[str, list[str]]]:
         """Add items, which are recommended from now on.
 
         Args:
@@ -91,7 +87,8 @@ class LiveCatalogue:
                 added one the new text is kept, by which a newer run embeds it.
 
         Returns:
-            The keys of those that came back.
+            The keys of those that came back; and of these, by key, what was given for them and is
+            not what they had, or cannot be compared with it: title, text, vector.
 
         Raises:
             Refusal: If a key is there already, or the journal cannot be written.
@@ -117,18 +114,23 @@ class LiveCatalogue:
             fresh = [item for item, row in zip(items, rows, strict=True) if row < 0]
             recommender = now.recommender
             if fresh:
-                recommender = _added(recommender, fresh)
-                fresh = _with_codes(recommender, fresh)
-            recommender = _marked(recommender, back, removed=False)
+                recommender = added(recommender, fresh)
+                fresh = with_given_codes(recommender, fresh)
+            recommender = marked(recommender, back, removed=False)
             earlier = journal.changes.added
             told = [
                 replace(earlier[item.item], text=item.text)
                 for item, row in zip(items, rows, strict=True)
                 if row >= 0 and item.text and item.item in earlier
             ]
+            unused = {
+                item.item: names
+                for item, row in zip(items, rows, strict=True)
+                if row >= 0 and (names := _unused(item, earlier.get(item.item), now.shelf, row))
+            }
             self._write(journal, add_line([*fresh, *told], back))
             self._show(replace_recommender(now, recommender))
-            return back
+            return back, unused
 
     def remove(self, key: str) -> None:
         """Never recommend an item again.
@@ -142,7 +144,7 @@ class LiveCatalogue:
                 raise Refusal(
                     404, f"item must be one of the catalogue, got {key!r:.80}; check the key"
                 )
-            recommender = _marked(now.recommender, [key], removed=True)
+            recommender = marked(now.recommender, [key], removed=True)
             self._write(journal, {"op": "remove", "keys": [key]})
             self._show(replace_recommender(now, recommender))
 
@@ -164,7 +166,7 @@ class LiveCatalogue:
             identity = identity_of(recommender)
             same_run = identity == self.now.identity
             try:
-                whole, kept = _replayed(recommender, journal.changes, with_codes=same_run)
+                whole, kept = replayed(recommender, journal.changes, with_codes=same_run)
             except GenRecError as error:
                 raise Refusal(
                     409, f"run must take the changes made since the start, got {error}"
@@ -207,152 +209,27 @@ def replace_recommender(served: Served, recommender: Recommender) -> Served:
     return replace(served, recommender=recommender, changes=served.changes + 1)
 
 
-def identity_of(recommender: Recommender) -> str:
-    """Compute a digest of a run's weights, items and IDs, 16 hexadecimal digits."""
-    run = recommender.shelf.run
-    if run is None:
-        raise ConfigError("a service needs a run's folder, got a recommender that came from none")
-    step = resolve_step(run.path)
-    files = step / "files.json"
-    weights = step / "model.safetensors"
-    about = [
-        read_json(files).get("seal") if files.is_file() else _digest(weights),
-        run.catalogue.items_fingerprint,
-        "" if run.table is None else run.table.fingerprint,
-        [] if run.catalogue.removed is None else np.flatnonzero(run.catalogue.removed).tolist(),
-    ]
-    return xxhash.xxh3_64_hexdigest(repr(about).encode())
-
-
-def kind_of(recommender: Recommender) -> str:
-    """Name the class of the model."""
-    run = recommender.shelf.run
-    return type(recommender.ranker if run is None else run.model).__name__
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        digest = xxhash.xxh3_64()
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
 def _folder(recommender: Recommender) -> Path:
     path = recommender.path
     assert path is not None  # identity_of refuses others
     return path.resolve()
 
 
+def _unused(item: NewItem, earlier: NewItem | None, shelf: Shelf, row: int) -> list[str]:
+    """Name what is given for an item that comes back and is not what it is known to have had."""
+    had = NewItem(item.item) if earlier is None else earlier
+    names = []
+    if item.title is not None and item.title != shelf.catalogue.item_titles[row]:
+        names.append("title")
+    if item.text and item.text != had.text:
+        names.append("text")
+    if item.vector is not None and item.vector != had.vector:
+        names.append("vector")
+    return names
+
+
 def _is_here(shelf: Shelf, row: int) -> bool:
     return row >= 0 and bool(shelf.available[row])
-
-
-def _added(recommender: Recommender, items: Sequence[NewItem]) -> Recommender:
-    """Give IDs to new items; a run of items with vectors, then one with texts, keeps its order."""
-    fork = Recommender.of_shelf(recommender.shelf, recommender.users)
-    begin = 0
-    for end in range(1, len(items) + 1):
-        by_vector = items[begin].vector is not None
-        if end < len(items) and (items[end].vector is not None) == by_vector:
-            continue
-        part = items[begin:end]
-        columns: dict[str, list[Any]] = {"item_id": [item.item for item in part]}
-        columns["title"] = [item.title for item in part]
-        if by_vector:
-            columns["vector"] = [item.vector for item in part]
-        else:
-            columns["text"] = [item.text for item in part]
-        fork.add_items(columns)
-        begin = end
-    return fork
-
-
-def _with_codes(recommender: Recommender, items: Sequence[NewItem]) -> list[NewItem]:
-    """Write down the IDs and titles that new items got."""
-    if not items:
-        return []
-    shelf = recommender.shelf
-    rows = [shelf.row_of[item.item] for item in items]
-    codes, sketch = shelf.catalogue.codes, shelf.catalogue.sketch
-    assert codes is not None  # only a run with IDs takes new items
-    sketches = [None] * len(rows) if sketch is None else sketch[rows].tolist()
-    return [
-        replace(item, codes=code, sketch=part, title=shelf.catalogue.item_titles[row])
-        for item, code, part, row in zip(items, codes[rows].tolist(), sketches, rows, strict=True)
-    ]
-
-
-def _marked(recommender: Recommender, keys: Sequence[str], *, removed: bool) -> Recommender:
-    """Remove items that are known, or let them come back."""
-    shelf = recommender.shelf
-    if not keys:
-        return recommender
-    gone = ~shelf.available
-    gone[[shelf.row_of[key] for key in keys]] = removed
-    return Recommender.of_shelf(shelf.with_removed(gone, shelf.run), recommender.users)
-
-
-def _replayed(
-    recommender: Recommender, changes: Changes, *, with_codes: bool
-) -> tuple[Recommender, Changes]:
-    """Make changes on a run.
-
-    Args:
-        recommender: The run, as it is on the disk.
-        changes: What its service was told.
-        with_codes: Whether the run is the one that gave the new items their IDs.
-
-    Returns:
-        The recommender, and the changes with the IDs that this run gives.
-
-    Raises:
-        GenRecError: If the run cannot take them.
-    """
-    shelf = recommender.shelf
-    kept = changes.copy()
-    fresh = [item for item in changes.added.values() if item.item not in shelf.row_of]
-    for key in changes.added.keys() & shelf.row_of.keys():
-        kept.added[key] = replace(changes.added[key], codes=None, sketch=None)
-    if fresh and with_codes and all(item.codes is not None for item in fresh):
-        assert shelf.run is not None
-        codes = np.array([item.codes for item in fresh], dtype=np.int32)
-        keys = [item.item for item in fresh]
-        titles = [item.title or item.item for item in fresh]
-        sketch = None
-        if all(item.sketch is not None for item in fresh):
-            sketch = np.array([item.sketch for item in fresh], dtype=np.float32)
-        run = with_known_ids(shelf.run, keys, titles, codes, sketch)
-        unseen = np.pad(~shelf.available, (0, len(fresh)))
-        recommender = Recommender.of_shelf(shelf.with_removed(unseen, run), recommender.users)
-    elif fresh:
-        gone = [item for item in fresh if item.item in changes.removed]
-        try:
-            recommender = _added(recommender, [_by_text(item) for item in fresh])
-        except GenRecError:
-            if not gone:
-                raise
-            # Nobody sees what was removed: it must not keep a newer run away.
-            for item in gone:
-                del kept.added[item.item]
-            fresh = [item for item in fresh if item.item not in changes.removed]
-            recommender = _added(recommender, [_by_text(item) for item in fresh])
-        kept.added |= {item.item: item for item in _with_codes(recommender, fresh)}
-    known = recommender.shelf.row_of
-    here = [key for key in {**changes.added, **changes.returned} if key in known]
-    recommender = _marked(recommender, here, removed=False)  # the run may have them as removed
-    gone_keys = [key for key in changes.removed if key in known]
-    return _marked(recommender, gone_keys, removed=True), kept
-
-
-def _by_text(item: NewItem) -> NewItem:
-    """Let another run embed an item: a vector is one of the older run's encoder."""
-    if item.text is None:
-        raise ArtifactError(
-            f"item {item.item!r}, which was added with a vector of the older run's encoder and "
-            "without a text; train the newer run with it, or remove it and add it with its text"
-        )
-    return replace(item, vector=None)
 
 
 def _unwritten(error: OSError) -> Refusal:

@@ -28,7 +28,7 @@ _PORT = re.compile(r":[0-9]*$")
 
 
 class Guard:
-    """ASGI middleware before everything else.
+    """An ASGI application before everything else.
 
     Args:
         app: What it guards.
@@ -38,6 +38,7 @@ class Guard:
         count: Told of each request: method, route, status, seconds.
         lanes: By method and path what answers a body with JSON at once, past all other layers.
         refusal_of: From what a lane raised to what its client is told; None for a failure.
+        failure: What the client of a lane is told of a failure, before it is raised again.
         hosts: Names, in small letters and without a port, that the Host header may have, against
             pages that point a name of theirs at this machine; None lets any pass.
     """
@@ -52,10 +53,12 @@ class Guard:
         count: Callable[[str, str, int, float], None],
         lanes: Mapping[tuple[str, str], Callable[[bytes], Awaitable[bytes]]],
         refusal_of: Callable[[Exception], Refusal | None],
+        failure: str,
         hosts: Collection[str] | None = None,
     ) -> None:
         self.app, self._count = app, count
         self._lanes, self._refusal_of, self._hosts = lanes, refusal_of, hosts
+        self._failure = failure
         self._token = None if token is None else token.encode()
         self._max_body_bytes, self._timeout_s = max_body_bytes, timeout_s
 
@@ -67,10 +70,16 @@ class Guard:
         begin, status = time.perf_counter(), 499  # as nginx names a client that went away
         route: str | None = None
 
+        method = scope["method"]
+        if method == "HEAD":
+            scope = {**scope, "method": "GET"}  # the same headers, and then nothing
+
         async def noted(message: MutableMapping[str, Any]) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+            elif method == "HEAD":
+                message = {**message, "body": b""}
             await send(message)
 
         if scope.get("raw_path", b"").startswith(_KEYED):
@@ -88,14 +97,14 @@ class Guard:
                 await self.app(scope, _replay(body, receive), noted)
             else:
                 route = scope["path"]
-                await _send_json(200, await self._answer(lane, body), {}, noted)
+                await self._answer(lane, body, noted)
         except Refusal as refusal:
             await _send_json(refusal.status, error_body(refusal.message), refusal.headers, noted)
         except _Gone:
             pass
         finally:
             known = route or str(getattr(scope.get("route"), "path", "other"))
-            self._count(scope["method"], known, status, time.perf_counter() - begin)
+            self._count(method, known, status, time.perf_counter() - begin)
 
     def _check_host(self, scope: Scope) -> None:
         if self._hosts is None:
@@ -128,14 +137,18 @@ class Guard:
                 headers={"WWW-Authenticate": "Bearer"},
             )
 
-    async def _answer(self, lane: Callable[[bytes], Awaitable[bytes]], body: bytes) -> bytes:
+    async def _answer(
+        self, lane: Callable[[bytes], Awaitable[bytes]], body: bytes, send: Send
+    ) -> None:
         try:
-            return await lane(body)
+            answer = await lane(body)
         except Exception as error:
             refusal = self._refusal_of(error)
-            if refusal is None:
-                raise
-            raise refusal from None
+            if refusal is not None:
+                raise refusal from None
+            await _send_json(500, error_body(self._failure), {}, send)
+            raise
+        await _send_json(200, answer, {}, send)
 
     async def _whole_body(self, scope: Scope, receive: Receive) -> bytes:
         """Read the whole body before anything else is done."""

@@ -205,6 +205,11 @@ class AddAnswer(_Message):
     returned: list[str] = Field(
         description="Items that had been removed: back with the title and ID that they had."
     )
+    unused: dict[str, list[Literal["title", "text", "vector"]]] = Field(
+        description="Of those that came back, by key, what was given and is not what they had, or "
+        "cannot be compared with it: they do not change. A text is kept for a newer run. Give a "
+        "changed item a key of its own."
+    )
     num_items: int
 
 
@@ -273,6 +278,7 @@ class InfoAnswer(_Message):
     levels: list[int] | None = Field(description="Codes of each level of a semantic ID.")
     max_history: int
     max_k: int
+    random_user: bool = Field(description="Whether `/v1/users/random` answers.")
     device: str
 
 

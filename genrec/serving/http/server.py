@@ -17,6 +17,7 @@ import uvicorn
 from genrec.errors import ConfigError
 from genrec.serving.http.app import build_app
 from genrec.serving.http.metrics import Metrics
+from genrec.serving.http.protocol import OneWriteProtocol
 from genrec.serving.http.service import Service, Source
 from genrec.serving.http.settings import ServiceSettings
 
@@ -33,6 +34,7 @@ def serve(
     port: int = 8000,
     token: str | None = None,
     allow_hosts: Sequence[str] = (),
+    random_user: bool = True,
 ) -> None:
     """Serve until SIGTERM or Ctrl-C; then answer what has begun, and return.
 
@@ -43,6 +45,7 @@ def serve(
         port: 0 takes any free one.
         token: What a change of the catalogue must bring; None refuses all changes.
         allow_hosts: See :func:`hosts_of`.
+        random_user: See :func:`~genrec.serving.http.app.build_app`.
 
     Raises:
         GenRecError: If the address is not free, or the service cannot begin.
@@ -51,8 +54,10 @@ def serve(
         hosts = hosts_of(host, door.getsockname()[0], allow_hosts)
         metrics = Metrics()
         service = Service(source, settings, observe=metrics.search, say=_say)
+        app = build_app(service, token=token, metrics=metrics, hosts=hosts, random_user=random_user)
         config = uvicorn.Config(
-            build_app(service, token=token, metrics=metrics, hosts=hosts),
+            app,
+            http=OneWriteProtocol,
             log_level="warning",
             access_log=False,
             lifespan="on",

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,59 +13,18 @@ import torch
 from genrec.errors import ArtifactError, ConfigError, GenRecError, MissingPathError
 from genrec.serving.http.answers import Answer, Query, answer_all
 from genrec.serving.http.batcher import Batcher
-from genrec.serving.http.catalogue import LiveCatalogue, Served, identity_of, kind_of
+from genrec.serving.http.catalogue import LiveCatalogue, Served
+from genrec.serving.http.identity import identity_of, kind_of
 from genrec.serving.http.journal import Journal, NewItem
 from genrec.serving.http.refusals import Refusal
 from genrec.serving.http.settings import MAX_HISTORY, ServiceSettings
-from genrec.serving.ranking import with_beams
+from genrec.serving.http.sources import Source, fits
 from genrec.serving.recommender import Recommender
-from genrec.serving.shelf import Shelf
 
 __all__ = ["Service", "Source"]
 
 #: Fewer users than this are not worth a thread of their own: each operation costs too much.
 _LEAST_SHARE = 12
-
-
-@dataclass(frozen=True, kw_only=True)
-class Source:
-    """Where a service finds what it serves.
-
-    Attributes:
-        run: The run's folder, or a name on the hub.
-        data: Prepared data set of the users who may be named; the run's own when None.
-        device: Where to compute; a GPU where there is one when None.
-        num_beams: Beams of the search; those of the run when None.
-        models: Folder below which a newer run may be swapped in; None for ``run`` alone.
-        journal: File that keeps the changes; None where nothing may be changed.
-        adopt: Make the changes of another run's journal on ``run``.
-    """
-
-    run: str
-    data: Path | None = None
-    device: str | None = None
-    num_beams: int | None = None
-    models: Path | None = None
-    journal: Path | None = None
-    adopt: bool = False
-
-    def open(self, path: str | os.PathLike[str]) -> Recommender:
-        """Open a run as this service serves it, ready to answer at once.
-
-        Raises:
-            GenRecError: If it cannot be served.
-        """
-        recommender = Recommender.from_pretrained(path, data=self.data, device=self.device)
-        if self.data is not None and str(path) != self.run and not _fits(recommender):
-            recommender = Recommender.from_pretrained(path, device=self.device)
-        recommender = _with_beams(recommender, self.num_beams)
-        shelf = recommender.shelf
-        if shelf.catalogue.num_items:
-            key = shelf.catalogue.item_keys[0]
-            answers = answer_all(shelf, recommender.users, [Query(histories=[[key]], users=[key])])
-            if isinstance(answers[0], Exception):
-                raise answers[0]
-        return recommender
 
 
 class Service:
@@ -115,14 +71,14 @@ class Service:
             if journal is not None:
                 journal.close()
             raise
-        on_cpu = recommender.ranker.device.type == "cpu"
+        threads = torch.get_num_threads() if recommender.ranker.device.type == "cpu" else 1
         self._batcher: Batcher[Query, Answer] = Batcher(
             self._search,
             max_users=settings.max_batch,
             wait_s=settings.batch_wait_ms / 1000,
             queue_users=settings.queue_users,
-            threads=torch.get_num_threads() if on_cpu else 1,
-            least_share=_LEAST_SHARE,
+            threads=threads,
+            least_share=max(_LEAST_SHARE, settings.max_batch // threads),
             begin=lambda: torch.set_num_threads(1),
         )
 
@@ -212,9 +168,10 @@ class Service:
 
     def add(self, items: Sequence[NewItem]) -> dict[str, Any]:
         """Add items; see :meth:`LiveCatalogue.add`."""
-        back = self.catalogue.add(items)
+        back, unused = self.catalogue.add(items)
         added = [item.item for item in items if item.item not in set(back)]
-        return {"added": added, "returned": back, "num_items": self.now.recommender.num_items}
+        count = self.now.recommender.num_items
+        return {"added": added, "returned": back, "unused": unused, "num_items": count}
 
     def remove(self, key: str) -> dict[str, Any]:
         """Remove an item; see :meth:`LiveCatalogue.remove`."""
@@ -233,7 +190,7 @@ class Service:
         Raises:
             Refusal: If it may not be served, or cannot; the older run then stays.
         """
-        folder = self._allowed(path)
+        folder = self.source.allowed(path)
         if not self._swapping.acquire(blocking=False):
             raise Refusal(
                 409,
@@ -261,7 +218,7 @@ class Service:
             "changes": now.changes,
             "dataset": meta.get("dataset"),
             "num_items": now.recommender.num_items,
-            "num_users": now.recommender.data.num_users if _fits(now.recommender) else 0,
+            "num_users": now.recommender.data.num_users if fits(now.recommender) else 0,
             "levels": None if levels is None else list(levels),
             "max_history": now.recommender.ranker.max_history,
             "device": str(now.recommender.ranker.device),
@@ -286,26 +243,6 @@ class Service:
         if row < 0 or not now.shelf.available[row]:
             raise _no_item(key)
         return row
-
-    def _allowed(self, path: str | None) -> Path | str:
-        """Find a folder that may be served."""
-        if path is None or path == self.source.run:
-            return self.source.run
-        root = self.source.models
-        if root is None:
-            raise Refusal(
-                403, f"path must be left out, got {path!r}; start the service with --models"
-            )
-        try:
-            folder = (root / path).resolve()
-            inside = folder.is_relative_to(root.resolve()) and folder.is_dir()
-        except (OSError, RuntimeError, ValueError):  # too long, a circle of links, a NUL
-            inside = False
-        if not inside:
-            raise Refusal(
-                422, f"path must be a run's folder below the one of --models, got {path!r}"
-            )
-        return folder
 
     def _resumed(
         self, journal: Journal, recommender: Recommender, started: str, say: Callable[[str], None]
@@ -335,25 +272,6 @@ class Service:
             )
         say(f"serving {header.path}, which was swapped in for {self.source.run}")
         return newer
-
-
-def _fits(recommender: Recommender) -> bool:
-    """Whether there is a data set whose users may be named."""
-    try:
-        return recommender.data.num_users >= 0
-    except (ArtifactError, MissingPathError):
-        return False
-
-
-def _with_beams(recommender: Recommender, num_beams: int | None) -> Recommender:
-    """Search with another number of beams, after later changes of the items too."""
-    run = recommender.shelf.run
-    if num_beams is None or run is None:
-        return recommender
-    with_beams(run.ranker, num_beams)  # refuses a model without beams, and no beams
-    options = {**run.options, "num_beams": num_beams}
-    run = replace(run, options=options, ranker=run.model.ranker(run.catalogue, options))
-    return Recommender.of_shelf(Shelf.of(run.ranker, run.catalogue, run), recommender.users)
 
 
 def _no_item(key: str) -> Refusal:

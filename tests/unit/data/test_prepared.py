@@ -46,6 +46,7 @@ def test_strings_of_any_alphabet_come_back(strings):
     assert list(packed) == strings
     assert [packed[i] for i in range(len(packed))] == strings
     assert packed[1:5] == strings[1:5]
+    assert packed.take(np.arange(len(strings))[::-1]) == strings[::-1]
     assert len(packed) == len(strings)
     if strings:
         assert packed[-1] == strings[-1]

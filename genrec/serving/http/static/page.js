@@ -174,6 +174,6 @@ for (const id of ["exclude-seen", "count"]) at(id).addEventListener("change", sh
 info().then((served) => {
   const items = `${served.num_items.toLocaleString("en")} items`;
   at("about").textContent = [served.dataset, items, served.kind].filter(Boolean).join(", ");
-  at("random").hidden = served.num_users === 0;
+  at("random").hidden = served.num_users === 0 || !served.random_user;
 }, () => {}); // what it says is missed, but recommendations do not need it
 show();

@@ -12,7 +12,7 @@ import pytest
 from genrec.serving.http.service import Service, Source
 from genrec.serving.http.settings import ServiceSettings
 
-Serve = Callable[[Path], str]
+Serve = Callable[..., str]
 
 
 @pytest.fixture
@@ -40,9 +40,9 @@ def serve() -> Iterator[Serve]:
 
     servers: list[tuple[uvicorn.Server, threading.Thread]] = []
 
-    def start(run: Path) -> str:
+    def start(run: Path, **options: bool) -> str:
         service = Service(Source(run=str(run), device="cpu"), ServiceSettings())
-        app = build_app(service, token=None, metrics=Metrics())
+        app = build_app(service, token=None, metrics=Metrics(), **options)
         server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", ws="none"))
         thread = threading.Thread(target=server.run, daemon=True)
         thread.start()

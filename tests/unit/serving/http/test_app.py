@@ -133,7 +133,7 @@ def test_items(client):
     }
     message_of(client.get(path), 404)
     added = client.post("/v1/items", json=told, headers=RIGHT)
-    assert added.json() == {"added": [key, "7"], "returned": [], "num_items": 34}
+    assert added.json() == {"added": [key, "7"], "returned": [], "unused": {}, "num_items": 34}
     shown = client.get(path).json()
     assert (shown["item"], shown["title"], len(shown["codes"])) == (key, "Red cup", 3)
     assert client.get("/v1/items/7").json()["title"] == "7"
@@ -146,7 +146,16 @@ def test_items(client):
     message_of(client.delete(path, headers=RIGHT), 404)
     assert client.get("/v1/items", params={"q": "RED"}).json() == {"items": []}
     back = client.post("/v1/items", json={"items": told["items"][:1]}, headers=RIGHT).json()
-    assert back == {"added": [], "returned": [key], "num_items": 34}
+    assert back == {"added": [], "returned": [key], "unused": {}, "num_items": 34}
+    assert client.delete(path, headers=RIGHT).status_code == 200
+    changed = {"items": [{**told["items"][0], "title": "Blue cup"}]}
+    back = client.post("/v1/items", json=changed, headers=RIGHT).json()
+    assert back == {
+        "added": [],
+        "returned": [key],
+        "unused": {key: ["title"]},
+        "num_items": 34,
+    }
     message_of(client.post("/v1/items", json=told, headers=RIGHT), 409)
 
 
@@ -208,6 +217,53 @@ def test_what_is_not_there(client):
     message_of(client.get("/v1/items/a1/similar", params={"k": "x"}), 422)
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/",
+        "/static/page.js",
+        "/healthz",
+        "/readyz",
+        "/openapi.json",
+        "/v1/info",
+        "/v1/items?q=a1",
+        "/v1/items/a1",
+        "/v1/items/a1/similar",
+        "/v1/items/nothing",
+        "/v1/items",
+        "/nothing",
+    ],
+)
+def test_head_is_get_without_its_body(client, path):
+    shown, head = client.get(path), client.head(path)
+    assert head.status_code == shown.status_code
+    assert dict(head.headers) == dict(shown.headers)
+    assert head.content == b""
+    assert shown.content
+
+
+def test_head_of_what_is_not_read(client):
+    for path in ("/v1/recommend", "/v1/model"):
+        answer = client.head(path)
+        assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+    answer = client.put("/healthz", headers=RIGHT)
+    assert (answer.status_code, answer.headers["allow"]) == (405, "GET, HEAD")
+    assert 'genrec_requests_total{method="HEAD",route="/v1/info"' not in client.get("/metrics").text
+    client.head("/v1/info")
+    assert 'genrec_requests_total{method="HEAD",route="/v1/info"' in client.get("/metrics").text
+
+
+def test_no_user_is_shown_where_that_is_turned_off(client, run):
+    assert client.get("/v1/users/random").status_code == 200
+    assert client.get("/v1/info").json()["random_user"] is True
+    service = Service(Source(run=str(run), device="cpu"), ServiceSettings())
+    app = build_app(service, token=None, metrics=Metrics(), random_user=False)
+    with TestClient(app, raise_server_exceptions=False) as closed:
+        message_of(closed.get("/v1/users/random"), 404)
+        assert closed.get("/v1/info").json()["random_user"] is False
+        assert "/v1/users/random" not in closed.get("/openapi.json").json()["paths"]
+
+
 def test_watching(client):
     assert client.get("/healthz").json() == {"status": "alive"}
     assert client.get("/readyz").json() == {"status": "ready"}
@@ -246,6 +302,9 @@ def test_a_failure_says_nothing_of_its_inside(run, monkeypatch):
     with client_of(run) as client:
         monkeypatch.setattr(Service, "find", lambda *_: 1 / 0)
         line = message_of(client.get("/v1/items", params={"q": "a"}), 500)
+        assert line == "service failed; its log says where"
+        monkeypatch.setattr(Service, "recommend", lambda *_: 1 / 0)
+        line = message_of(client.post("/v1/recommend", json={"histories": [["a1"]]}), 500)
         assert line == "service failed; its log says where"
 
 

@@ -18,8 +18,8 @@ class Ask:
     num_users: int = 1
 
 
-def batcher(work, *, max_users=8, wait_s=0.05, queue_users=20) -> Batcher:
-    return Batcher(work, max_users=max_users, wait_s=wait_s, queue_users=queue_users)
+def batcher(work, *, max_users=8, wait_s=0.05, queue_users=20, **more) -> Batcher:
+    return Batcher(work, max_users=max_users, wait_s=wait_s, queue_users=queue_users, **more)
 
 
 class Gate:
@@ -175,3 +175,93 @@ def test_closing_answers_what_waits():
         return await asyncio.gather(*tasks)
 
     assert asyncio.run(work()) == ["A", "B", "C"]
+
+
+class Gates:
+    """Work of several threads, each batch of which waits until it is let go."""
+
+    def __init__(self):
+        self.batches, self.gates, self.begun = [], [], []
+
+    def __call__(self, asked):
+        gate = threading.Event()
+        self.batches.append([one.name for one in asked])
+        self.gates.append(gate)
+        assert gate.wait(10)
+        return [one.name.upper() for one in asked]
+
+    async def reach(self, count):
+        until = time.monotonic() + 10
+        while len(self.gates) < count:
+            assert time.monotonic() < until, self.batches
+            await asyncio.sleep(0.001)
+
+
+def test_threads_work_side_by_side_each_on_its_share():
+    gates, begun = Gates(), []
+
+    async def work():
+        known = batcher(
+            gates, threads=2, least_share=2, queue_users=99, begin=lambda: begun.append(1)
+        )
+        first = asyncio.create_task(known.submit(Ask("a"), 5))
+        await gates.reach(1)
+        second = asyncio.create_task(known.submit(Ask("b"), 5))
+        await asyncio.sleep(0.02)
+        assert len(gates.batches) == 1  # one alone is not worth a thread beside another
+        third = asyncio.create_task(known.submit(Ask("c"), 5))
+        await gates.reach(2)
+        rest = [asyncio.create_task(known.submit(Ask(name), 5)) for name in "defgh"]
+        await asyncio.sleep(0.02)
+        assert len(gates.batches) == 2  # both are at work
+        gates.gates[0].set()
+        assert await first == "A"
+        await gates.reach(3)
+        gates.gates[2].set()
+        await asyncio.sleep(0.02)
+        assert len(gates.batches) == 3  # the last one is alone again
+        gates.gates[1].set()
+        await gates.reach(4)
+        for gate in gates.gates:
+            gate.set()
+        assert await asyncio.gather(second, third, *rest) == list("BCDEFGH")
+        known.close()
+
+    asyncio.run(work())
+    # Of the two that are answered and the five that wait each thread takes half.
+    assert gates.batches == [["a"], ["b", "c"], list("defg"), ["h"]]
+    assert begun == [1, 1]
+
+
+def test_many_threads_under_load_answer_each_once():
+    batches = []
+
+    def work(asked):
+        batches.append(len(asked))
+        time.sleep(0.002)
+        return [one.name for one in asked]
+
+    async def ask():
+        known = batcher(work, threads=3, least_share=4, max_users=16, wait_s=0.002, queue_users=99)
+
+        async def client(name):
+            return [await known.submit(Ask(f"{name}/{at}"), 10) for at in range(20)]
+
+        found = await asyncio.gather(*(client(name) for name in range(40)))
+        await asyncio.to_thread(known.close)
+        return found, known.num_waiting
+
+    found, waiting = asyncio.run(ask())
+    assert found == [[f"{name}/{at}" for at in range(20)] for name in range(40)]
+    assert waiting == 0
+    assert max(batches) <= 16
+
+
+def test_closing_ends_all_threads():
+    async def work():
+        known = batcher(lambda asked: asked, threads=3)
+        await asyncio.to_thread(known.close)
+        return threading.active_count()
+
+    before = threading.active_count()
+    assert asyncio.run(work()) <= before + 1  # of to_thread

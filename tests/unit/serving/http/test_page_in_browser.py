@@ -282,6 +282,12 @@ def test_no_data_set_no_random_user(visit, serve, write_data, write_sasrec, tmp_
     assert shown(page) == ["b", "a"]
 
 
+def test_no_button_where_users_are_not_shown(visit, serve, run):
+    page = opened(visit, serve(run, random_user=False)).page
+    page.wait_for_selector("#about:not(:empty)")
+    assert page.get_by_role("button", name="Random user").count() == 0
+
+
 def test_what_is_refused_is_said(visit, address):
     page = opened(visit, address).page
     refusal = {"error": {"message": "<b>users</b> must be known"}}

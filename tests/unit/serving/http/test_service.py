@@ -17,7 +17,6 @@ from genrec.serving.http.answers import Query
 from genrec.serving.http.journal import NewItem
 from genrec.serving.http.refusals import Refusal
 from genrec.serving.http.service import Service, Source
-from genrec.serving.http.service import _shares as shares
 from genrec.serving.http.settings import ServiceSettings
 from genrec.serving.recommender import Recommender
 from genrec.trained import load_trained
@@ -53,7 +52,7 @@ def test_items_come_and_go_at_once_and_survive(name, request, open_service, jour
     run = request.getfixturevalue(name)
     service = open_service(run, journal=journal)
     added = service.add([NewItem("x/1", "New", vector=NEAR_A), NewItem("x2", vector=NEAR_C)])
-    assert added == {"added": ["x/1", "x2"], "returned": [], "num_items": 34}
+    assert added == {"added": ["x/1", "x2"], "returned": [], "unused": {}, "num_items": 34}
     assert {"x/1", "x2"} <= set(items_for(service, "a1"))
     service.remove("x2")
     made = service.now.shelf.codes, service.now.shelf.row_of
@@ -65,7 +64,8 @@ def test_items_come_and_go_at_once_and_survive(name, request, open_service, jour
     again = service.add(
         [NewItem("a3", "Another title", text="ignored"), NewItem("x3", vector=NEAR_C)]
     )
-    assert again == {"added": ["x3"], "returned": ["a3"], "num_items": 33}
+    unused = {"a3": ["title", "text"]}
+    assert again == {"added": ["x3"], "returned": ["a3"], "unused": unused, "num_items": 33}
     assert service.item("a3")["title"] == "title a3"
     before, answers = state(service), items_for(service, "a2", "c1")
     service.close()
@@ -99,6 +99,30 @@ def test_what_cannot_be_done_changes_nothing(open_service, run, journal):
     service.add([NewItem("b1", text="")])
     assert state(service) == before
     assert journal.stat().st_size > size
+
+
+@pytest.mark.parametrize(
+    ("again", "unused"),
+    [
+        ({"title": "Cup", "text": "red", "vector": NEAR_A}, []),
+        ({"text": "red"}, []),
+        ({"vector": NEAR_A}, []),
+        ({"title": "Mug", "vector": NEAR_A}, ["title"]),
+        ({"title": "Cup", "text": "blue"}, ["text"]),
+        ({"title": "Mug", "text": "blue", "vector": NEAR_C}, ["title", "text", "vector"]),
+    ],
+)
+def test_what_is_changed_of_an_item_that_comes_back_is_told(
+    open_service, run, journal, again, unused
+):
+    service = open_service(run, journal=journal)
+    service.add([NewItem("x", "Cup", text="red", vector=NEAR_A)])
+    before = state(service)
+    service.remove("x")
+    told = service.add([NewItem("x", **again)])
+    assert told["returned"] == ["x"]
+    assert told["unused"] == ({"x": unused} if unused else {})
+    assert state(service) == before
 
 
 def test_a_change_that_is_not_on_the_disk_is_not_shown(open_service, run, journal, monkeypatch):
@@ -228,7 +252,8 @@ def test_a_text_given_to_an_item_that_comes_back_is_for_a_newer_run(
     with pytest.raises(Refusal, match="remove it and add it with its text"):
         service.swap("newer")
     service.remove("x")
-    assert service.add([NewItem("x", "Other", text="red round")])["returned"] == ["x"]
+    back = service.add([NewItem("x", "Other", text="red round")])
+    assert (back["returned"], back["unused"]) == (["x"], {"x": ["title", "text"]})
     assert state(service) == before
     service.close()
     service = open_service(run, journal=journal, models=tmp_path)
@@ -439,15 +464,3 @@ def test_an_empty_journal_is_said(run, journal):
         assert len(said) == lines
     assert "taken as new, it is empty" in said[0]
     assert str(journal) in said[0]
-
-
-@pytest.mark.parametrize("threads", [1, 2, 3])
-def test_threads_share_all_requests_in_order(threads):
-    rng = np.random.default_rng(threads)
-    for sizes in ([0], [1], [30], [1] * 64, [12, 12], rng.integers(0, 40, 50).tolist()):
-        queries = [Query(histories=[["a1"]] * size) for size in sizes]
-        parts = shares(queries, threads)
-        assert [id(query) for part in parts for query in part] == [id(query) for query in queries]
-        assert 1 <= len(parts) <= threads
-        if sizes == [1] * 64:
-            assert max(map(len, parts)) - min(map(len, parts)) <= 1
