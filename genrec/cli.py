@@ -69,7 +69,7 @@ def build_app() -> typer.Typer:
         no_args_is_help=True,
         add_completion=False,
         pretty_exceptions_enable=False,
-        rich_markup_mode="markdown",
+        rich_markup_mode=None,  # its tables cut long words at the width of the screen
     )
     app.callback()(_options)
     for module in pkgutil.iter_modules(commands.__path__):
