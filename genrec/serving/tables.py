@@ -141,11 +141,11 @@ def _rows(table: TableFile, user: str, item: str, time: str | None, option: str)
     columns = [Column("user", user, "key"), Column("item", item, "key")]
     if time is not None:
         columns.append(Column("time", time, "time"))
-    frame = _read(table, columns, option)
+    items = pl.col("item").alias("history")
     if time is not None:
-        frame = frame.sort("time", maintain_order=True)
-    grouped = frame.group_by("user", maintain_order=True)
-    return grouped.agg(pl.col("item").alias("history")).lazy()
+        items = items.sort_by("time", maintain_order=True)
+    # Users stay in the order in which the file first names them.
+    return _read(table, columns, option).group_by("user", maintain_order=True).agg(items).lazy()
 
 
 def _lists(table: TableFile, user: str | None, history: str, option: str) -> pl.LazyFrame:

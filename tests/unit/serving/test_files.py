@@ -169,7 +169,7 @@ def test_a_shop_is_read_as_prepare_reads_it(recommender, tmp_path, capsys, encod
     (tmp_path / "allow.txt").write_bytes("a3\r\na4\r\n".encode(encoding))
     (tmp_path / "no.csv").write_bytes("Kunde;Artikel\nJürgen;a4\nÄnne;a3\n".encode(encoding))
     source = files.UserSource.read(tmp_path / "log.csv")
-    assert source.chunk(0, 9).rows() == [("Änne", ["c3"]), ("Jürgen", ["a2", "a1"])]
+    assert source.chunk(0, 9).rows() == [("Jürgen", ["a2", "a1"]), ("Änne", ["c3"])]
     assert "taking user Kundennr, item Artikelnr, time Bestelldatum" in capsys.readouterr().err
     out = tmp_path / "out.parquet"
     recommend_to_file(
@@ -180,8 +180,8 @@ def test_a_shop_is_read_as_prepare_reads_it(recommender, tmp_path, capsys, encod
         exclude=tmp_path / "no.csv",
     )
     assert pl.read_parquet(out).select("user_id", "item_id").rows() == [
-        ("Änne", "a4"),
         ("Jürgen", "a3"),
+        ("Änne", "a4"),
     ]
 
 
