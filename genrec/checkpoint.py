@@ -310,8 +310,9 @@ def resolve_step(
         if "latest" in prefer:
             warnings.warn(f"{folder} has lost its latest; using {newest.name}", stacklevel=2)
         return newest
+    exported = ", an ONNX export, which only serves" if any(folder.glob("*.onnx")) else ""
     raise MissingPathError(
-        f"checkpoint must be a run folder or a step folder with {_MODEL}, got {folder}; "
+        f"checkpoint must be a run folder or a step folder with {_MODEL}, got {folder}{exported}; "
         "give the folder that training printed at its end"
     )
 

@@ -10,13 +10,14 @@ import pkgutil
 import re
 import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from genrec import commands
-from genrec.errors import printable
+from genrec.errors import printable, run_command
 from genrec.version import __version__
 
 __all__ = ["build_app", "main"]
@@ -43,8 +44,9 @@ class _Commands(TyperGroup):
             if not hasattr(error, "format_message"):
                 raise
             message = " ".join(str(error.format_message()).split())
-            # Where no word was given, the help was shown.
-            if message and type(error).__name__ != "NoArgsIsHelpError":
+            if type(error).__name__ == "NoArgsIsHelpError":  # no word was given
+                run_command(partial(print, error.format_message()))
+            elif message:
                 path = getattr(getattr(error, "ctx", None), "command_path", self.name)
                 message = re.sub(r"(?<=argument ')\w+", lambda name: name[0].upper(), message)
                 print(
@@ -69,7 +71,7 @@ def build_app() -> typer.Typer:
         no_args_is_help=True,
         add_completion=False,
         pretty_exceptions_enable=False,
-        rich_markup_mode="markdown",
+        rich_markup_mode=None,  # its tables cut long words at the width of the screen
     )
     app.callback()(_options)
     for module in pkgutil.iter_modules(commands.__path__):

@@ -221,11 +221,28 @@ def _left_by_training(folder: Path) -> bool:
 
 
 def _below(folder: Path, is_run: Callable[[Path], bool], depth: int) -> list[Path]:
-    """List the runs below a folder, in order; what lies inside a run is not looked at."""
-    if depth == 0 or not folder.is_dir():
+    """List the runs below a folder, in order; what lies inside a run is not looked at.
+
+    Links are followed, but never to where the folder itself lies, nor to the same place twice.
+    """
+    if not folder.is_dir():
         return []
+    place = folder.resolve()
+    return _walk(folder, is_run, depth, {place, *place.parents})
+
+
+def _walk(folder: Path, is_run: Callable[[Path], bool], depth: int, seen: set[Path]) -> list[Path]:
     found: list[Path] = []
-    for child in sorted(folder.iterdir()):
-        if child.is_dir() and not child.name.startswith("."):
-            found += [child] if is_run(child) else _below(child, is_run, depth - 1)
-    return found
+    try:
+        children = sorted(folder.iterdir(), key=lambda path: (path.is_symlink(), path))
+    except PermissionError:  # of somebody else
+        return []
+    for child in children:
+        if child.name.startswith(".") or not child.is_dir() or (place := child.resolve()) in seen:
+            continue
+        seen.add(place)
+        if is_run(child):
+            found.append(child)
+        elif depth > 1:
+            found += _walk(child, is_run, depth - 1, seen)
+    return sorted(found)

@@ -323,7 +323,8 @@ def _named(stage: str, num_stages: int) -> Iterator[None]:
         if num_stages == 1:
             raise
         said = re.sub(rf"\b{ROOT}\.(?=[a-z])", f"{stage}.", str(error))
-        raise type(error)(said) from error
+        error.args = (said,)  # a class of errors may be made of other things than its message
+        raise
 
 
 def say(text: str) -> None:

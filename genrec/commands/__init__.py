@@ -30,7 +30,7 @@ def add_command(
     work: Callable[[A], object],
     *,
     about: str,
-    options: Mapping[str, str] | None = None,
+    options: Mapping[str, str] | Callable[[A], Mapping[str, str]] | None = None,
 ) -> None:
     """Add a command to an application; ``--debug`` comes with it.
 
@@ -41,7 +41,7 @@ def add_command(
             ``typer.Option``; a field without a default must be given.
         work: Does it; a :class:`~genrec.errors.GenRecError` becomes one line and exit status 2.
         about: One sentence for ``--help``.
-        options: See :func:`~genrec.errors.run_command`.
+        options: See :func:`~genrec.errors.run_command`; or a function from what was typed to them.
     """
     hints = get_type_hints(arguments, include_extras=True)
     words = [
@@ -56,12 +56,15 @@ def add_command(
     debug = Parameter("debug", Parameter.KEYWORD_ONLY, annotation=_DEBUG, default=False)
 
     def command(*, debug: bool, **given: Any) -> None:
-        run_command(lambda: work(arguments(**given)), debug=debug, options=options)
+        told = arguments(**given)
+        named = options(told) if callable(options) else options
+        run_command(lambda: work(told), debug=debug, options=named)
 
     # typer reads both: the order and defaults here, the types there.
     command.__signature__ = Signature([*words, debug])  # type: ignore[attr-defined]
     command.__annotations__ = {word.name: word.annotation for word in [*words, debug]}
-    app.command(name, help=about)(command)
+    first = about.partition(". ")[0].rstrip(".") + "."  # whole in the list of commands
+    app.command(name, help=about, short_help=first)(command)
 
 
 def as_typed(name: str, told: Any) -> str:

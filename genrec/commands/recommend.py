@@ -185,7 +185,20 @@ _OPTIONS = {
     "on_unknown": "--on-unknown",
     "data=FOLDER": "--data FOLDER",
     "item keys as histories": "item keys with --history",
+    "exclude_seen to False": "--no-exclude-seen",
 }
+
+#: Likewise where a file is written.
+_FILE_OPTIONS = {
+    "histories": "--input",
+    "users": "--input",
+    "item keys as histories": "item keys with --input",
+}
+
+_AS_OF_TEST = (
+    "as of the test split: the last item of each user is held out, and shown as taken next; "
+    "--out FILE reads whole histories, --history KEYS yours"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -261,6 +274,11 @@ class RecommendArguments:
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False
 
 
+def _named(told: RecommendArguments) -> dict[str, str]:
+    """Choose how messages name what was typed."""
+    return _OPTIONS if told.out is None else _OPTIONS | _FILE_OPTIONS
+
+
 def app_command(app: typer.Typer) -> None:
     """Add the command to an application."""
 
@@ -320,10 +338,11 @@ def app_command(app: typer.Typer) -> None:
             lines = (json.dumps(answer, ensure_ascii=False) for answer in answers)
             print("\n".join(map(printable, lines)))
         else:
-            print("\n\n".join(format_answer(answer) for answer in answers))
+            parts = [] if told.history else [_AS_OF_TEST]
+            print("\n\n".join(parts + [format_answer(answer) for answer in answers]))
 
     about = (
         "Recommend items to users of the data set, or to a history you give; with --out to "
         "all users of the data set or of a file, into a file."
     )
-    add_command(app, "recommend", RecommendArguments, work, about=about, options=_OPTIONS)
+    add_command(app, "recommend", RecommendArguments, work, about=about, options=_named)

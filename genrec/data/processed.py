@@ -10,8 +10,11 @@ import enum
 import hashlib
 import json
 import os
+import re
+import shlex
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,7 +24,7 @@ from filelock import FileLock
 
 from genrec.data.options import PrepareOptions
 from genrec.data.prepared import PreparedDataset, is_prepared
-from genrec.errors import ArtifactError, ConfigError, did_you_mean
+from genrec.errors import ArtifactError, ConfigError, GenRecError, did_you_mean
 from genrec.version import __version__
 
 __all__ = ["RecDataset", "default_processed_dir", "load_or_prepare"]
@@ -119,7 +122,8 @@ def load_or_prepare(
 
     options = options or PrepareOptions()
     encoder = make_encoder(encoder_model_name, **(encoder_options or {}))
-    source = open_source(kind.value, folder, split=split, reader_options=reader_options)
+    with _prepared_by_hand(folder):
+        source = open_source(kind.value, folder, split=split, reader_options=reader_options)
     settings = {
         "recipe": (__version__, _RECIPE),
         "dataset": kind.value,
@@ -139,9 +143,31 @@ def load_or_prepare(
         # Another process may have prepared it while this one waited.
         if not force and (found := _open(target)) is not None:
             return found
+        with _prepared_by_hand(folder):
+            tables = source.read()
         return prepare(
-            source.read(), target, encoder=encoder, options=options, cache_dir=base / "embeddings"
+            tables, target, encoder=encoder, options=options, cache_dir=base / "embeddings"
         )
+
+
+@contextmanager
+def _prepared_by_hand(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """Say where options of `genrec prepare` are given: a training has none of them."""
+    try:
+        yield
+    except GenRecError as error:
+        told = " ".join(str(error).split())
+        if not re.search(r" --[a-z]", told):
+            raise
+        out = f"data/processed/{Path(folder).resolve().name}"
+        how = "" if "genrec prepare" in told else f"; these are options of {_command(folder, out)}"
+        error.args = (f"{told}{how}; then train with --data {shlex.quote(out)}",)
+        raise
+
+
+def _command(folder: str | os.PathLike[str], out: str) -> str:
+    """Write the command that prepares a folder."""
+    return f"`{shlex.join(['genrec', 'prepare', str(folder), '--out', out])}`"
 
 
 def _sample_shop(kind: RecDataset, base: Path) -> Path:

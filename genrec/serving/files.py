@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import shutil
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +19,10 @@ import polars as pl
 from tqdm import tqdm
 
 from genrec.atomic import atomic_file, read_json, write_json_atomic
-from genrec.errors import ConfigError, DataError, MissingPathError
+from genrec.errors import ConfigError, DataError
 from genrec.serving.recommender import Recommender
+from genrec.serving.stock import NothingLeft
+from genrec.serving.tables import ItemLists, UserSource, type_of_keys
 
 __all__ = ["SUFFIXES", "Chunks", "recommend_chunk", "recommend_to_file"]
 
@@ -27,11 +30,6 @@ __all__ = ["SUFFIXES", "Chunks", "recommend_chunk", "recommend_to_file"]
 Compute = Callable[["Chunks", Sequence[tuple[int, int]]], Iterable[tuple[int, bytes]]]
 
 SUFFIXES = (".parquet", ".csv", ".jsonl")
-
-_USER = ("user_id", "user_key", "user")
-_ITEM = ("item_id", "item_key", "item")
-_HISTORY = ("history", "items")
-_TIME = ("time", "timestamp")
 
 
 def recommend_to_file(
@@ -51,10 +49,11 @@ def recommend_to_file(
         recommender: Of any run.
         out: File to write, ``.parquet``, ``.csv`` or ``.jsonl``: columns ``user_id, item_id,
             score, rank, popular``, users in the order of the input.
-        histories: File of the same kinds: either ``user_id, item_id``, one row an interaction,
-            oldest first or with a ``time``; or ``history`` and perhaps ``user_id``, one row a
-            user, in CSV with commas between the items. None takes all users of the recommender's
-            data set, with all that they had. The second kind is read chunk by chunk.
+        histories: Any table that ``genrec prepare`` reads: either ``user_id, item_id``, one row an
+            interaction, oldest first or with a ``time``; or ``history`` and perhaps ``user_id``,
+            one row a user, in CSV with commas between the items. None takes all users of the
+            recommender's data set, with all that they had. Lists in Parquet and JSON lines are
+            read chunk by chunk; rows that cannot be used are left out with a warning.
         allow: The only items: a text file with one key a line, or a table with ``item_id``, and
             ``user_id`` where each user has his own; a user without any then gets nothing.
         exclude: Items to leave out, likewise.
@@ -95,122 +94,32 @@ def recommend_to_file(
             with atomic_file(files[start]) as temporary:
                 temporary.write_bytes(part)
             progress.update(sizes[start])
-    _join(parts, len(files), out, source, _all_whole(recommender))
+    served = _join(parts, len(files), out, source, _all_whole(recommender))
     shutil.rmtree(parts)
+    _say_without(
+        source.count - served, source.count, allow, bool(options.get("exclude_seen", True))
+    )
     return source.count
+
+
+def _say_without(without: int, count: int, allow: Path | None, exclude_seen: bool) -> None:
+    """Say how many users got nothing, and what may be the reason."""
+    if not without:
+        return
+    what = "nothing is left" if allow is None else f"nothing known of --allow {allow} is left"
+    gone = "excluded, removed or in the history" if exclude_seen else "excluded or removed"
+    fix = "; --no-exclude-seen brings back what they had" if exclude_seen else ""
+    warnings.warn(
+        f"{without:,} of {count:,} users get no item and are not in the file: {what} for them "
+        f"without what is {gone}{fix}",
+        NothingLeft,
+        stacklevel=3,
+    )
 
 
 def _one_by_one(chunks: Chunks, todo: Sequence[tuple[int, int]]) -> Iterable[tuple[int, bytes]]:
     """Do chunks in this process."""
     return ((start, chunks.part(start, size)) for start, size in todo)
-
-
-@dataclass(frozen=True)
-class _Users:
-    """Users in chunks: frames with ``user`` and perhaps ``history``, a list of keys.
-
-    Attributes:
-        count: How many.
-        chunk: From the first of some users and their number to their frame.
-        user_type: Of the users' ids in the result.
-        item_type: Of the items in the result, where all keys of the catalogue are of it.
-    """
-
-    count: int
-    chunk: Callable[[int, int], pl.DataFrame]
-    user_type: pl.DataType
-    item_type: pl.DataType
-
-    @classmethod
-    def of(cls, recommender: Recommender) -> _Users:
-        """Take all users of the data set."""
-        keys = recommender.data.user_keys
-        return cls(
-            len(keys),
-            lambda start, size: pl.DataFrame({"user": keys[start : start + size]}),
-            _type_of(pl.LazyFrame({"user": list(keys)}, schema={"user": pl.String})),
-            pl.Int64(),
-        )
-
-    @classmethod
-    def read(cls, path: Path) -> _Users:
-        """Read a file of histories."""
-        table = _scan(path, "--input")
-        types = table.collect_schema()
-        user, item, history, time = (
-            next((name for name in names if name in types), None)
-            for names in (_USER, _ITEM, _HISTORY, _TIME)
-        )
-        if history is not None:
-            if not isinstance(types[history], pl.List):
-                texts = pl.col(history).cast(pl.String).fill_null("").str.split(",")
-                parsed = texts.list.eval(pl.element().str.strip_chars()).list.filter(
-                    pl.element() != ""
-                )
-                table = table.with_columns(parsed.alias(history))
-            names = [] if user is None else [pl.col(user).alias("user")]
-            histories = table.select(*names, pl.col(history).fill_null([]).alias("history"))
-            if user is None:
-                histories = histories.with_row_index("user").with_columns(
-                    pl.col("user").cast(pl.Int64)
-                )
-        elif user is not None and item is not None:
-            table = table.drop_nulls([user, item])
-            if time is not None:
-                table = table.sort(time, maintain_order=True)
-            grouped = table.group_by(pl.col(user).alias("user"), maintain_order=True)
-            histories = grouped.agg(pl.col(item).alias("history")).collect().lazy()
-        else:
-            raise DataError(
-                f"--input must have user_id and item_id, or history, got {', '.join(types)} in "
-                f"{path}; rename the columns"
-            )
-        found = histories.collect_schema()
-        keys = histories.select(pl.col("history").explode()).collect_schema()["history"]
-        untyped = path.suffix == ".csv"  # which cannot say what is a number
-        return cls(
-            int(histories.select(pl.len()).collect().item()),
-            lambda start, size: histories.slice(start, size).collect(),
-            _type_of(histories.select("user")) if untyped else found["user"],
-            pl.Int64() if untyped or keys.is_integer() else pl.String(),
-        )
-
-
-@dataclass(frozen=True)
-class _Listed:
-    """Items for everybody, or for each user: a frame of ``user`` and ``items``."""
-
-    everybody: list[Any] | None
-    each: pl.DataFrame | None
-
-    @classmethod
-    def read(cls, path: Path, option: str) -> _Listed:
-        """Read a list of items."""
-        if path.suffix not in SUFFIXES:
-            if not path.is_file():
-                raise MissingPathError(f"{option} must be a file, got {path}; check the path")
-            lines = path.read_text(encoding="utf-8").splitlines()
-            return cls([line.strip() for line in lines if line.strip()], None)
-        table = _scan(path, option)
-        names = table.collect_schema().names()
-        user, item = (next((n for n in known if n in names), None) for known in (_USER, _ITEM))
-        if item is None:
-            raise DataError(
-                f"{option} must have a column item_id, got {', '.join(names)} in {path}; rename it"
-            )
-        if user is None:
-            return cls(table.select(item).drop_nulls().collect()[item].to_list(), None)
-        users = pl.col(user).cast(pl.String).alias("user")
-        grouped = table.drop_nulls([user, item]).group_by(users)
-        return cls(None, grouped.agg(pl.col(item).alias("items")).collect())
-
-    def of(self, users: pl.Series) -> list[Any]:
-        """Give everybody's list, or one for each of some users."""
-        if self.each is None:
-            return self.everybody or []
-        asked = pl.DataFrame({"user": users.cast(pl.String)})
-        joined = asked.join(self.each, on="user", how="left", maintain_order="left")
-        return [items or [] for items in joined["items"].to_list()]
 
 
 @dataclass(frozen=True)
@@ -226,8 +135,8 @@ class Chunks:
     """
 
     recommender: Recommender
-    source: _Users
-    lists: dict[str, _Listed]
+    source: UserSource
+    lists: dict[str, ItemLists]
     options: dict[str, Any]
     files: dict[str, Path]
 
@@ -241,10 +150,10 @@ class Chunks:
         options: dict[str, Any],
     ) -> Chunks:
         """Read what :func:`recommend_to_file` is told, whose errors these are."""
-        source = _Users.of(recommender) if histories is None else _Users.read(histories)
+        source = UserSource.of(recommender) if histories is None else UserSource.read(histories)
         paths = {"allow": allow, "exclude": exclude}
         lists = {
-            name: _Listed.read(path, f"--{name}")
+            name: ItemLists.read(path, f"--{name}")
             for name, path in paths.items()
             if path is not None
         }
@@ -255,11 +164,17 @@ class Chunks:
     def part(self, start: int, size: int) -> bytes:
         """Recommend to some users in order; the bytes of a Parquet file."""
         users = self.source.chunk(start, size)
-        try:
-            table = recommend_chunk(self.recommender, users, self.lists, self.options)
-        except DataError as error:
-            text = _located(str(error), self.recommender, users, self.files)
-            raise DataError(text) from None
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            try:
+                table = recommend_chunk(self.recommender, users, self.lists, self.options)
+            except DataError as error:
+                text = _located(str(error), self.recommender, users, self.files)
+                raise DataError(text) from None
+        for each in said:
+            if not issubclass(each.category, NothingLeft):  # counted for all chunks together
+                text = _located(str(each.message), self.recommender, users, self.files)
+                warnings.warn(text, each.category, stacklevel=2)
         buffer = io.BytesIO()
         table.write_parquet(buffer)
         return buffer.getvalue()
@@ -268,7 +183,7 @@ class Chunks:
 def recommend_chunk(
     recommender: Recommender,
     chunk: pl.DataFrame,
-    lists: dict[str, _Listed],
+    lists: dict[str, ItemLists],
     options: dict[str, Any],
 ) -> pl.DataFrame:
     """Recommend to the users of a chunk.
@@ -297,7 +212,7 @@ def _located(
 ) -> str:
     """Say in which file, and of which user, what a call refused stands."""
     name, _, rest = message.partition(" ")
-    option = "input" if name == "histories" else name
+    option = "input" if name in ("histories", "users") else name
     if option not in files:
         return message
     who = ""
@@ -310,8 +225,8 @@ def _located(
     return f"--{option} {files[option]} {text}{who}; {fix}"
 
 
-def _join(parts: Path, count: int, out: Path, source: _Users, whole: bool) -> None:
-    """Put the chunks together in the caller's types."""
+def _join(parts: Path, count: int, out: Path, source: UserSource, whole: bool) -> int:
+    """Put the chunks together in the caller's types; count the users with results."""
     types: dict[str, pl.DataType] = {"user_id": source.user_type}
     types["item_id"] = source.item_type if whole else pl.String()
     if count:
@@ -327,6 +242,7 @@ def _join(parts: Path, count: int, out: Path, source: _Users, whole: bool) -> No
             table.sink_csv(temporary)
         else:
             table.sink_ndjson(temporary)
+    return int(table.select((pl.col("rank") == 1).sum()).collect().item() or 0)
 
 
 def _open_parts(out: Path, about: dict[str, Any]) -> Path:
@@ -338,27 +254,6 @@ def _open_parts(out: Path, about: dict[str, Any]) -> Path:
         parts.mkdir(parents=True)
         write_json_atomic(file, about)
     return parts
-
-
-def _scan(path: Path, option: str) -> pl.LazyFrame:
-    """Open a table without reading it; CSV as text, so that keys stay as they are."""
-    suffix = _suffix(path, option)
-    if not path.is_file():
-        raise MissingPathError(f"{option} must be a file, got {path}; check the path")
-    try:
-        if suffix == ".parquet":
-            table = pl.scan_parquet(path)
-        elif suffix == ".csv":
-            table = pl.scan_csv(path, infer_schema=False)
-        else:
-            table = pl.scan_ndjson(path)
-        table.collect_schema()
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise DataError(
-            f"{option} must be a readable {suffix} file, got {path} with {str(error)[:120]}; write "
-            "it again"
-        ) from None
-    return table
 
 
 def _suffix(path: Path, option: str) -> str:
@@ -378,10 +273,4 @@ def _state(path: Path) -> list[Any]:
 def _all_whole(recommender: Recommender) -> bool:
     """Whether all item keys are whole numbers as they are usually written."""
     keys = pl.LazyFrame({"item": list(recommender.item_keys)}, schema={"item": pl.String})
-    return _type_of(keys) == pl.Int64
-
-
-def _type_of(keys: pl.LazyFrame) -> pl.DataType:
-    """Tell whether the only column holds whole numbers as usually written: 7, and not 007."""
-    plain = pl.all().cast(pl.String).str.contains(r"^(0|[1-9][0-9]{0,17})$")
-    return pl.Int64() if keys.select(plain.all()).collect().item() else pl.String()
+    return type_of_keys(keys) == pl.Int64

@@ -6,7 +6,7 @@ Shape legend: B = users, M = keys of all lists together.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,15 @@ import numpy.typing as npt
 
 from genrec.errors import ConfigError, DataError
 
-__all__ = ["Key", "KeyLists", "Lists", "read_keys", "read_lists", "whole_number"]
+__all__ = [
+    "Key",
+    "KeyLists",
+    "Lists",
+    "given_as_numbers",
+    "read_keys",
+    "read_lists",
+    "whole_number",
+]
 
 Key = str | int
 
@@ -70,13 +78,11 @@ class KeyLists:
         keys: All lists one after another, ``M`` keys.
         offsets: Where each list begins, and the end, shape ``(B + 1,)``, int64.
         many: Whether there was a list of lists, not one list.
-        whole_numbers: Whether there are keys and all are whole numbers.
     """
 
     keys: list[Key]
     offsets: npt.NDArray[np.int64]
     many: bool
-    whole_numbers: bool
 
     def look_up(self, row_of: Mapping[str, int]) -> Lists:
         """Find the keys' rows, -1 for those that are not known."""
@@ -121,7 +127,21 @@ def read_lists(value: Any, what: str, *, ordered: bool = False) -> KeyLists:
     np.cumsum([len(keys) for keys in lists], out=offsets[1:])
     flat = [key for keys in lists for key in keys]
     _check_keys(flat, what)
-    return KeyLists(flat, offsets, many, bool(flat) and not any(isinstance(k, str) for k in flat))
+    return KeyLists(flat, offsets, many)
+
+
+def given_as_numbers(*given: Sequence[Key]) -> bool:
+    """Tell whether a caller writes keys as whole numbers, so that the answer shall too.
+
+    Args:
+        *given: What he named: the keys of histories, users, and items to allow and to exclude, in
+            this order. The first that holds any decides; a single text among them makes all text.
+
+    Returns:
+        Whether; without any key he gets text.
+    """
+    first = next((keys for keys in given if len(keys)), ())
+    return bool(len(first)) and not any(isinstance(key, str) for key in first)
 
 
 def read_keys(value: Any, what: str) -> tuple[list[Key], bool]:

@@ -22,7 +22,7 @@ from genrec.device import pick_device
 from genrec.errors import ArtifactError, ConfigError, DataError, MissingPathError
 from genrec.rankers import Ranker
 from genrec.serving.items import NewItems, with_items
-from genrec.serving.keys import Key, KeyLists, read_keys, read_lists, whole_number
+from genrec.serving.keys import Key, KeyLists, given_as_numbers, read_keys, read_lists, whole_number
 from genrec.serving.pretrained import fetch, push, save_run
 from genrec.serving.ranking import rank_all, with_beams
 from genrec.serving.recommendations import Recommendations
@@ -277,10 +277,11 @@ class Recommender:
         unknown = Unknown(on_unknown)
         k = min(whole_number(k, "k", usual=10), shelf.catalogue.num_items)
         keys, many = read_keys(items, "items")
-        whole_numbers = bool(keys) and not any(isinstance(key, str) for key in keys)
-        flat = KeyLists(keys, np.arange(len(keys) + 1), True, whole_numbers)
+        flat = KeyLists(keys, np.arange(len(keys) + 1), True)
         rows = shelf.look_up(flat, "items", unknown)
-        limits = Limits.read(allow, exclude, shelf, unknown, 1, many=False)
+        only = None if allow is None else read_lists(allow, "allow")
+        out = None if exclude is None else read_lists(exclude, "exclude")
+        limits = Limits.read(only, out, shelf, unknown, 1, many=False)
         found = shelf.nearest(rows, k, shelf.mask_with(limits.mask))
         popular = np.zeros(len(keys), dtype=bool)
         return shelf.answer(
@@ -288,7 +289,7 @@ class Recommender:
             owners=keys,
             popular=popular,
             many=many,
-            whole_numbers=whole_numbers,
+            whole_numbers=given_as_numbers(keys),
             owner_name="target_item_id",
         )
 

@@ -5,6 +5,7 @@ Shape legend: B = users, K = results.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,9 +14,16 @@ import numpy as np
 import numpy.typing as npt
 
 from genrec.errors import ConfigError, DataError
-from genrec.serving.keys import Key, Lists, read_keys, read_lists, whole_number
+from genrec.serving.keys import Key, Lists, given_as_numbers, read_keys, read_lists, whole_number
 from genrec.serving.recommendations import Recommendations
-from genrec.serving.stock import Limits, Stock, Unknown, check_count
+from genrec.serving.stock import (
+    Limits,
+    NothingLeft,
+    Stock,
+    Unknown,
+    check_count,
+    depth_of_caller,
+)
 
 __all__ = ["Request", "read_beams"]
 
@@ -108,18 +116,22 @@ class Request:
         if histories is not None:
             given = read_lists(histories, "histories", ordered=True)
             rows, many = stock.look_up(given, "histories", unknown), given.many
-            whole_numbers = given.whole_numbers
+            named: Sequence[Key] = given.keys
         elif histories_of is None:
             raise DataError("histories must be given, got none; give item keys")
         elif names is None:
             raise DataError("histories or users must be given, got neither; give item keys")
         else:
             rows, many = histories_of(names[0], unknown), names[1]
-            whole_numbers = not any(isinstance(name, str) for name in names[0])
+            named = []
         count = len(rows.lengths)
         if names is not None:
             check_count("users", len(names[0]), count)
-        limits = Limits.read(allow, exclude, stock, unknown, count, many)
+        only = None if allow is None else read_lists(allow, "allow")
+        out = None if exclude is None else read_lists(exclude, "exclude")
+        limits = Limits.read(only, out, stock, unknown, count, many)
+        listed = [[] if each is None else each.keys for each in (only, out)]
+        whole_numbers = given_as_numbers(named, names[0] if names else [], *listed)
         seen = rows if exclude_seen else None
         return cls(rows, k, limits, seen, names and names[0], many, whole_numbers)
 
@@ -149,7 +161,7 @@ class Request:
     def answer(
         self, stock: Stock, rows: Rows, scores: npt.NDArray[np.float32], *, popular: bool
     ) -> Recommendations:
-        """Put padded results, ``(B, K)`` each, into words.
+        """Put padded results, ``(B, K)`` each, into words; warn where some get nothing.
 
         Args:
             stock: The items.
@@ -161,6 +173,14 @@ class Request:
             The answer.
         """
         count = len(self.rows.lengths)
+        without = int((rows < 0).all(axis=1).sum())
+        if without:
+            why = self._why_nothing(int(((self.rows.lengths == 0) & ~np.bool_(popular)).sum()))
+            warnings.warn(
+                f"{without:,} of {count:,} users get no item: {why}",
+                NothingLeft,
+                stacklevel=depth_of_caller(),
+            )
         return stock.answer(
             rows,
             scores,
@@ -168,6 +188,22 @@ class Request:
             popular=(self.rows.lengths == 0) & popular,
             many=self.many,
             whole_numbers=self.whole_numbers,
+        )
+
+    def _why_nothing(self, strangers: int) -> str:
+        """Say what leaves users nothing; of ``strangers`` nothing at all is known."""
+        if self.limits.allowed == 0:
+            return "no item of allow is known; name keys of the catalogue"
+        if self.limits.allowed is not None:
+            return (
+                "nothing is left of allow for them without what is excluded, removed or in the "
+                "history; allow more, or set exclude_seen to False"
+            )
+        if strangers:
+            return "their histories are empty, and this run does not know what is popular"
+        return (
+            "nothing is left without what is excluded, removed or in the history; exclude less, "
+            "or set exclude_seen to False"
         )
 
 

@@ -18,10 +18,10 @@ import numpy.typing as npt
 
 from genrec.data.catalogue import Catalogue
 from genrec.errors import ConfigError, DataError, did_you_mean
-from genrec.serving.keys import Key, KeyLists, Lists, read_lists
+from genrec.serving.keys import Key, KeyLists, Lists
 from genrec.serving.recommendations import Recommendations
 
-__all__ = ["Limits", "Stock", "Unknown", "check_count"]
+__all__ = ["Limits", "NothingLeft", "Stock", "Unknown", "check_count", "depth_of_caller"]
 
 Rows = npt.NDArray[np.int64]
 
@@ -29,6 +29,10 @@ Rows = npt.NDArray[np.int64]
 _PLAIN = re.compile(r"0|[1-9][0-9]{0,17}")
 
 ON_UNKNOWN = ("raise", "warn", "ignore")
+
+
+class NothingLeft(UserWarning):
+    """Users get no item at all, since lists and histories leave none."""
 
 
 @dataclass(frozen=True)
@@ -133,14 +137,14 @@ class Unknown:
         among = f"{len(known):,}{note}"
         text = f"{rule}, got {len(missing)} that are not among its {among}: {named}{more}"
         if self.how == "warn":
-            warnings.warn(f"{text}; left out", stacklevel=_depth_of_caller())
+            warnings.warn(f"{text}; left out", stacklevel=depth_of_caller())
             return
         near = did_you_mean(missing[0], known) if len(known) <= 100_000 else ""
         hint = f" ({near})" if near.startswith("did") else ""
         raise DataError(f"{text}{hint}; leave them out, or set on_unknown to ignore")
 
 
-def _depth_of_caller() -> int:
+def depth_of_caller() -> int:
     """How many frames above the caller of this the first one outside of serving is."""
     depth, frame = 1, sys._getframe(1)
     while frame.f_back is not None and frame.f_globals.get("__package__") == __package__:
@@ -156,24 +160,33 @@ class Limits:
         mask: Items that this call leaves to everybody, shape ``(N,)``, bool; None for all.
         allow: The only items of each user, or None.
         exclude: Items that each user shall not get, or None.
+        allowed: How many entries of a list of allowed items are known; None without such a list.
     """
 
     mask: npt.NDArray[np.bool_] | None
     allow: Lists | None
     exclude: Lists | None
+    allowed: int | None = None
 
     @classmethod
     def read(
-        cls, allow: Any, exclude: Any, stock: Stock, unknown: Unknown, count: int, many: bool
+        cls,
+        allow: KeyLists | None,
+        exclude: KeyLists | None,
+        stock: Stock,
+        unknown: Unknown,
+        count: int,
+        many: bool,
     ) -> Limits:
         """Sort allow and exclude lists into those for everybody and those of each user."""
         own: dict[str, Lists | None] = {"allow": None, "exclude": None}
         mask: npt.NDArray[np.bool_] | None = None
-        for name, value in (("allow", allow), ("exclude", exclude)):
-            if value is None:
+        allowed = None
+        for name, given in (("allow", allow), ("exclude", exclude)):
+            if given is None:
                 continue
-            given = read_lists(value, name)
             rows = stock.look_up(given, name, unknown)
+            allowed = len(rows.rows) if name == "allow" else allowed
             if given.many:
                 if not many:
                     raise DataError(
@@ -187,7 +200,7 @@ class Limits:
                 listed[rows.rows] = True
                 kept = listed if name == "allow" else ~listed
                 mask = kept if mask is None else mask & kept
-        return cls(mask, own["allow"], own["exclude"])
+        return cls(mask, own["allow"], own["exclude"], allowed)
 
     def of(self, part: Rows, seen: Lists | None) -> tuple[Rows | None, Rows | None]:
         """List what some users shall not get, ``(B, E)``, and all they may, ``(B, A)``, by -1.

@@ -206,6 +206,7 @@ def build_work(session: Session, data: PreparedDataset, settings: RqVaeSettings)
             dim=settings.collaborative_dim,
             window=settings.collaborative_window,
             seed=settings.seed,
+            setting="train.collaborative_weight",
         )
         vectors = space.transform(vectors, np.arange(data.num_items))
     items, num_replaced = load_items(

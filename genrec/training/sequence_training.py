@@ -105,7 +105,7 @@ class SequenceSettings(OptimizerSettings, TrainingSettings):
         """Compute what items' own vectors start from, ``(N, X)``; None for at random."""
         if self.start_weight is None:
             return None
-        space = FusedSpace.fit(data, weight=self.start_weight)
+        space = FusedSpace.fit(data, weight=self.start_weight, setting="train.start_weight")
         return space.transform(data.item_embeddings, np.arange(data.num_items))
 
     def evaluation(self) -> EvaluationSettings:

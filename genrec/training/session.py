@@ -323,10 +323,21 @@ def resume_point(settings: TrainingSettings) -> Path | None:
         )
     if folders and not settings.overwrite:
         raise ConfigError(
-            f"run folder must be new, got {path} with {(newest or folders[0]).name}; add --resume "
-            "to go on, set another train.save_dir_root, or replace it with train.overwrite=True"
+            f"run folder must be new, got {path} with {(newest or folders[0]).name}"
+            f"{_trained_on(path)}; add --resume to go on, --name NAME for another run (it is "
+            "train.save_dir_root), or replace it with train.overwrite=True"
         )
     return None
+
+
+def _trained_on(run: Path) -> str:
+    """Name the data of a run that is there, where its folder says it."""
+    try:
+        meta = read_meta(run)
+    except GenRecError:
+        return ""
+    data = meta.get("prepared") or meta.get("dataset")
+    return f" of a run on {data}" if isinstance(data, str) else ""
 
 
 def check_unchanged(

@@ -154,4 +154,20 @@ def test_help_shows_what_stands_in_brackets(name):
     hints = get_type_hints(words, include_extras=True).values()
     helps = " ".join(hint.__metadata__[0].help or "" for hint in hints)
     shown = CliRunner().invoke(build_app(), [name, "--help"], env={"COLUMNS": "600"}).output
+    shown = " ".join(shown.split())  # lines may end between the words
     assert [part for part in re.findall(r"\[[^]]+\]", helps) if part not in shown] == []
+
+
+@pytest.mark.parametrize("columns", ["80", "100"])
+@pytest.mark.parametrize("name", [None, *NAMES])
+def test_no_help_is_cut(name, columns):
+    words = ["--help"] if name is None else [name, "--help"]
+    shown = CliRunner().invoke(build_app(), words, env={"COLUMNS": columns}).output
+    assert "\u2026" not in shown
+    cut = [line for line in shown.splitlines() if line.endswith("...") and "Usage" not in line]
+    assert cut == []
+    # Long words stand whole: each option that the widest screen shows.
+    wide = CliRunner().invoke(build_app(), words, env={"COLUMNS": "600"}).output
+    options = re.findall(r"--[a-z][a-z-]+", wide)
+    assert options
+    assert [option for option in options if option not in shown] == []

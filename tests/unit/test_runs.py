@@ -176,3 +176,19 @@ def test_a_saved_recommender_is_no_damage_and_a_test_figure_is_the_last_resort(t
     (tmp_path / "onnx" / "meta.json").write_text("[" * 100_000)
     (saved / "metrics.json").write_text("[" * 100_000)
     assert [found.metric for found in list_runs(tmp_path)] == [None]
+
+
+def test_links_upwards_and_to_the_same_place_are_not_followed(tmp_path):
+    """A link to a folder above would list runs of others, and the same ones again and again."""
+    make(tmp_path / "other" / "decoder" / "foreign")
+    root = tmp_path / "shop" / "runs"
+    make(root / "decoder" / "own")
+    make(tmp_path / "disk" / "far")
+    for name, target in (("up", ".."), ("loop", "."), ("above", "../.."), ("root", "/")):
+        (root / name).symlink_to(target)
+    (root / "decoder" / "again").symlink_to(root / "decoder" / "own")
+    (root / "decoder" / "linked").symlink_to(tmp_path / "disk" / "far")
+    found = sorted(run.path for run in list_runs(root))
+    assert found == [root / "decoder" / "linked", root / "decoder" / "own"]
+    (tmp_path / "link").symlink_to(root)
+    assert len(list_runs(tmp_path / "link")) == 2

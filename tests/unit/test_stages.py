@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 
 import pytest
 
 from genrec.checkpoint import RunDirectory
-from genrec.errors import ConfigError, GenRecError
+from genrec.data.readers.table_columns import MissingColumns
+from genrec.errors import ConfigError, DataError, GenRecError
 from genrec.recipes import recipes_folder
 from genrec.stages import STAGES, Options, plan, run_plan
 
@@ -175,3 +177,55 @@ def test_every_stage_has_recipes_and_a_training():
         assert issubclass(stage.settings, object)
         assert callable(stage.train)
         assert all((recipes_folder() / folder).is_dir() for folder in stage.folders), name
+
+
+@pytest.mark.parametrize("words", [["sample"], ["rqvae", "sample"]])
+def test_columns_that_cannot_be_guessed_name_the_way_to_say_them(words):
+    """A training has no options for columns, and a wrapped error keeps its kind."""
+    Path("odd").mkdir()
+    Path("odd/items.csv").write_text("kkk;ttt\nA;Tee\nB;Kaffee\n")
+    Path("odd/interactions.csv").write_text("wer;kkk\nu;A\nu;B\nv;A\n")
+    message = (
+        r"column for the user, got wer, kkk in odd/interactions.csv; .* --user-column wer; then "
+        "train with --data data/processed/odd$"
+    )
+    with pytest.raises(MissingColumns, match=message):
+        run_plan(plan(words, Options(data="odd")))
+    Path("odd/interactions.csv").unlink()
+    with pytest.raises(GenRecError, match="these are options of `genrec prepare odd --out data/"):
+        run_plan(plan(words, Options(data="odd")))
+
+
+def test_tables_in_place_of_a_release_are_told():
+    Path("shop").mkdir()
+    Path("shop/items.csv").write_text("item_id,title\nA,Tee\n")
+    Path("shop/interactions.csv").write_text("user_id,item_id\nu,A\n")
+    settings = ["train.encoder_model_name='tfidf'"]
+    with pytest.raises(GenRecError, match=r"its files are of the kind .*, which `genrec prepare s"):
+        run_plan(plan(["sasrec", "amazon"], Options(data="shop", bindings=settings)))
+
+
+def test_a_run_on_other_data_is_refused_with_its_data():
+    checkpoint("runs/sasrec/amazon/beauty", finished=True)
+    meta = {"train_seconds": 1.0, "prepared": "data/processed/ml"}
+    Path("runs/sasrec/amazon/beauty/meta.json").write_text(json.dumps(meta))
+    with pytest.raises(ConfigError, match=r"of a run on data/processed/ml; .* --name NAME"):
+        plan(["sasrec", "amazon"], Options())
+
+
+def test_an_error_of_many_parts_goes_to_another_process():
+    error = MissingColumns("columns; name them", options="--user-column x", note=" (now)")
+    again = pickle.loads(pickle.dumps(error))
+    assert (str(again), again.options, again.note) == (str(error), error.options, error.note)
+
+
+def test_one_event_a_user_names_the_setting_of_each_stage():
+    Path("shop").mkdir()
+    Path("shop/items.csv").write_text("item_id,title\na,Tee\nb,Brot\nc,Salz\n")
+    Path("shop/interactions.csv").write_text("user_id,item_id\nu,a\nv,b\nw,c\n")
+    short = ["rqvae.iterations=2", "decoder.iterations=2"]
+    with pytest.raises(DataError, match=r"got none; set rqvae.collaborative_weight=0 for text"):
+        run_plan(plan(["sample"], Options(data="shop", bindings=short)))
+    short.append("rqvae.collaborative_weight=0")
+    with pytest.raises(DataError, match=r"got none; set decoder.start_weight=0 for text alone"):
+        run_plan(plan(["sample"], Options(data="shop", bindings=short)))

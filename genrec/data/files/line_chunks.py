@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import gzip
+import io
 import os
 import zlib
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 from genrec.data.files.rejected import RejectedRows
 from genrec.errors import ConfigError, DataError, MissingPathError
@@ -26,6 +27,7 @@ __all__ = [
     "line_chunks",
     "numbered_lines",
     "open_binary",
+    "read_lines",
     "swells",
 ]
 
@@ -35,6 +37,7 @@ _LONGEST_LINE_BYTES = 64 << 20
 _TOO_LONG = f"a line longer than {_LONGEST_LINE_BYTES >> 20} MiB"
 _USUAL_RATIO = 50  # logs shrink to a third or a twentieth
 _UTF8_MARK = b"\xef\xbb\xbf"
+_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
 @dataclass(frozen=True)
@@ -63,27 +66,55 @@ def open_binary(path: Path) -> Iterator[BinaryIO]:
         path: The file.
 
     Yields:
-        A binary stream of the unpacked content.
+        A binary stream of the unpacked content; what begins with the mark of UTF-16, as Excel's
+        "Unicode text" does, in UTF-8.
 
     Raises:
         MissingPathError: If there is no such file.
-        DataError: If the file is UTF-16, or the gzip ends too early or is damaged, now or
-            while it is read.
+        DataError: If the gzip ends too early or is damaged, now or while it is read.
     """
     if not path.is_file():
         raise MissingPathError(f"file must exist, got {path}; check the folder")
     with path.open("rb") as raw:
-        start = raw.read(2)
-    if start in (b"\xff\xfe", b"\xfe\xff"):
-        raise DataError(f"file must be UTF-8, got UTF-16 in {path}; save it as UTF-8")
-    packed = start == b"\x1f\x8b"
+        packed = raw.read(2) == b"\x1f\x8b"
     try:
         with gzip.open(path, "rb") if packed else path.open("rb") as stream:
-            yield cast(BinaryIO, stream)
+            wide = stream.read(2) in _UTF16_MARKS
+            stream.seek(0)
+            found = cast(BinaryIO, stream)
+            yield io.BufferedReader(_FromUtf16(found)) if wide else found
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(
             f"gzip file must be complete, got {path} ({error}); delete it and fetch it again"
         ) from None
+
+
+class _FromUtf16(io.RawIOBase):
+    """A stream of UTF-16 as one of UTF-8; what is no letter becomes a question mark in a lozenge.
+
+    Args:
+        stream: Begins with the mark that tells the order of the bytes.
+    """
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._decoder = codecs.getincrementaldecoder("utf-16")("replace")
+        self._left = b""
+
+    def readable(self) -> bool:
+        """A stream to read from."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill a buffer; 0 at the end."""
+        at_end = False
+        while not self._left and not at_end:
+            block = self._stream.read(max(2, len(buffer)))
+            at_end = not block
+            self._left = self._decoder.decode(block, final=at_end).encode("utf-8", "replace")
+        count = min(len(buffer), len(self._left))
+        buffer[:count], self._left = self._left[:count], self._left[count:]
+        return count
 
 
 def swells(path: Path) -> bool:
@@ -141,13 +172,13 @@ def first_line(path: Path) -> bytes:
 def count_lines(path: Path) -> int | None:
     """Count the lines of a plain file, a last one without an end counted.
 
-    None for gzip, where counting costs as much as reading, for a file that does not begin
-    with a line that holds something, and for one with a line longer than 64 MiB.
+    None for gzip, where counting costs as much as reading, for UTF-16, for a file that does not
+    begin with a line that holds something, and for one with a line longer than 64 MiB.
     """
     lines, last, unended = 0, b"", 0
     with path.open("rb") as stream:
         start = stream.read(2)
-        if start == b"\x1f\x8b" or start[:1] in b"\r\n":
+        if start in (b"\x1f\x8b", *_UTF16_MARKS) or start[:1] in b"\r\n":
             return None
         stream.seek(0)
         while block := stream.read(_COUNT_BYTES):
@@ -227,6 +258,12 @@ def line_chunks(
         while (chunk := ahead.result()) is not None:
             ahead = pool.submit(next, chunks, None)
             yield chunk
+
+
+def read_lines(path: Path) -> list[str]:
+    """Read the lines of a small file, blanks around them cut; a blank line is an empty text."""
+    text = "".join(decoded(chunk.data) for chunk in line_chunks(path))
+    return [line.strip() for line in text.split("\n")]
 
 
 def _split(path: Path, chunk_bytes: int, rejected: RejectedRows | None) -> Iterator[LineChunk]:

@@ -97,6 +97,37 @@ class TableFile:
             values = sample_values(self.path, source, self._dialect)
         return [str(value) for value in values if value is not None and str(value).strip()]
 
+    def holds_integers(self, source: str) -> bool | None:
+        """Tell whether a column, or each list of it, holds whole numbers; None: a text cannot."""
+        if self._suffix in _PARQUET:
+            kind = self._parquet_schema()[source]
+            return (kind.inner if isinstance(kind, (pl.List, pl.Array)) else kind).is_integer()
+        if self._suffix not in _JSON:
+            return None
+        values = [record.get(source) for record in sample_objects(self.path, _SAMPLE_ROWS)]
+        flat = [v for value in values for v in (value if isinstance(value, list) else [value])]
+        return all(isinstance(v, int) and not isinstance(v, bool) for v in flat if v is not None)
+
+    def scan_lists(self, source: str, keys: Sequence[str]) -> pl.LazyFrame | None:
+        """Open a column of lists of keys and some of keys, as text; None where it has no lists."""
+        if self._suffix in _PARQUET:
+            schema = self._parquet_schema()
+            if not isinstance(schema[source], (pl.List, pl.Array)):
+                return None
+            for name in keys:
+                self._check_kind(name, schema[name], "key", _NO_KEY)
+            lazy = pl.scan_parquet(self.path).select(source, *keys)
+            return lazy.with_columns(
+                pl.col(source).cast(pl.List(pl.String)), *(pl.col(k).cast(pl.String) for k in keys)
+            )
+        if self._suffix not in _JSON:
+            return None
+        values = [record.get(source) for record in sample_objects(self.path, _SAMPLE_ROWS)]
+        if any(isinstance(value, str) for value in values):
+            return None
+        types = {source: pl.List(pl.String), **dict.fromkeys(keys, pl.String())}
+        return pl.scan_ndjson(self.path, schema=types)
+
     def read(
         self, columns: Sequence[Column], *, rejected: RejectedRows, time: TimeReader | None = None
     ) -> pl.DataFrame:

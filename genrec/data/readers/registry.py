@@ -85,7 +85,17 @@ def open_source(
                 f"{name!r}; leave it out"
             )
     request = Request(dataset, path, split, options)
-    return Source(reader.find(request), lambda: reader.read(request))
+    try:
+        files = reader.find(request)
+    except MissingPathError as error:
+        other = next(filter(None, (one.matches(path, None) for one in READERS)), None)
+        if other in (None, dataset):
+            raise
+        raise MissingPathError(
+            f"{error}; its files are of the kind {other}, which `genrec prepare {path} --out "
+            f"data/processed/{path.resolve().name}` reads"
+        ) from None
+    return Source(files, lambda: reader.read(request))
 
 
 def detect_kind(folder: Path, split: str | None = None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 from genrec.data.readers import own_tables
@@ -13,8 +14,13 @@ __all__ = ["READER"]
 
 
 def _read(request: Request) -> RawTables:
-    options = {"name": "sample", "text_template": AMAZON_TEMPLATE, **request.options}
-    return own_tables.READER.read(replace(request, options=options))
+    raw = own_tables.READER.read(request)
+    # The recipe may be given tables of somebody else, whose items have other fields.
+    ours = set(re.findall(r"{(\w+)}", AMAZON_TEMPLATE)) <= set(raw.items.columns)
+    if not ours or request.options.get("text_template"):
+        return raw
+    name = request.options.get("name") or "sample"
+    return replace(raw, name=name, text_template=AMAZON_TEMPLATE)
 
 
 # Its files are tables like any other's, so that a folder of them is taken for such.

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from genrec.data.files.table_files import TableFile
 from genrec.errors import ConfigError, DataError, did_you_mean
 
-__all__ = ["ChosenColumns", "MissingColumns", "TableColumns", "choose_columns"]
+__all__ = ["ChosenColumns", "MissingColumns", "TableColumns", "choose_columns", "usual_column"]
 
 #: Usual names of each role in English, German, French, Spanish and Italian: in lower case, without
 #: accents and other signs, the surest first.
@@ -75,14 +75,17 @@ class MissingColumns(DataError):
     """Columns are needed and could not be guessed.
 
     Args:
+        message: Says all of it.
         question: Which, and what the tables have.
         options: Words of a command line that name them.
-        command: The command to add them to, as far as the tables tell it.
         note: What else is to be known.
     """
 
-    def __init__(self, question: str, options: str, command: str, note: str) -> None:
-        super().__init__(f"{question}; name them{note}, for example {command} {options}")
+    # Made of its message alone too, as when it is sent to another process.
+    def __init__(
+        self, message: str, *, question: str = "", options: str = "", note: str = ""
+    ) -> None:
+        super().__init__(message)
         self.question, self.options, self.note = question, options, note
 
 
@@ -183,20 +186,24 @@ def _choose(role: str, setting: str | None, table: TableFile, chosen: ChosenColu
     if setting:
         chosen.names[role] = _known(setting, table, role)
         return
+    found = None if setting == "" else usual_column(role, table)
+    if found is not None:
+        chosen.names[role] = found
+        chosen.guessed.add(role)
+
+
+def usual_column(role: str, table: TableFile) -> str | None:
+    """Find the column of a role, ``user``, ``item``, ``time`` and so on, by its usual names."""
     usual = _NAMES["item" if role == "item_key" else role].split()
     if role == "item_key":
         usual += ["id", "key"]
     plain = {_plain(name): name for name in reversed(table.names)}
-    found = None if setting == "" else next((plain[n] for n in usual if n in plain), None)
-    if found is None:
-        return
+    found = next((plain[name] for name in usual if name in plain), None)
     # French and German marks are remarks in English, and Italian dates are data.
-    if role == "rating" and not table.is_number(found):
-        return
-    if role == "time" and _plain(found) == "data" and not table.is_moment(found):
-        return
-    chosen.names[role] = found
-    chosen.guessed.add(role)
+    if found is not None and role == "rating" and not table.is_number(found):
+        return None
+    dateless = role == "time" and found is not None and _plain(found) == "data"
+    return None if dateless and found is not None and not table.is_moment(found) else found
 
 
 def _choose_texts(
@@ -253,7 +260,9 @@ def _question(
     note = " (--time-column '' if it is not the time)" if "time" in missing else ""
     command += f" --out {shlex.quote(f'data/processed/{folder.resolve().name}')}"
     question = f"tables must have a column for {roles}, got {headers}"
-    return MissingColumns(question, " ".join(options), command, note)
+    named = " ".join(options)
+    message = f"{question}; name them{note}, for example {command} {named}"
+    return MissingColumns(message, question=question, options=named, note=note)
 
 
 def _left(table: TableFile, chosen: ChosenColumns) -> list[str]:

@@ -64,7 +64,7 @@ def collaborative_vectors(
     if counts.nnz == 0:
         raise DataError(
             "collaborative vectors need two different items of one user in the training part, "
-            "got none; set the weight of the collaborative vectors to 0"
+            "got none"
         )
     left, singular = _truncated_svd(positive_pmi(counts, smoothing=smoothing), dim, seed)
     vectors = left * np.sqrt(singular)  # (N, C)

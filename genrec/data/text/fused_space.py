@@ -70,6 +70,7 @@ class FusedSpace:
         window: int = 5,
         ridge: float = 0.1,
         seed: int = 0,
+        setting: str = "weight",
     ) -> FusedSpace:
         """Learn the space of a catalogue; reads the training part and the texts only.
 
@@ -81,6 +82,7 @@ class FusedSpace:
             ridge: Penalty of the regression, in mean squares of one coordinate of the text, > 0;
                 larger brings new items nearer to the mean.
             seed: Seed of the SVD.
+            setting: What ``weight`` is called where it was set, for errors.
 
         Returns:
             The space.
@@ -104,7 +106,10 @@ class FusedSpace:
             return cls(0.0, mean, nothing, nothing[0], vectors, data.items_fingerprint)
         from genrec.data.text.collaborative import collaborative_vectors  # brings SciPy
 
-        vectors = collaborative_vectors(data, dim=dim, window=window, seed=seed)
+        try:
+            vectors = collaborative_vectors(data, dim=dim, window=window, seed=seed)
+        except DataError as error:
+            raise DataError(f"{error}; set {setting}=0 for text alone") from None
         texts = data.item_embeddings
         total = np.zeros(width)
         for part in _chunks(len(texts)):

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from genrec.errors import GenRecError
 from genrec.rankers import SearchingRanker
 from genrec.serving.http.nearest import nearest_of
-from genrec.serving.keys import Key, KeyLists, Lists
+from genrec.serving.keys import Key, KeyLists, Lists, given_as_numbers
 from genrec.serving.ranking import rank_all
 from genrec.serving.request import Request
 from genrec.serving.shelf import Shelf, Users
@@ -234,7 +234,7 @@ def _look_up(shelf: Shelf, lists: Sequence[Sequence[Key]], what: str, unknown: U
     """Find the rows of lists of keys."""
     flat = [key for keys in lists for key in keys]
     offsets = np.cumsum([0, *map(len, lists)], dtype=np.int64)
-    return shelf.look_up(KeyLists(flat, offsets, True, False), what, unknown)
+    return shelf.look_up(KeyLists(flat, offsets, True), what, unknown)
 
 
 def _known_histories(shelf: Shelf, queries: Sequence[Query]) -> dict[int, Lists]:
@@ -298,9 +298,8 @@ def _repeated(rows: Rows | None, count: int) -> Lists:
 
 def _whole_numbers(query: Query) -> bool:
     """Whether a request writes keys as whole numbers, as its answer then does too."""
-    lists = query.histories if query.histories is not None else [query.users or ()]
-    keys = [key for keys in lists for key in keys]
-    return bool(keys) and not any(isinstance(key, str) for key in keys)
+    histories = [key for keys in query.histories or () for key in keys]
+    return given_as_numbers(histories, query.users or (), query.allow or (), query.exclude)
 
 
 def _written(key: str, whole: bool) -> Key:

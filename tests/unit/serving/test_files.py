@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 
@@ -16,7 +17,9 @@ from genrec.errors import ConfigError, DataError, MissingPathError
 from genrec.rankers import Popularity
 from genrec.serving import files
 from genrec.serving.files import recommend_to_file
+from genrec.serving.http.answers import Query, answer_all
 from genrec.serving.recommender import Recommender
+from genrec.serving.stock import NothingLeft
 
 HISTORIES = {"u1": ["a1", "a2"], "7": ["c3"], "u3": []}
 
@@ -154,6 +157,68 @@ def test_numbers_of_the_data_set_and_of_csv_are_numbers(tmp_path, write_data):
         assert pl.read_parquet(tmp_path / "odd.parquet")["user_id"].unique().to_list().count(odd)
 
 
+SHOP = (
+    "Kundennr;Artikelnr;Bestelldatum\nJürgen;a2;10.02.2024\nJürgen;a1;9.03.2024\nÄnne;c3;1.1.2024\n"
+)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "cp1252", "utf-16"])
+def test_a_shop_is_read_as_prepare_reads_it(recommender, tmp_path, capsys, encoding):
+    """Semicolons, Excel's encodings, days of a month: times as text would turn the order round."""
+    (tmp_path / "log.csv").write_bytes(SHOP.encode(encoding))
+    (tmp_path / "allow.txt").write_bytes("a3\r\na4\r\n".encode(encoding))
+    (tmp_path / "no.csv").write_bytes("Kunde;Artikel\nJürgen;a4\nÄnne;a3\n".encode(encoding))
+    source = files.UserSource.read(tmp_path / "log.csv")
+    assert source.chunk(0, 9).rows() == [("Jürgen", ["a2", "a1"]), ("Änne", ["c3"])]
+    assert "taking user Kundennr, item Artikelnr, time Bestelldatum" in capsys.readouterr().err
+    out = tmp_path / "out.parquet"
+    recommend_to_file(
+        recommender,
+        out,
+        histories=tmp_path / "log.csv",
+        allow=tmp_path / "allow.txt",
+        exclude=tmp_path / "no.csv",
+    )
+    assert pl.read_parquet(out).select("user_id", "item_id").rows() == [
+        ("Jürgen", "a3"),
+        ("Änne", "a4"),
+    ]
+
+
+def test_times_of_text_files_are_numbers(tmp_path):
+    (tmp_path / "in.csv").write_text("user_id,item_id,time\nu,a,10\nu,b,9\nu,c,100\n")
+    assert files.UserSource.read(tmp_path / "in.csv").chunk(0, 1).rows() == [("u", ["b", "a", "c"])]
+    (tmp_path / "in.csv").write_text("user_id,item_id,time\nu,a,01/02/2024\nu,b,02/03/2024\n")
+    with pytest.raises(DataError, match=r"^--input: times must .*; write them as 2024-"):
+        files.UserSource.read(tmp_path / "in.csv")
+
+
+def test_rows_that_cannot_be_used_are_told(tmp_path):
+    (tmp_path / "in.csv").write_text("user_id,item_id\nu,a\n,b\nv,\nw,c\n")
+    with pytest.warns(UserWarning, match=r"1 rows of --input .*: no (user|item)_id \(line [34]\)"):
+        assert files.UserSource.read(tmp_path / "in.csv").count == 2
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".parquet"])
+def test_lists_of_texts_and_numbers_in_one_file(tmp_path, suffix):
+    path = tmp_path / f"in{suffix}"
+    rows = [{"user_id": 1, "history": [1, 20]}, {"user_id": 2, "history": None}]
+    if suffix == ".parquet":
+        pl.DataFrame(rows).write_parquet(path)
+    else:
+        text = "".join(json.dumps(row) + "\n" for row in rows).encode()
+        path.write_bytes(gzip.compress(text) if suffix.endswith("gz") else text)
+    source = files.UserSource.read(path)
+    assert source.chunk(0, 9).rows() == [("1", ["1", "20"]), ("2", [])]
+    assert (source.user_type, source.item_type) == (pl.Int64, pl.Int64)
+    if suffix == ".jsonl":
+        with path.open("a") as stream:
+            stream.write('{"user_id": "x", "history": ["007"]}\n')
+        source = files.UserSource.read(path)
+        assert source.chunk(2, 9).rows() == [("x", ["007"])]
+        assert (source.user_type, source.item_type) == (pl.String, pl.String)
+
+
 @pytest.mark.parametrize(
     ("given", "error", "message"),
     [
@@ -260,3 +325,90 @@ def test_a_moved_run_names_the_option_for_its_data(run, data, tmp_path):
     assert "must still be at its place, got none at gone; name it with --data" in answer.stderr
     answer = call("evaluate", moved, "--data", data.path, "--no-baselines", "-k", 5)
     assert (answer.exit_code, answer.stdout.count("generation, item level")) == (0, 2)
+
+
+@pytest.fixture
+def numbered(tmp_path, write_data) -> Recommender:
+    data = write_data(
+        tmp_path / "data", ["1", "20", "300"], sequences=[[0, 1], [0, 1, 2]], user_keys=["7", "8"]
+    )
+    return Recommender(
+        Popularity.fit(data), item_titles=["a", "b", "c"], counts=[2, 2, 1], data=data
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "numbers"),
+    [
+        ({"histories": [[1]]}, True),
+        ({"histories": [["1"]]}, False),
+        ({"users": [7]}, True),
+        ({"users": ["7"]}, False),
+        ({"histories": [["1"]], "users": [7]}, False),
+        ({"histories": [[1]], "users": ["7"]}, True),
+        ({"histories": [[]], "users": [7]}, True),
+        ({"histories": [[]]}, False),
+        ({"histories": [[]], "allow": [300]}, True),
+        ({"histories": [[]], "allow": ["300"]}, False),
+        ({"histories": [[]], "exclude": [1]}, True),
+        ({"histories": [[1, "20"]]}, False),
+    ],
+)
+def test_numbers_and_texts_by_any_route(numbered, given, numbers):
+    """What the caller wrote first decides, in a call and over HTTP alike."""
+    found = numbered.recommend(**given)
+    (items,) = found.items
+    assert items
+    assert {type(key) for key in items} == {int if numbers else str}
+    (answer,) = answer_all(numbered.shelf, numbered.users, [Query(**given)])
+    assert not isinstance(answer, Exception)
+    (sent,) = answer.to_json()
+    assert [item["item"] for item in sent["items"]] == items
+
+
+def test_who_gets_nothing_is_told(numbered, tmp_path):
+    with pytest.warns(NothingLeft, match="1 of 2 users get no item: nothing is left of allow for"):
+        numbered.recommend([["1"], ["20"]], allow=["1"])
+    with pytest.warns(NothingLeft, match="1 of 1 users get no item: no item of allow is known"):
+        numbered.recommend(["1"], allow=["x"], on_unknown="ignore")
+    with pytest.warns(NothingLeft, match="1 of 1 users get no item: nothing is left without what"):
+        numbered.recommend(["1", "20", "300"])
+    bare = Recommender(numbered.ranker)
+    with pytest.warns(NothingLeft, match="does not know what is popular"):
+        bare.recommend([[]])
+    (tmp_path / "allow.txt").write_text("300\n")
+    message = (
+        r"1 of 2 users get no item and are not in the file: nothing known of --allow \S+ is left "
+        "for them without what is excluded, removed or in the history; --no-exclude-seen"
+    )
+    with pytest.warns(NothingLeft, match=message) as said:
+        recommend_to_file(numbered, tmp_path / "o.csv", allow=tmp_path / "allow.txt", chunk_size=1)
+    assert len(said) == 1
+
+
+def test_warnings_name_the_file_that_was_typed(numbered, tmp_path):
+    (tmp_path / "in.csv").write_text("user_id,item_id\nu,1\nu,zz\n")
+    with pytest.warns(UserWarning, match=r"^--input \S+in.csv must .*'zz', the first of user 'u'"):
+        recommend_to_file(
+            numbered, tmp_path / "o.csv", histories=tmp_path / "in.csv", on_unknown="warn"
+        )
+
+
+def test_the_screen_says_that_the_last_item_is_held_out(run):
+    answer = call("recommend", run, "--device", "cpu", "--users", 1)
+    assert answer.stdout.startswith("as of the test split: the last item of each user is held out")
+    answer = call("recommend", run, "--device", "cpu", "--history", "a1")
+    assert "held out" not in answer.stdout
+
+
+def test_a_moved_run_names_input_where_a_file_is_written(run, tmp_path):
+    meta = json.loads((run / "meta.json").read_text()) | {"prepared": "gone"}
+    moved = tmp_path / "moved"
+    os.makedirs(moved)
+    for path in run.iterdir():
+        if path.name != "meta.json":
+            os.symlink(path, moved / path.name)
+    (moved / "meta.json").write_text(json.dumps(meta))
+    answer = call("recommend", moved, "--device", "cpu", "--out", tmp_path / "o.csv")
+    assert answer.exit_code == 2
+    assert "with --data FOLDER, or give item keys with --input" in answer.stderr

@@ -33,6 +33,9 @@ from genrec.serving.recommender import Recommender
 from genrec.tokenizer.residual_kmeans import ResidualKMeans
 from genrec.tokenizer.semantic_id import SemanticIdTokenizer
 
+# Lists that leave nothing are asked for on purpose here; test_files.py holds the warning.
+pytestmark = pytest.mark.filterwarnings("ignore::genrec.serving.stock.NothingLeft")
+
 onnx = pytest.importorskip("onnx", reason="needs the extra onnx")
 pytest.importorskip("onnxruntime", reason="needs the extra onnx")
 

@@ -22,6 +22,9 @@ from genrec.serving.request import _parts
 from genrec.tokenizer.semantic_id import SemanticIdTokenizer
 from genrec.trained import with_ids
 
+# Lists that leave nothing are asked for on purpose here; test_files.py holds the warning.
+pytestmark = pytest.mark.filterwarnings("ignore::genrec.serving.stock.NothingLeft")
+
 N = 24
 KEYS = [f"B{i:03d}" for i in range(N)]
 SIZES = (3, 4, 2)

@@ -52,6 +52,7 @@ def expected(recommender, query):
     return found.items, [scores.tolist() for scores in found.scores]
 
 
+@pytest.mark.filterwarnings("ignore::genrec.serving.stock.NothingLeft")
 @pytest.mark.filterwarnings("error")
 def test_together_as_alone_as_the_library(recommender):
     together = answered(recommender, *QUERIES)
