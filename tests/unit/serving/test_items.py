@@ -17,6 +17,7 @@ from genrec.rankers import Popularity
 from genrec.serving.items import NewItems
 from genrec.serving.recommender import Recommender
 from genrec.serving.shelf import Shelf
+from genrec.serving.stock import NothingLeft
 from genrec.tokenizer.semantic_id import SemanticIdTokenizer
 
 KINDS = "abcd"
@@ -147,7 +148,8 @@ def test_removed_items_never_come_back(request, which):
     found = recommender.recommend(histories, k=40, exclude_seen=False)
     assert [len(items) for items in found.items] == [30] * 3
     assert not {*gone} & {item for items in found.items for item in items}
-    assert recommender.recommend(["c1"], k=5, allow=gone).items == []
+    with pytest.warns(NothingLeft, match="1 of 1 users get no item"):
+        assert recommender.recommend(["c1"], k=5, allow=gone).items == []
     assert len(recommender.recommend(["c1"], k=5, allow=[*gone, "a3"]).items) == 1
     assert "b2" not in recommender.similar_items("b1", k=40).items
     with pytest.raises(DataError, match=r"not among its 32 \(2 of them removed\): 'zz'"):

@@ -284,7 +284,7 @@ def test_excel_unicode_text(tmp_path):
     items.write_bytes("item\ttitle\na\tKäse für 3 €\n".encode("utf-16"))
     raw = read(items, log)
     assert raw.items["title"].to_list() == ["Käse für 3 €"]
-    assert raw.interactions["user"].to_list() == ["Jürgen"]
+    assert raw.interactions["user_key"].to_list() == ["Jürgen"]
     assert raw.rejected.total == 0
 
 
