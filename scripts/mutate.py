@@ -30,18 +30,22 @@ from mutating import Mutant, mutants
 REPOSITORY = Path(__file__).resolve().parent.parent
 _LISTED = REPOSITORY / "docs" / "mutation.md"
 _TESTS = "tests/unit/"
+_EXAMPLES = 30
+_DECODING = [
+    "decoding/test_trie.py",
+    "decoding/test_beam_search.py",
+    "decoding/test_legal.py",
+    "decoding/test_item_paths.py",
+    "decoding/test_array_search.py",
+]
 
 #: The tests of each file, the quickest to notice first.
 TESTS = {
     "genrec/checkpoint.py": ["test_checkpoint.py"],
     "genrec/data/splits.py": ["data/test_splits.py"],
-    "genrec/decoding/beam_search.py": [
-        "decoding/test_beam_search.py",
-        "decoding/test_item_paths.py",
-        "decoding/test_array_search.py",
-    ],
-    "genrec/decoding/legal.py": ["decoding/test_beam_search.py", "decoding/test_legal.py"],
-    "genrec/decoding/trie.py": ["decoding/test_trie.py", "decoding/test_beam_search.py"],
+    "genrec/decoding/beam_search.py": _DECODING,
+    "genrec/decoding/legal.py": [_DECODING[2], *_DECODING[:2]],
+    "genrec/decoding/trie.py": _DECODING,
     "genrec/evaluation/evaluator.py": ["test_evaluator.py"],
     "genrec/evaluation/metrics.py": ["test_metrics.py"],
     "genrec/tokenizer/collisions.py": ["tokenizer/test_collisions.py"],
@@ -110,7 +114,10 @@ def _try(
             _quiet_hypothesis()
             import pytest
 
-            status = int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *tests]))
+            for test in tests:
+                status = int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", test]))
+                if status:
+                    break
             os.write(write, json.dumps(sorted(sys.modules)).encode())
         finally:
             os._exit(status)
@@ -140,13 +147,20 @@ def _import(names: Sequence[str]) -> None:
 
 
 def _quiet_hypothesis() -> None:
-    """The same draws for each change, none kept, and no search for the smallest failure."""
-    from hypothesis import HealthCheck, Phase, settings
+    """The same few draws for each change, none kept, and no search for the smallest failure."""
+    import hypothesis
 
-    phases = [Phase.explicit, Phase.generate]
+    settings = hypothesis.settings
+    phases = [hypothesis.Phase.explicit, hypothesis.Phase.generate]
+    checks = list(hypothesis.HealthCheck)
     settings.register_profile("mutate", database=None, derandomize=True, deadline=None,
-                              phases=phases, suppress_health_check=list(HealthCheck))  # fmt: skip
+                              phases=phases, suppress_health_check=checks)  # fmt: skip
     settings.load_profile("mutate")
+
+    def fewer(max_examples: int = _EXAMPLES, **options: Any) -> Any:
+        return settings(max_examples=min(max_examples, _EXAMPLES), **options)
+
+    hypothesis.settings = fewer  # type: ignore
 
 
 class _Finder:

@@ -84,10 +84,16 @@ def mutants(tree: ast.Module, stem: str) -> Iterator[Mutant]:
         yield mutant if times == 1 else replace(mutant, text=f"{mutant.text} ({times})")
 
 
-def _below(node: ast.AST, names: tuple[str, ...], statement: ast.AST | None) -> Iterator[Mutant]:
+def _below(
+    node: ast.AST,
+    names: tuple[str, ...],
+    statement: ast.AST | None,
+    first: frozenset[ast.AST] = frozenset(),
+) -> Iterator[Mutant]:
     """Walk down, with the names of classes and functions and the statement around."""
     if isinstance(node, ast.FunctionDef | ast.ClassDef):
         names = (*names, node.name)
+    first = _first_values(node) if isinstance(node, ast.FunctionDef) else first
     for name, value in ast.iter_fields(node):
         if name in ("annotation", "returns") or (isinstance(node, ast.Raise) and name == "exc"):
             continue
@@ -96,10 +102,29 @@ def _below(node: ast.AST, names: tuple[str, ...], statement: ast.AST | None) -> 
                 continue
             around = child if name in _BLOCKS or statement is None else statement
             for new in _changes(child, name):
+                if child in first and isinstance(new, ast.Pass):
+                    continue  # what follows could not run
                 yield _mutant(node, name, place, child, ast.copy_location(new, child), names,
                               around)  # fmt: skip
             if not _is_negative_number(child):  # its number is changed with its sign
-                yield from _below(child, names, around)
+                yield from _below(child, names, around, first)
+
+
+def _first_values(function: ast.FunctionDef) -> frozenset[ast.AST]:
+    """Find the assignments that first give a name of a function its value."""
+    known = {argument.arg for argument in ast.walk(function.args) if isinstance(argument, ast.arg)}
+    first = set()
+    for node in sorted(
+        (node for node in ast.walk(function) if isinstance(node, ast.Assign | ast.AnnAssign)),
+        key=lambda node: node.lineno,
+    ):
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+        names = {part.id for target in targets for part in ast.walk(target)
+                 if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store)}  # fmt: skip
+        if names and not names & known:
+            first.add(node)
+        known |= names
+    return frozenset(first)
 
 
 def _mutant(
@@ -158,6 +183,8 @@ def _is_left_alone(node: ast.AST) -> bool:
         return True
     if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
         return True
+    if isinstance(node, ast.keyword) and node.arg in ("frozen", "strict"):
+        return True  # assertions of another kind: nothing that is computed depends on them
     return isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
 
 

@@ -98,6 +98,7 @@ def test_codes_are_held_in_the_smallest_type() -> None:
 def test_bytes_by_hand() -> None:
     # Two levels of 1 + 1 and 2 + 1 bounds, 2 and 3 codes, 3 items; masks of one width, 3 x 2.
     index = PrefixIndex.from_ids([[0, 1], [0, 2], [3, 1]], (4, 4))
+    assert (index.num_states, index.max_children) == ([1, 2, 3], [2, 2])
     assert index.num_bytes == 4 * (2 + 3) + (2 + 3) + 4 * 3 + 3 * 2
     # Items 0 and 1 share an ID: 1 + 1 and 1 + 1 bounds, a code and 2, 3 items, 2 + 1 offsets.
     shared = PrefixIndex.from_ids([[0, 1], [0, 1], [0, 300]], (4, 400))
