@@ -31,6 +31,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 _LISTED = REPOSITORY / "docs" / "mutation.md"
 _TESTS = "tests/unit/"
 _EXAMPLES = 30
+_MOST_BYTES = 8 << 30
 _DECODING = [
     "decoding/test_trie.py",
     "decoding/test_beam_search.py",
@@ -60,7 +61,6 @@ def main() -> int:
     told = parser.parse_args()
     os.chdir(REPOSITORY)
     os.environ.update(PYTEST_DISABLE_PLUGIN_AUTOLOAD="1", OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1")
-    sys.dont_write_bytecode = True
     first, last = map(int, told.lines.split("-"))
     unlisted = 0
     for file in told.files:
@@ -106,6 +106,7 @@ def _try(
         for number in (0, 1, 2):
             os.dup2(null, number)
         resource.setrlimit(resource.RLIMIT_CPU, (int(cpu_s), int(cpu_s) + 5))
+        resource.setrlimit(resource.RLIMIT_DATA, (_MOST_BYTES, _MOST_BYTES))
         status = 1
         try:
             if mutant is not None:

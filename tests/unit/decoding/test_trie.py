@@ -111,6 +111,7 @@ def test_tables_are_made_once() -> None:
     assert index.prefix_hashes is index.prefix_hashes
     index.leaf_of_items(torch.tensor([0]))
     table = index._leaf_of_item
+    assert table is not None
     assert index.leaf_of_items(torch.tensor([[2, -1], [0, 1]])).tolist() == [[1, -1], [0, 0]]
     assert index._leaf_of_item is table
 
