@@ -235,13 +235,19 @@ def test_sampling_follows_the_model() -> None:
     assert share.tolist() == pytest.approx([0.35, 0.35, 0.3], abs=0.015)
 
 
-def test_draws_without_replacement_follow_the_model() -> None:
+@pytest.mark.parametrize(
+    ("ids", "shares"),
+    [
+        ([[0, 0], [0, 1], [1, 0], [1, 1]], [0.28, 0.42, 0.27, 0.03]),
+        ([[0, 0], [0, 1], [1, 0]], [0.28, 0.42, 0.3]),  # an only child has all of its parent
+    ],
+)
+def test_draws_without_replacement_follow_the_model(ids, shares) -> None:
     """The first of two is drawn as the model says, the second among the others likewise."""
-    ids = [[0, 0], [0, 1], [1, 0], [1, 1]]
     index = PrefixIndex.from_ids(ids, (2, 3))
     first = torch.tensor([0.7, 0.3]).log()
     second = torch.tensor([[0.4, 0.6, 0.0], [0.9, 0.1, 0.0]]).log()
-    shares = [0.28, 0.42, 0.27, 0.03]
+    own = [0.28, 0.42, 0.27, 0.03]
 
     def step(level: int, codes: Tensor | None, parents: Tensor | None) -> Tensor:
         return first.expand(batch, 1, 2) if codes is None else second[codes]
@@ -262,7 +268,7 @@ def test_draws_without_replacement_follow_the_model() -> None:
             assert float(pairs[one * 4 + other]) == pytest.approx(expected, abs=0.01)
     # Scores stay the model's, whatever was drawn.
     assert result.scores.exp().tolist() == [
-        pytest.approx([shares[one], shares[other]]) for one, other in result.items.tolist()
+        pytest.approx([own[one], own[other]]) for one, other in result.items.tolist()
     ]
 
 
