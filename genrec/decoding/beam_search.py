@@ -171,17 +171,14 @@ def _top(ranked: Tensor, states: Tensor, allowed: Tensor, width: int) -> tuple[T
     """Pick the ``width`` best continuations of each user, ties to the lowest state.
 
     One integer holds score and state, so that the order is total and one selection finds it.
-    Returns flat positions and whether each is legal, both ``(B, width)``.
+    There are always that many: a search has all prefixes of a length, or ``num_beams`` of them,
+    and each of them goes on. Returns flat positions and whether each is legal, ``(B, width)``.
     """
-    bits = (ranked + 0.0).contiguous().view(torch.int32)  # + 0.0 turns -0.0 into 0.0
+    bits = ranked.contiguous().view(torch.int32)  # sums that begin with 0.0, so never -0.0
     rising = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).long()  # same order as the floats
     key = (rising << 32) | (0x7FFFFFFF - states)
     key = key.masked_fill(~allowed, _DEAD).flatten(1)
-    missing = width - key.shape[1]
-    best, chosen = key.topk(width if missing <= 0 else key.shape[1], dim=1)
-    if missing > 0:
-        best = torch.nn.functional.pad(best, (0, missing), value=_DEAD)
-        chosen = torch.nn.functional.pad(chosen, (0, missing), value=0)
+    best, chosen = key.topk(width, dim=1)
     return chosen, best != _DEAD
 
 
@@ -191,7 +188,7 @@ def _perturb(
     """Draw Gumbel values for continuations whose largest equals that of their prefix."""
     uniform = torch.rand(
         candidates.shape, generator=generator, device=candidates.device, dtype=torch.float64
-    ).clamp(1e-300, 1 - 1e-16)
+    ).clamp(min=1e-300)  # of which the logarithm exists
     drawn = candidates - (-uniform.log()).log()  # (B, W, C), float64
     drawn = drawn.masked_fill(~allowed, -torch.inf)
     largest = drawn.amax(dim=-1, keepdim=True)

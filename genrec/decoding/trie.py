@@ -393,7 +393,7 @@ def _sort_rows(
     table: npt.NDArray[np.integer], sizes: tuple[int, ...]
 ) -> tuple[npt.NDArray[np.integer], list[npt.NDArray[np.int64]]]:
     """Sort IDs; return the order and, for each level, where its prefixes begin."""
-    bits = [max(1, (size - 1).bit_length()) for size in sizes]
+    bits = [(size - 1).bit_length() for size in sizes]
     if sum(bits) > 62:  # too long for one integer: rare, and slower
         order = np.lexsort(table.T[::-1])
         rows = table[order]
@@ -431,7 +431,4 @@ def _any_child(alive: Tensor, offsets: Tensor | None) -> Tensor:
 
 def _fit(values: Tensor, width: int) -> Tensor:
     """Cut or pad the columns to a width, padding with -1."""
-    missing = width - values.shape[1]
-    if missing <= 0:
-        return values[:, :width]
-    return torch.nn.functional.pad(values, (0, missing), value=-1)
+    return torch.nn.functional.pad(values, (0, width - values.shape[1]), value=-1)

@@ -265,6 +265,15 @@ def test_a_split_without_users_is_an_error(tiny_data):
         evaluator.run(nearby)
 
 
+@pytest.mark.parametrize(
+    ("ks", "name"),
+    [((5, 10, 50), "recall@10"), ((1, 5), "recall@5"), ((20,), "recall@20"), ((11, 9), "recall@9")],
+)
+def test_the_length_next_to_ten_chooses(tiny_data, ks, name):
+    data = SeqData(tiny_data([[0, 1, 2]], 3), "test")
+    assert Evaluator(data, num_items=3, ks=ks).chooser == name
+
+
 @pytest.mark.parametrize("ks", [[], [0, 5]])
 def test_bad_lengths_are_refused(tiny_data, ks):
     data = SeqData(tiny_data([[0, 1, 2]], 3), "test")

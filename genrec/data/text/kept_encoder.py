@@ -105,7 +105,10 @@ def load_encoder(path: str | os.PathLike[str], **options: Any) -> KeptEncoder:
     meta = read_json(folder / "meta.json")
     fix = "prepare the data again and train on it"
     verify(folder, meta, what=f"{ENCODER_NAME}/", fix=fix)
-    if not {"name", "kind", "text_template"} <= set(meta):
+    needed = {"name", "kind", "text_template"}
+    if meta.get("kind") == "sentence-transformers":
+        needed.add("normalize")
+    if not needed <= set(meta):
         raise ArtifactError(
             f"{ENCODER_NAME}/meta.json must name the encoder, got {folder} with "
             f"{', '.join(meta) or 'nothing'}; {fix}"

@@ -146,13 +146,17 @@ class FittedTfidf:
 
     @classmethod
     def load(cls, folder: Path, name: str) -> FittedTfidf:
-        """Open what :meth:`save` wrote."""
-        return cls(
-            name,
-            StringArray.load(folder, "vocabulary"),
-            np.array(open_array(folder / "idf.npy")),
-            np.array(open_array(folder / "components.npy", ndim=2)),
-        )
+        """Open what :meth:`save` wrote; arrays that do not belong together are a ``ValueError``."""
+        words = StringArray.load(folder, "vocabulary")
+        idf = np.array(open_array(folder / "idf.npy", np.float32))
+        components = np.array(open_array(folder / "components.npy", np.float16, ndim=2))
+        counts = {len(words), len(set(words)), len(idf), components.shape[1]}
+        if len(counts) > 1 or 0 in components.shape:
+            raise ValueError(
+                f"a weight and a column for each of {len(words)} words, of which "
+                f"{len(set(words))} differ, {len(idf)} weights and components {components.shape}"
+            )
+        return cls(name, words, idf, components)
 
 
 def _vectorizer(**options: Any) -> Any:

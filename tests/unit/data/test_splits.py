@@ -59,8 +59,16 @@ def test_global_time_refuses_disorder_but_not_between_users():
         global_time(np.array([0, 2, 4]), np.array([6, 5, 1, 2]))
 
 
-def test_repeats_are_counted_in_the_training_part_alone():
-    rng = np.random.default_rng(1)
+def test_repeats_by_hand():
+    items, offsets = np.array([7, 7, 7, 1, 1, 2, 3, 4]), np.array([0, 4, 8])
+    assert count_repeats(items, offsets, np.array([3, 7])) == (2, 4)
+    assert count_repeats(items[::-1], offsets, np.array([3, 7])) == (1, 4)
+    assert count_repeats(items, offsets, np.array([0, 5])) == (0, 0)
+
+
+@pytest.mark.parametrize("seed", range(1, 5))
+def test_repeats_are_counted_in_the_training_part_alone(seed):
+    rng = np.random.default_rng(seed)
     lengths = rng.integers(0, 9, size=60)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     items = rng.integers(0, 6, size=offsets[-1]).astype(np.int32)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from genrec.decoding.beam_search import constrained_beam_search
-from genrec.decoding.trie import PrefixIndex
+from genrec.decoding.trie import PrefixIndex, TrieStep
 from genrec.errors import ConfigError
 
 
@@ -100,6 +100,14 @@ def test_all_beams_equal_brute_force(
             for item in np.flatnonzero((ids == np.array(row)).all(axis=1)).tolist()
         ]
         assert result.items[user].tolist() == items
+        scores = dict(zip(map(tuple, result.codes[user].tolist()), result.scores[user].tolist(),
+                          strict=True))  # fmt: skip
+        assert result.item_scores[user].tolist() == [scores[tuple(ids[item])] for item in items]
+        beams = result.codes[user][result.item_beams[user]]
+        assert beams.tolist() == ids[items].tolist()
+        assert index.leaf_of_items(result.items[user]).tolist() == [
+            result.leaves[user, beam] for beam in result.item_beams[user]
+        ]
 
 
 @settings(max_examples=100, deadline=None)
@@ -227,9 +235,146 @@ def test_sampling_follows_the_model() -> None:
     assert share.tolist() == pytest.approx([0.35, 0.35, 0.3], abs=0.015)
 
 
+@pytest.mark.parametrize(
+    ("ids", "shares"),
+    [
+        ([[0, 0], [0, 1], [1, 0], [1, 1]], [0.28, 0.42, 0.27, 0.03]),
+        ([[0, 0], [0, 1], [1, 0]], [0.28, 0.42, 0.3]),  # an only child has all of its parent
+    ],
+)
+def test_draws_without_replacement_follow_the_model(ids, shares) -> None:
+    """The first of two is drawn as the model says, the second among the others likewise."""
+    index = PrefixIndex.from_ids(ids, (2, 3))
+    first = torch.tensor([0.7, 0.3]).log()
+    second = torch.tensor([[0.4, 0.6, 0.0], [0.9, 0.1, 0.0]]).log()
+    own = [0.28, 0.42, 0.27, 0.03]
+
+    def step(level: int, codes: Tensor | None, parents: Tensor | None) -> Tensor:
+        return first.expand(batch, 1, 2) if codes is None else second[codes]
+
+    batch = 20_000
+    result = constrained_beam_search(
+        step,
+        index,
+        batch_size=batch,
+        num_beams=2,
+        sample=True,
+        generator=torch.Generator().manual_seed(0),
+    )
+    pairs = (result.items[:, 0] * 4 + result.items[:, 1]).bincount(minlength=16) / batch
+    for one, share in enumerate(shares):
+        for other, rest in enumerate(shares):
+            expected = 0.0 if one == other else share * rest / (1 - share)
+            assert float(pairs[one * 4 + other]) == pytest.approx(expected, abs=0.01)
+    # Scores stay the model's, whatever was drawn.
+    assert result.scores.exp().tolist() == [
+        pytest.approx([own[one], own[other]]) for one, other in result.items.tolist()
+    ]
+
+
+def test_what_is_forbidden_is_never_drawn() -> None:
+    index = PrefixIndex.from_ids([[0, 0], [0, 1], [1, 0]], (2, 2))
+    legal = index.allow(torch.tensor([False, True, True]))
+    log_probs = torch.full((50, 1, 2), 0.5).log()
+    result = constrained_beam_search(
+        lambda level, codes, _: log_probs if codes is None else log_probs.expand(-1, 3, -1)[
+            :, : codes.shape[1]
+        ],
+        index,
+        batch_size=50,
+        num_beams=3,
+        sample=True,
+        legal=legal,
+    )  # fmt: skip
+    assert result.items.sort(dim=1).values.tolist() == [[-1, 1, 2]] * 50
+    assert (result.codes[:, 2] == -1).all()
+    assert (result.leaves[:, 2] == -1).all()
+    assert (result.item_scores[:, 2] == -torch.inf).all()
+    assert (result.scores[:, 2] == -torch.inf).all()
+
+
+def test_neighbouring_floats_are_told_apart() -> None:
+    index = PrefixIndex.from_ids([[0], [1], [2], [3]], (4,))
+    better = torch.tensor(-1.0)
+    worse = better.nextafter(torch.tensor(-2.0))
+    log_probs = torch.stack([worse, better, worse, better]).reshape(1, 1, 4)
+    result = constrained_beam_search(lambda *_: log_probs, index, batch_size=1, num_beams=4)
+    assert result.items.tolist() == [[1, 3, 0, 2]]
+    shifted = -log_probs - 2.0  # 1.0 less: both signs occur
+    mixed = torch.cat([shifted[..., :2] + 2.0, shifted[..., 2:]], dim=-1)
+    result = constrained_beam_search(lambda *_: mixed, index, batch_size=1, num_beams=4)
+    assert result.items.tolist() == [[0, 1, 2, 3]]
+
+
+def test_scores_of_children_are_taken_as_they_are() -> None:
+    """They need not sum to one, and what stands where no child is counts for nothing."""
+    index = PrefixIndex.from_ids([[0, 0], [0, 1], [1, 1]], (2, 2))
+    tables = [torch.tensor([[[-3.0, -1.0]]]), torch.tensor([[[-5.0, 9.0], [-1.0, -2.0]]])]
+
+    def child_fn(level: int, codes: Tensor | None, parents: Tensor | None, _: TrieStep) -> Tensor:
+        return tables[level]
+
+    found = constrained_beam_search(None, index, batch_size=1, num_beams=3, child_fn=child_fn)
+    assert found.codes.tolist() == [[[0, 0], [0, 1], [1, 1]]]
+    assert found.scores.tolist() == [[-4.0, -5.0, -6.0]]
+    warm = constrained_beam_search(
+        None, index, batch_size=1, num_beams=3, child_fn=child_fn, temperature=2.0
+    )
+    first = (tables[0][0, 0] / 2).log_softmax(-1)
+    below = (tables[1][0, 1] / 2).log_softmax(-1)
+    expected = [first[1], first[0] + below[0], first[0] + below[1]]  # [1, 1] is an only child
+    assert warm.codes.tolist() == [[[1, 1], [0, 0], [0, 1]]]
+    assert warm.scores[0].tolist() == pytest.approx([float(score) for score in expected])
+
+
+def test_legal_codes_of_each_prefix_sum_to_one_where_asked() -> None:
+    ids = [[0, 0], [0, 1], [0, 2], [1, 0], [2, 2]]
+    index = PrefixIndex.from_ids(ids, (4, 3))
+    legal = index.allow(torch.tensor([True, True, False, True, False]))
+    first = torch.tensor([0.1, 0.2, 0.3, 0.4])
+    second = torch.tensor([0.2, 0.3, 0.5])
+    result = constrained_beam_search(
+        lambda level, codes, _: (first if codes is None else second).log().expand(
+            1, 1 if codes is None else codes.shape[1], -1
+        ),
+        index,
+        batch_size=1,
+        num_beams=5,
+        renormalize=True,
+        legal=legal,
+    )  # fmt: skip
+    assert result.items.tolist() == [[3, 1, 0, -1, -1]]
+    expected = [2 / 3, 1 / 3 * 0.6, 1 / 3 * 0.4, 0, 0]
+    assert result.scores.exp()[0].tolist() == pytest.approx(expected)
+
+
+def test_new_scores_order_the_items_anew() -> None:
+    index = PrefixIndex.from_ids([[0], [1], [2], [0]], (3,))
+    log_probs = torch.tensor([[[-1.0, -2.0, -3.0]], [[-3.0, -1.0, -2.0]]])
+    legal = index.allow_per_user(torch.tensor([[0, 1, 2, 3], [1, 2, -1, -1]]))
+    found = constrained_beam_search(
+        lambda *_: log_probs, index, batch_size=2, num_beams=4, legal=legal
+    )
+    assert found.items.tolist() == [[0, 3, 1, 2], [1, 2, -1, -1]]
+    again = found.reordered(torch.tensor([[5.0, 7.0, 5.0, 7.0], [1.0, 2.0, 9.0, 9.0]]), 3)
+    assert again.items.tolist() == [[3, 2, 0], [2, 1, -1]]
+    assert again.item_scores.tolist() == [[7.0, 7.0, 5.0], [2.0, 1.0, -torch.inf]]
+    assert again.item_beams.tolist() == [[0, 2, 0], [1, 0, -1]]
+    assert again.codes is found.codes
+
+
 def test_bad_numbers_are_refused() -> None:
     index = PrefixIndex.from_ids([[0]], (1,))
     log_probs = torch.zeros(1, 1, 1)
+    with pytest.raises(ConfigError, match="must be >= 1, got 1 and 0; take at least"):
+        constrained_beam_search(
+            lambda *_: log_probs, index, batch_size=1, num_beams=1, num_results=0
+        )
+    for options in ({"num_results": 1}, {"temperature": 0.01}):
+        one = constrained_beam_search(
+            lambda *_: log_probs, index, batch_size=1, num_beams=1, **options
+        )
+        assert one.items.tolist() == [[0]]
     with pytest.raises(ConfigError, match="num_beams and num_results must be >= 1, got 0"):
         constrained_beam_search(lambda *_: log_probs, index, batch_size=1, num_beams=0)
     with pytest.raises(ConfigError, match="temperature must be > 0, got 0"):

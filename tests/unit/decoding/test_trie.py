@@ -64,10 +64,111 @@ def test_long_ids_beyond_one_integer() -> None:
 
 
 def test_codes_outside_their_level_are_refused() -> None:
-    with pytest.raises(DataError, match=r"codes must lie below the level sizes \(2,\)"):
-        PrefixIndex.from_ids([[2]], (2,))
-    with pytest.raises(DataError, match="ids must have shape"):
-        PrefixIndex.from_ids(np.zeros((0, 3), dtype=int))
+    for ids, sizes in ([[2]], (2,)), ([[1, -1]], (2, 2)), ([[0, 1]], (2,)), ([[0, 1]], (2, 2, 2)):
+        with pytest.raises(DataError, match=r"codes must lie below the level sizes \(2,"):
+            PrefixIndex.from_ids(ids, sizes)
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (3, 0), (3,), (2, 2, 2)])
+def test_ids_of_another_shape_are_refused(shape) -> None:
+    with pytest.raises(DataError, match=r"ids must have shape \(N, L\) with N, L >= 1, got \("):
+        PrefixIndex.from_ids(np.zeros(shape, dtype=int))
+
+
+def test_without_sizes_the_largest_codes_give_them() -> None:
+    for ids in (np.array([[0, 4], [2, 1]]), torch.tensor([[0, 4], [2, 1]])):
+        index = PrefixIndex.from_ids(ids)
+        assert (index.level_sizes, index.num_levels, index.num_items) == ((3, 5), 2, 2)
+        assert index.codes_of_items(torch.tensor([1, 0])).tolist() == [[2, 1], [0, 4]]
+
+
+def test_codes_are_held_in_the_smallest_type() -> None:
+    sizes = (1, 256, 257, 2**15, 2**15 + 1)
+    index = PrefixIndex.from_ids([[0, 255, 256, 2**15 - 1, 2**15]], sizes)
+    assert [codes.dtype for codes in index.child_codes] == [
+        torch.uint8,
+        torch.uint8,
+        torch.int16,
+        torch.int16,
+        torch.int32,
+    ]
+    assert index.codes_of_items(torch.tensor(0)).tolist() == [size - 1 for size in sizes]
+
+
+def test_bytes_by_hand() -> None:
+    # Two levels of 1 + 1 and 2 + 1 bounds, 2 and 3 codes, 3 items; masks of one width, 3 x 2.
+    index = PrefixIndex.from_ids([[0, 1], [0, 2], [3, 1]], (4, 4))
+    assert (index.num_states, index.max_children) == ([1, 2, 3], [2, 2])
+    assert index.num_bytes == 4 * (2 + 3) + (2 + 3) + 4 * 3 + 3 * 2
+    # Items 0 and 1 share an ID: 1 + 1 and 1 + 1 bounds, a code and 2, 3 items, 2 + 1 offsets.
+    shared = PrefixIndex.from_ids([[0, 1], [0, 1], [0, 300]], (4, 400))
+    assert shared.num_bytes == 4 * (2 + 2) + (1 + 2 * 2) + 4 * 3 + (2 * 1 + 3 * 2) + 4 * 3
+
+
+def test_tables_are_made_once() -> None:
+    index = PrefixIndex.from_ids([[0, 1], [0, 1], [1, 1]], (2, 2))
+    assert index.paths is index.paths
+    assert index.prefix_hashes is index.prefix_hashes
+    index.leaf_of_items(torch.tensor([0]))
+    table = index._leaf_of_item
+    assert table is not None
+    assert index.leaf_of_items(torch.tensor([[2, -1], [0, 1]])).tolist() == [[1, -1], [0, 0]]
+    assert index._leaf_of_item is table
+
+
+@pytest.mark.parametrize("ids", [[[0, 1], [0, 2], [3, 1]], [[0, 1], [0, 1], [3, 1]]])
+def test_a_copy_for_another_device(ids) -> None:
+    index = PrefixIndex.from_ids(ids, (4, 4))
+    assert index.to("cpu") is index
+    copy = index.to("cpu:0")  # which torch takes for another one
+    assert copy is not index
+    assert (copy.level_sizes, copy.num_bytes) == (index.level_sizes, index.num_bytes)
+    items = torch.arange(3)
+    assert torch.equal(copy.codes_of_items(items), index.codes_of_items(items))
+    assert torch.equal(copy.leaf_of_items(items), index.leaf_of_items(items))
+
+
+def test_what_does_not_exist_is_some_other_that_does() -> None:
+    index = PrefixIndex.from_ids([[0, 0], [0, 1], [0, 2], [1, 3]], (2, 4))
+    step = index.step(torch.tensor([[1, 0]]), 1)
+    assert step.legal.tolist() == [[[True, False, False], [True, True, True]]]
+    assert step.states[step.legal].tolist() == [3, 0, 1, 2]
+    assert ((step.states >= 0) & (step.states < index.num_states[2])).all()
+    assert (step.codes < 4).all()
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 3), (1, 1, 1)])
+def test_prefixes_of_another_shape_are_refused(shape) -> None:
+    index = PrefixIndex.from_ids([[0, 1]], (2, 2))
+    with pytest.raises(DataError, match=r"prefixes must have shape \(B, l\) with l <= 2, got \("):
+        index.find(torch.zeros(shape, dtype=torch.long))
+
+
+def test_a_mask_of_another_shape_or_type_is_refused() -> None:
+    index = PrefixIndex.from_ids([[0, 1], [1, 1]], (2, 2))
+    for mask in (
+        torch.ones(3, dtype=torch.bool),
+        torch.ones(2),
+        torch.ones(1, 2, dtype=torch.bool),
+    ):
+        with pytest.raises(DataError, match=r"must be a bool mask of shape \(2,\), got torch"):
+            index.allow(mask)
+
+
+@pytest.mark.parametrize("ids", [[[0], [1], [2]], [[0], [0], [1]]])
+def test_leaves_become_items_cut_or_padded(ids) -> None:
+    index = PrefixIndex.from_ids(ids, (3,))
+    leaves = torch.tensor([[1, -1, 0], [-1, -1, -1]])
+    first = [1, 0] if index.leaf_offsets is None else [2, 0, 1]
+    beams = [0, 2] if index.leaf_offsets is None else [0, 2, 2]
+    for width in (1, 2, 5):
+        items, columns = index.items(leaves, width)
+        pad = [-1] * width
+        assert items.tolist() == [(first + pad)[:width], pad]
+        assert columns.tolist() == [(beams + pad)[:width], pad]
+        nothing = index.exclude_per_user(torch.arange(3).expand(2, -1))
+        gone, _ = index.items(torch.full((2, 3), -1), width, nothing)
+        assert gone.tolist() == [pad, pad]
 
 
 def test_the_index_is_small() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import tracemalloc
 from collections import Counter
 
 import numpy as np
@@ -73,6 +74,18 @@ def test_statistics_by_hand():
         "level_sizes": [2, 4],
         "codes_used": [2, 3],
     }
+
+
+def test_rare_codes_of_huge_levels_are_counted_in_little_memory():
+    ids = np.array([[2**27 - 1, 1], [3, 1], [3, 0]], dtype=np.int32)
+    tracemalloc.start()
+    try:
+        found = collision_statistics(ids, (2**27, 2))
+        assert tracemalloc.get_traced_memory()[1] < 2**20  # an entry for each code takes 2^30
+    finally:
+        tracemalloc.stop()
+    assert found["codes_used"] == [2, 2]
+    assert found["perplexity"][0] == found["perplexity"][1] == pytest.approx(1.89, abs=0.001)
 
 
 def test_statistics_of_one_item_and_of_none():

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
@@ -45,6 +47,45 @@ def test_a_copy_stands_alone(tmp_path):
     for file in (source / "encoder").iterdir():
         file.unlink()
     assert load_encoder(target).encoder.encode(TEXTS).shape == (3, 2)
+
+
+@pytest.mark.parametrize(
+    ("file", "array"),
+    [
+        ("idf", np.ones(7, np.float32)),
+        ("idf", np.ones(8, np.float64)),
+        ("components", np.ones((2, 7), np.float16)),
+        ("components", np.ones((0, 8), np.float16)),
+        ("components", np.ones(8, np.float16)),
+        ("vocabulary", np.frombuffer(b"a" * 200, np.uint8)),
+        ("vocabulary.offsets", np.zeros(9, np.int64)),
+        ("vocabulary.offsets", np.arange(8)),
+    ],
+)
+def test_arrays_of_different_words_are_refused(tmp_path, monkeypatch, file, array):
+    """Where digests are left out, what does not fit together is still found when it is opened."""
+    monkeypatch.setenv("GENREC_SKIP_DIGESTS", "1")
+    fitted = TfidfSvdEncoder(2).fit(TEXTS)
+    assert len(fitted.vocabulary) == 8
+    save_encoder(tmp_path, fitted, text_template=None)
+    assert load_encoder(tmp_path).encoder.encode(TEXTS).shape == (3, 2)
+    np.save(tmp_path / "encoder" / f"{file}.npy", array)
+    with pytest.raises(ArtifactError, match=r"encoder/ must be complete, got .*; prepare the data"):
+        load_encoder(tmp_path)
+
+
+@pytest.mark.parametrize("lost", ["name", "kind", "text_template", "normalize"])
+def test_a_description_without_a_part_is_refused(tmp_path, monkeypatch, lost):
+    monkeypatch.setenv("GENREC_SKIP_DIGESTS", "1")
+    save_encoder(tmp_path, SentenceTransformerEncoder("org/m"), text_template=None)
+    file = tmp_path / "encoder" / "meta.json"
+    meta = json.loads(file.read_text())
+    del meta[lost]
+    file.write_text(json.dumps(meta))
+    with pytest.raises(
+        ArtifactError, match=r"encoder/meta.json must name the encoder, got .* with"
+    ):
+        load_encoder(tmp_path)
 
 
 def test_what_is_missing_is_said(tmp_path):
