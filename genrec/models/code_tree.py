@@ -23,6 +23,8 @@ __all__ = ["SEEN_SCALE", "CodeTree"]
 #: Weights of seen items go through tens of nats, which Adam takes in steps of the learning rate.
 SEEN_SCALE = 10.0
 _LEAST_LEFT = 1e-3
+#: Of so many codes to a child or more, only those of the children are scored.
+_NARROW = 16
 
 
 class CodeTree(nn.Module):
@@ -121,8 +123,7 @@ class CodeTree(nn.Module):
             assert items is not None
             scores = self._item_scores(states + x, level, following, index, items, seen)
         else:
-            scores = F.linear(x, self._code_vectors(level)).float()  # (M, K)
-            scores = scores.gather(1, following.codes)
+            scores = self._code_scores(x, level, following)
             own = self._prefix_scores(x, level, following, index, items)
             if own is not None:
                 scores = scores + own
@@ -131,7 +132,9 @@ class CodeTree(nn.Module):
         legal = following.legal
         if seen is not None:
             scores, legal = self._seen(scores, legal, level, following, index, seen, wanted)
-        scores = (scores / temperature).masked_fill(~legal, -torch.inf)
+        if temperature != 1.0:
+            scores = scores / temperature
+        scores = scores.masked_fill(~legal, -torch.inf)
         log_probs = scores.log_softmax(dim=1)
         if self.history.skip_history:  # a prefix without any child left
             log_probs = log_probs.where(legal.any(dim=1, keepdim=True), -torch.inf)
@@ -161,6 +164,13 @@ class CodeTree(nn.Module):
                 gone = gone.scatter(1, wanted.unsqueeze(1), False)
             legal = legal & ~gone
         return scores, legal
+
+    def _code_scores(self, x: Tensor, level: int, following: TrieStep) -> Tensor:
+        """Score the children by the vectors of their codes, ``(M, C)``."""
+        vectors, codes = self._code_vectors(level), following.codes
+        if codes.shape[1] * _NARROW <= len(vectors):
+            return window_dot(x, vectors, codes, following.legal).float()
+        return F.linear(x, vectors).float().gather(1, codes)
 
     def _all_codes(self, x: Tensor, level: int) -> Tensor:
         """Log-probabilities of all codes of a level, whether they exist or not: ``(M, K)``."""
@@ -215,9 +225,13 @@ class CodeTree(nn.Module):
         count = 1
         if level < len(self.prefixes):
             table, ids = self._table(level), following.states
+            count = self.settings.vectors(level)
+            if table.hashed and level and count == 1:
+                windows = index.hashed_rows(level, len(table.weight))
+                rows = windows.index_select(0, ids[:, 0])
+                return window_dot(x, table.weight, rows, following.legal).float()
             if table.hashed:
                 ids = index.prefix_hashes[level][ids]
-            count = self.settings.vectors(level)
         else:
             assert items is not None
             first = following.states
@@ -229,9 +243,7 @@ class CodeTree(nn.Module):
             vectors = table(_copies(ids, count))  # (C * V, D)
             scores = F.linear(x, vectors).float()
         else:
-            # An only child is certain, whatever its score.
-            legal = following.legal & (following.legal.sum(dim=1, keepdim=True) > 1)
-            rows = table.rows(_copies(ids, count))
+            legal, rows = following.legal, table.rows(_copies(ids, count))
             wanted = legal if count == 1 else legal.repeat_interleave(count, dim=1)
             scores = window_dot(x, table.weight, rows, wanted).float()
         if count == 1:
