@@ -23,8 +23,6 @@ __all__ = ["SEEN_SCALE", "CodeTree"]
 #: Weights of seen items go through tens of nats, which Adam takes in steps of the learning rate.
 SEEN_SCALE = 10.0
 _LEAST_LEFT = 1e-3
-#: Of so many codes to a child or more, only those of the children are scored.
-_NARROW = 16
 
 
 class CodeTree(nn.Module):
@@ -123,7 +121,8 @@ class CodeTree(nn.Module):
             assert items is not None
             scores = self._item_scores(states + x, level, following, index, items, seen)
         else:
-            scores = self._code_scores(x, level, following)
+            scores = F.linear(x, self._code_vectors(level)).float()  # (M, K)
+            scores = scores.gather(1, following.codes)
             own = self._prefix_scores(x, level, following, index, items)
             if own is not None:
                 scores = scores + own
@@ -164,13 +163,6 @@ class CodeTree(nn.Module):
                 gone = gone.scatter(1, wanted.unsqueeze(1), False)
             legal = legal & ~gone
         return scores, legal
-
-    def _code_scores(self, x: Tensor, level: int, following: TrieStep) -> Tensor:
-        """Score the children by the vectors of their codes, ``(M, C)``."""
-        vectors, codes = self._code_vectors(level), following.codes
-        if codes.shape[1] * _NARROW <= len(vectors):
-            return window_dot(x, vectors, codes, following.legal).float()
-        return F.linear(x, vectors).float().gather(1, codes)
 
     def _all_codes(self, x: Tensor, level: int) -> Tensor:
         """Log-probabilities of all codes of a level, whether they exist or not: ``(M, K)``."""
