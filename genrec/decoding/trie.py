@@ -19,6 +19,7 @@ from torch import Tensor
 from genrec.decoding.item_paths import ItemPaths, hash_prefixes
 from genrec.decoding.legal import ItemFilter, ItemSets, LegalSet, SharedAllowList, UserNodes
 from genrec.errors import DataError
+from genrec.modules.hashed_embedding import hash_rows
 
 __all__ = ["PrefixIndex", "TrieStep"]
 
@@ -95,6 +96,7 @@ class PrefixIndex:
         self._leaf_of_item: Tensor | None = None
         self._paths: ItemPaths | None = None
         self._hashes: list[Tensor] | None = None
+        self._hashed_rows: dict[tuple[int, int], Tensor] = {}
 
     @classmethod
     def from_ids(
@@ -196,6 +198,24 @@ class PrefixIndex:
         if self._hashes is None:
             self._hashes = hash_prefixes(self.first_child, self.child_codes)
         return self._hashes
+
+    def hashed_rows(self, level: int, num_rows: int) -> Tensor:
+        """Say where a hashed table keeps the vectors of prefixes, made when first asked for.
+
+        Args:
+            level: Length of the prefixes less one, in ``[0, L)``.
+            num_rows: Rows of the table.
+
+        Returns:
+            For each state the rows of it and of those after it, as many as the widest window has,
+            shape ``(states, C)``, int32: a view of four bytes a state.
+        """
+        key = level, num_rows
+        if key not in self._hashed_rows:
+            rows = hash_rows(self.prefix_hashes[level], num_rows).int()
+            # The last windows reach beyond the end.
+            self._hashed_rows[key] = torch.nn.functional.pad(rows, (0, self.max_children[level]))
+        return self._hashed_rows[key].unfold(0, self.max_children[level], 1)
 
     def codes_of_items(self, item_ids: Tensor) -> Tensor:
         """Look up semantic IDs.

@@ -131,7 +131,9 @@ class CodeTree(nn.Module):
         legal = following.legal
         if seen is not None:
             scores, legal = self._seen(scores, legal, level, following, index, seen, wanted)
-        scores = (scores / temperature).masked_fill(~legal, -torch.inf)
+        if temperature != 1.0:
+            scores = scores / temperature
+        scores = scores.masked_fill(~legal, -torch.inf)
         log_probs = scores.log_softmax(dim=1)
         if self.history.skip_history:  # a prefix without any child left
             log_probs = log_probs.where(legal.any(dim=1, keepdim=True), -torch.inf)
@@ -215,9 +217,13 @@ class CodeTree(nn.Module):
         count = 1
         if level < len(self.prefixes):
             table, ids = self._table(level), following.states
+            count = self.settings.vectors(level)
+            if table.hashed and level and count == 1:
+                windows = index.hashed_rows(level, len(table.weight))
+                rows = windows.index_select(0, ids[:, 0])
+                return window_dot(x, table.weight, rows, following.legal).float()
             if table.hashed:
                 ids = index.prefix_hashes[level][ids]
-            count = self.settings.vectors(level)
         else:
             assert items is not None
             first = following.states
@@ -229,9 +235,7 @@ class CodeTree(nn.Module):
             vectors = table(_copies(ids, count))  # (C * V, D)
             scores = F.linear(x, vectors).float()
         else:
-            # An only child is certain, whatever its score.
-            legal = following.legal & (following.legal.sum(dim=1, keepdim=True) > 1)
-            rows = table.rows(_copies(ids, count))
+            legal, rows = following.legal, table.rows(_copies(ids, count))
             wanted = legal if count == 1 else legal.repeat_interleave(count, dim=1)
             scores = window_dot(x, table.weight, rows, wanted).float()
         if count == 1:

@@ -17,6 +17,8 @@ from genrec.modules.kernels.linear_cross_entropy import block_size
 
 __all__ = ["linear_group_logsumexp"]
 
+#: So many exponentials are kept for the gradient; of more they are made again.
+_KEPT = 2**25
 #: A group so far below the best score of its state counts as this much, not as nothing.
 _LEAST = 1e-37
 
@@ -32,8 +34,9 @@ def linear_group_logsumexp(
 ) -> Tensor:
     """Score all rows of a table for each state and add the exponentials up by groups of rows.
 
-    Scores are made a few states at a time, and once more for the gradient, so that memory stays
-    bounded. They lie row by row of the table: a group is then a sum of whole lines.
+    Scores are made a few states at a time, and where they would take more than 128 MiB, once more
+    for the gradient, so that memory stays bounded. They lie row by row of the table: a group is
+    then a sum of whole lines.
 
     Args:
         x: States, shape ``(M, D)``.
@@ -58,7 +61,7 @@ def linear_group_logsumexp(
 
 
 class _GroupLogSumExp(torch.autograd.Function):
-    """Keeps no scores for the gradient, which makes them again."""
+    """Keeps exponentials for the gradient where they are few, else makes them again."""
 
     @staticmethod
     def forward(
@@ -73,31 +76,43 @@ class _GroupLogSumExp(torch.autograd.Function):
         dtype: torch.dtype,
     ) -> Tensor:
         blocks = _blocks(x, table, states)
-        found = x.new_empty(len(x), num_groups)
+        found, tops = x.new_empty(len(x), num_groups), x.new_empty(len(x))
+        keep = any(ctx.needs_input_grad) and len(x) * len(table) <= _KEPT
+        kept = []
         rough_x, rough_table = x.to(dtype), table.to(dtype)
         with torch.autocast(x.device.type, enabled=False):
             for part, listed in blocks:
                 at = (rows[listed], states[listed] - part.start)
-                powers, top = _powers(rough_table, rough_x[part], at, extra[listed])
+                scores = _scores(rough_table, rough_x[part], at, extra[listed])
+                top = tops[part] = scores.amax(dim=0)
+                powers = scores.sub_(top).exp_()
                 sums = x.new_zeros(num_groups, powers.shape[1]).index_add_(0, groups, powers)
                 found[part] = (sums.clamp_(min=_LEAST).log_() + top).t()
-        ctx.save_for_backward(x, table, groups, states, rows, extra, found)
-        ctx.blocks, ctx.dtype = blocks, dtype
+                if keep:
+                    kept.append(powers)
+        ctx.save_for_backward(x, table, groups, states, rows, extra, found, tops)
+        ctx.blocks, ctx.dtype, ctx.kept = blocks, dtype, kept
         return found
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, of_found: Tensor) -> tuple[Tensor | None, ...]:
-        x, table, groups, states, rows, extra, found = ctx.saved_tensors
+        x, table, groups, states, rows, extra, found, tops = ctx.saved_tensors
         to_x, to_table, to_extra = (torch.zeros_like(tensor) for tensor in (x, table, extra))
         rough_x, rough_table = x.to(ctx.dtype), table.to(ctx.dtype)
+        kept, ctx.kept = ctx.kept, []
         with torch.autocast(x.device.type, enabled=False):
-            for part, listed in ctx.blocks:
+            for number, (part, listed) in enumerate(ctx.blocks):
                 at = (rows[listed], states[listed] - part.start)
-                powers, top = _powers(rough_table, rough_x[part], at, extra[listed])
+                top = tops[part]
+                if kept:
+                    powers = kept[number]
+                else:
+                    scores = _scores(rough_table, rough_x[part], at, extra[listed])
+                    powers = scores.sub_(top).exp_()
                 # A row's share of its group, times the group's gradient.
                 weights = of_found[part].t() * (top - found[part].t()).exp()  # (G, m)
-                grads = powers.mul_(weights.index_select(0, groups))
+                grads = weights.index_select(0, groups).mul_(powers)
                 to_extra[listed] = grads[at]
                 rough = grads.to(ctx.dtype)
                 to_x[part] = rough.t() @ rough_table
@@ -116,11 +131,7 @@ def _blocks(x: Tensor, table: Tensor, states: Tensor) -> list[tuple[slice, slice
     ]
 
 
-def _powers(
-    table: Tensor, x: Tensor, at: tuple[Tensor, Tensor], extra: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Exponentials ``(N, m)`` of the scores less each state's largest, ``(m,)``; float32 both."""
+def _scores(table: Tensor, x: Tensor, at: tuple[Tensor, Tensor], extra: Tensor) -> Tensor:
+    """Score all rows of the table for some states, ``(N, m)``, float32."""
     scores = F.linear(table, x).float()
-    scores.index_put_(at, extra, accumulate=True)
-    top = scores.amax(dim=0)
-    return scores.sub_(top).exp_(), top
+    return scores.index_put_(at, extra, accumulate=True)

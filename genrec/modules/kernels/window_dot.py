@@ -60,42 +60,70 @@ class _WindowDot(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, table: Tensor, columns: Tensor, wanted: Tensor) -> Tensor:
-        ends = wanted.sum(dim=1).cumsum(dim=0)
-        starts = torch.nn.functional.pad(ends, (1, 0))  # (M + 1,)
-        picked = columns.masked_select(wanted).long()  # (E,)
-        out = x.new_zeros(wanted.shape)
+        ctx.save_for_backward(x, table, columns, wanted)
+        # Rows of one prefix read the same rows of the table, the second time from the cache.
+        order = columns[:, 0].argsort()
+        wanted = wanted.index_select(0, order)
+        starts, picked = _picked(columns.index_select(0, order), wanted)
+        values = x.new_zeros(len(picked))
         if len(picked):
-            pattern = _matrix(starts, picked, x.new_zeros(len(picked)), len(table))
-            products = torch.sparse.sampled_addmm(pattern, x, table.t(), beta=0.0).values()
-            out.masked_scatter_(wanted, products)
-        ctx.save_for_backward(x, table, starts, picked, wanted)
-        return out
+            pattern = torch.sparse_csr_tensor(
+                starts, picked, values, (len(x), len(table)), check_invariants=False
+            )
+            states = x.index_select(0, order)
+            values = torch.sparse.sampled_addmm(pattern, states, table.t(), beta=0.0).values()
+        if len(values) < wanted.numel():
+            values = x.new_zeros(wanted.shape).masked_scatter_(wanted, values)
+        return (
+            torch.empty_like(values)
+            .view(wanted.shape)
+            .index_copy_(0, order, values.view(wanted.shape))
+        )
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, of_out: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        x, table, starts, picked, wanted = ctx.saved_tensors
-        values = of_out.masked_select(wanted)
-        if not len(values):
+        x, table, columns, wanted = ctx.saved_tensors
+        starts, picked = _picked(columns, wanted)
+        if not len(picked):
             return torch.zeros_like(x), torch.zeros_like(table), None, None
+        values = of_out.contiguous().view(-1)
+        if len(picked) < len(values):
+            values = of_out.masked_select(wanted)
         to_x = to_table = None
         if ctx.needs_input_grad[0]:
-            to_x = _matrix(starts, picked, values, len(table)) @ table
+            to_x = _weighted_sums(table, picked, starts, values)
         if ctx.needs_input_grad[1]:
-            rows = torch.repeat_interleave(starts.diff())
-            to_table = torch.zeros_like(table)
+            rows = torch.arange(len(x), dtype=torch.int32, device=x.device)
+            rows = rows.repeat_interleave(starts.diff(), output_size=len(picked))
             # Sorted, each row of the table gathers its states in one piece.
             order = picked.argsort(stable=True)
-            touched, counts = picked[order].unique_consecutive(return_counts=True)
-            bags = torch.nn.functional.pad(counts.cumsum(0)[:-1], (1, 0))
-            sums = torch.nn.functional.embedding_bag(
-                rows[order], x, bags, mode="sum", per_sample_weights=values[order]
+            ends = torch.bincount(picked, minlength=len(table)).cumsum(0, dtype=torch.int32)
+            to_table = _weighted_sums(
+                x,
+                rows.index_select(0, order),
+                torch.nn.functional.pad(ends, (1, 0)),
+                values.index_select(0, order),
             )
-            to_table[touched] = sums
         return to_x, to_table, None, None
 
 
-def _matrix(starts: Tensor, picked: Tensor, values: Tensor, num_columns: int) -> Tensor:
-    """Assemble a sparse matrix in compressed rows, ``(M, num_columns)``."""
-    shape = (len(starts) - 1, num_columns)
-    return torch.sparse_csr_tensor(starts, picked, values, shape, check_invariants=False)
+def _picked(columns: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """List what is wanted in compressed rows: where each begins, ``(M + 1,)``, and the columns."""
+    ends = wanted.sum(dim=1, dtype=torch.int32).cumsum(dim=0, dtype=torch.int32)
+    columns = columns.int()
+    every = int(ends[-1]) == wanted.numel() if len(ends) else True
+    picked = columns.flatten() if every else columns.masked_select(wanted)
+    return torch.nn.functional.pad(ends, (1, 0)), picked
+
+
+def _weighted_sums(table: Tensor, rows: Tensor, starts: Tensor, weights: Tensor) -> Tensor:
+    """Add up weighted rows of a table, from each start to the next."""
+    return torch.nn.functional.embedding_bag(
+        rows,
+        table.detach(),  # else it keeps what its own gradient would need
+        starts,
+        mode="sum",
+        per_sample_weights=weights,
+        include_last_offset=True,
+    )

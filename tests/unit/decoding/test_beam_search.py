@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from genrec.decoding.beam_search import constrained_beam_search
+from genrec.decoding.beam_search import _in_order, _top, constrained_beam_search
 from genrec.decoding.trie import PrefixIndex, TrieStep
 from genrec.errors import ConfigError
 
@@ -381,3 +381,19 @@ def test_bad_numbers_are_refused() -> None:
         constrained_beam_search(
             lambda *_: log_probs, index, batch_size=1, num_beams=1, temperature=0
         )
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**16), st.integers(1, 6), st.sampled_from([2, 5, 1000]))
+def test_the_best_are_the_same_with_ties_or_without(seed: int, width: int, values: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    shape = (3, 4, 8)
+    ranked = -torch.randint(0, values, shape, generator=generator).float()
+    ranked = ranked.masked_fill(torch.rand(shape, generator=generator) < 0.1, -torch.inf)
+    states = torch.rand(3, 32, generator=generator).argsort(dim=1).int().view(shape)
+    allowed = torch.rand(shape, generator=generator) < 0.7
+    chosen, alive = _top(ranked, states, allowed, width)
+    parts = (part.flatten(1) for part in (ranked, states, allowed))
+    expected, of_expected = _in_order(*parts, width)
+    assert torch.equal(alive, of_expected)
+    assert torch.equal(chosen.where(alive, -1), expected.where(alive, -1))

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from genrec.decoding.beam_search import constrained_beam_search
 from genrec.decoding.trie import PrefixIndex, TrieStep
+from genrec.modules.hashed_embedding import hash_rows
 
 
 def random_ids(seed: int, num_items: int, sizes: tuple[int, ...]) -> np.ndarray:
@@ -41,6 +42,16 @@ def test_hashes_depend_on_codes_alone() -> None:
         theirs = large.prefix_hashes[level][large.paths.states[::3, level].long()]
         assert torch.equal(mine, theirs)
         assert len(large.prefix_hashes[level].unique()) == large.num_states[level + 1]
+
+
+def test_hashed_rows_are_those_of_the_hashes() -> None:
+    index = PrefixIndex.from_ids(random_ids(0, 300, (8, 8, 8)), (8, 8, 8))
+    for level in (1, 2):
+        found = index.step(torch.arange(index.num_states[level]).unsqueeze(1), level)
+        windows = index.hashed_rows(level, 50)[found.states[:, 0, 0].long()]
+        expected = hash_rows(index.prefix_hashes[level][found.states[:, 0].long()], 50)
+        legal = found.legal[:, 0]
+        assert torch.equal(windows[legal].long(), expected[legal])
 
 
 @settings(max_examples=40, deadline=None)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from genrec.modules.kernels import group_logsumexp as kernel
 from genrec.modules.kernels import linear_cross_entropy as sizes
 from genrec.modules.kernels.group_logsumexp import linear_group_logsumexp
 
@@ -18,12 +19,14 @@ def plain(x: Tensor, table: Tensor, groups: Tensor, pairs: tuple[Tensor, ...] | 
     return torch.stack(parts, dim=1)
 
 
+@pytest.mark.parametrize("kept", [0, 2**25])
 @pytest.mark.parametrize("rows_at_once", [1, 3, 100])
 @pytest.mark.parametrize("listed", [False, True])
 @pytest.mark.parametrize("states", [1, 8])
 def test_sums_and_gradients(
-    monkeypatch: pytest.MonkeyPatch, rows_at_once: int, listed: bool, states: int
+    monkeypatch: pytest.MonkeyPatch, rows_at_once: int, listed: bool, states: int, kept: int
 ) -> None:
+    monkeypatch.setattr(kernel, "_KEPT", kept)
     monkeypatch.setattr(sizes, "_CPU_BYTES", rows_at_once * 11 * 4)
     torch.manual_seed(0)
     x, table = torch.randn(states, 4, requires_grad=True), torch.randn(11, 4, requires_grad=True)
