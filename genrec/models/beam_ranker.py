@@ -124,7 +124,7 @@ class BeamRanker:
         likely: LikelyFn | None = None,
     ) -> None:
         self.name = name
-        self.num_beams, self.max_history = _check_beams(num_beams), max_history
+        self.num_beams, self.max_history = _check_beams(num_beams, catalogue), max_history
         self.item_keys, self.num_items = catalogue.item_keys, catalogue.num_items
         self.groups: npt.NDArray[np.int64] | None = catalogue.groups
         self.device = index.device
@@ -134,7 +134,7 @@ class BeamRanker:
     def with_beams(self, num_beams: int) -> BeamRanker:
         """Return the same ranker with another number of beams, >= 1."""
         other = copy.copy(self)
-        other.num_beams = _check_beams(num_beams)
+        other.num_beams = _check_beams(num_beams, self)
         return other
 
     @torch.no_grad()
@@ -179,11 +179,11 @@ class BeamRanker:
         return known[1]
 
 
-def _check_beams(num_beams: int) -> int:
-    """Refuse fewer beams than one."""
+def _check_beams(num_beams: int, among: Catalogue | BeamRanker) -> int:
+    """Refuse fewer beams than one; as many as there are items find all that more could."""
     if num_beams < 1:
         raise ConfigError(f"num_beams must be >= 1, got {num_beams}; 30 is usual")
-    return num_beams
+    return min(num_beams, among.num_items)
 
 
 def index_of(

@@ -97,7 +97,7 @@ class OnnxRanker:
             found = self._run(f"step_{level}", given | beams)
             return found["log_probs"], found.get("present")
 
-        num_beams = max(k, num_beams or self.num_beams)
+        num_beams = max(k, min(num_beams or self.num_beams, self.index.num_items))
         items, scores = array_search(
             step,
             self.index,

@@ -106,6 +106,7 @@ def same(expected, found) -> None:
         {"k": 99},
         {"exclude_seen": False},
         {"num_beams": 2},
+        {"num_beams": 10**30},
         {"batch_size": 1},
         {"exclude": ["a3", "c0"]},
         {"allow": ["a3", "c0", "b1"]},

@@ -312,6 +312,9 @@ def test_few_beams_still_fill_the_list(tokenizer, exact):
     wide, _ = ask(recommender, keyed([3, 1]), k=10, num_beams=N)
     ranking = rank(exact, [3, 1], EVERY - {3, 1})
     assert wide.tolist() == ranking[:10]
+    # More beams than items find nothing more, and take no more memory.
+    most, _ = ask(recommender, keyed([3, 1]), k=10, num_beams=10**30)
+    assert most.tolist() == ranking[:10]
 
 
 def test_users_reach_the_model(tokenizer):
