@@ -64,7 +64,7 @@ class BenchmarkSettings(DataSettings):
                 if name not in self.models:
                     raise ConfigError(
                         f"{setting_name} must be of the models, got {name!r}; "
-                        f"{did_you_mean(name, self.models)}"
+                        f"{did_you_mean(name, self.models)}; or set benchmark.{setting_name}=None"
                     )
 
     @property

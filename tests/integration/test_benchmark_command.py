@@ -208,15 +208,15 @@ def test_rows_and_runs_of_other_settings_are_refused(tiny, page) -> None:
     ("bindings", "message"),
     [
         (
-            ["models={'a': 'eas'}", "grid=None"],
+            ["models={'a': 'eas'}", "rankings=None", "grid=None"],
             "WHAT must be a stage, a recipe or a gin file, got 'eas'",
         ),
         (
-            ["models={'a': 'rqvae/paper_sample'}", "grid=None"],
+            ["models={'a': 'rqvae/paper_sample'}", "rankings=None", "grid=None"],
             "models must end with a stage that recommends, got 'a'",
         ),
         (
-            ["models={'a b': 'ease', 'a-b': 'ease'}", "grid=None"],
+            ["models={'a b': 'ease', 'a-b': 'ease'}", "rankings=None", "grid=None"],
             "models must have folders of their own, got",
         ),
         (["models=['ease']"], "models must be a dictionary of names, each with a text, got"),
@@ -225,6 +225,10 @@ def test_rows_and_runs_of_other_settings_are_refused(tiny, page) -> None:
         (
             ["bindings={'sasrec': []}"],
             "bindings must be of the models, got 'sasrec'; allowed: EASE, SASRec",
+        ),
+        (
+            ["models={'a': 'ease'}", "grid=None"],
+            "got 'item tokens'; allowed: a; or set benchmark.rankings=None",
         ),
         (["bindings={'EASE': []}"], "bindings must be of trained models, got 'EASE'"),
         (["grid={'SASRec': {'x': [1]}}"], "grid must be of fitted models, got 'SASRec'"),
