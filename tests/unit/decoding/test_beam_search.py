@@ -397,3 +397,19 @@ def test_the_best_are_the_same_with_ties_or_without(seed: int, width: int, value
     expected, of_expected = _in_order(*parts, width)
     assert torch.equal(alive, of_expected)
     assert torch.equal(chosen.where(alive, -1), expected.where(alive, -1))
+
+
+@pytest.mark.parametrize(("backwards", "second"), [(False, 2), (True, 3)])
+def test_the_best_by_hand(backwards: bool, second: int) -> None:
+    states = torch.arange(8).int().view(1, 1, 8)
+    states = states.flip(2) if backwards else states
+    allowed = torch.ones(1, 1, 8, dtype=torch.bool)
+    # What is not allowed stands first, and is none of the two best.
+    ranked = -torch.arange(8).float().view(1, 1, 8)
+    allowed[..., 0] = False
+    chosen, alive = _top(ranked, states, allowed, 2)
+    assert (chosen.tolist(), alive.tolist()) == ([[1, 2]], [[True, True]])
+    # The second and the third best score the same: the lowest state of them is chosen.
+    ranked[..., 3] = ranked[..., 2]
+    chosen, alive = _top(ranked, states, allowed, 2)
+    assert (chosen.tolist(), alive.tolist()) == ([[1, second]], [[True, True]])
