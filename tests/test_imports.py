@@ -19,7 +19,7 @@ DEVELOPMENT = ["pytest", "hypothesis", "_pytest"]
 #: What is nothing but HTTP and its schema; the command imports them, and names the extra.
 OF_AN_EXTRA = [
     f"genrec.serving.http.{name}"
-    for name in ("app", "guard", "messages", "metrics", "page", "server")
+    for name in ("app", "failures", "guard", "messages", "metrics", "page", "server")
 ]
 
 IMPORT_ALL = """

@@ -17,7 +17,6 @@ import uvicorn
 from genrec.errors import ConfigError
 from genrec.serving.http.app import build_app
 from genrec.serving.http.metrics import Metrics
-from genrec.serving.http.protocol import OneWriteProtocol
 from genrec.serving.http.service import Service, Source
 from genrec.serving.http.settings import ServiceSettings
 
@@ -57,7 +56,6 @@ def serve(
         app = build_app(service, token=token, metrics=metrics, hosts=hosts, random_user=random_user)
         config = uvicorn.Config(
             app,
-            http=OneWriteProtocol,
             log_level="warning",
             access_log=False,
             lifespan="on",
