@@ -307,14 +307,19 @@ def test_mistakes_are_named_as_they_were_typed(run, words, message):
     assert answer.stderr.count("\n") == 1
 
 
-def test_a_moved_run_names_the_option_for_its_data(run, data, tmp_path):
+def without_data(run, moved):
+    """Link a run where its data set is not found any more."""
     meta = json.loads((run / "meta.json").read_text()) | {"prepared": "gone"}
-    moved = tmp_path / "moved"
     os.makedirs(moved)
     for path in run.iterdir():
         if path.name != "meta.json":
             os.symlink(path, moved / path.name)
     (moved / "meta.json").write_text(json.dumps(meta))
+    return moved
+
+
+def test_a_moved_run_names_the_option_for_its_data(run, data, tmp_path):
+    moved = without_data(run, tmp_path / "moved")
     answer = call("recommend", moved, "--device", "cpu")
     assert answer.exit_code == 2
     assert "got none at gone; open the recommender with --data FOLDER, or give item keys wit" in (
@@ -402,13 +407,7 @@ def test_the_screen_says_that_the_last_item_is_held_out(run):
 
 
 def test_a_moved_run_names_input_where_a_file_is_written(run, tmp_path):
-    meta = json.loads((run / "meta.json").read_text()) | {"prepared": "gone"}
-    moved = tmp_path / "moved"
-    os.makedirs(moved)
-    for path in run.iterdir():
-        if path.name != "meta.json":
-            os.symlink(path, moved / path.name)
-    (moved / "meta.json").write_text(json.dumps(meta))
+    moved = without_data(run, tmp_path / "moved")
     answer = call("recommend", moved, "--device", "cpu", "--out", tmp_path / "o.csv")
     assert answer.exit_code == 2
     assert "with --data FOLDER, or give item keys with --input" in answer.stderr
