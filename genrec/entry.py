@@ -28,3 +28,5 @@ def settle_process(threads: int | None = None) -> None:
         torch.set_num_threads(threads)
     if not torch.cuda.is_available():
         keep_freed_memory()
+    else:  # cuDNN makes a plan for each new shape of a batch, which takes longer than the batch
+        torch.backends.cuda.enable_cudnn_sdp(False)

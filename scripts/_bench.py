@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from genrec.data.prepared import PreparedDataset
+from genrec.data.prepared import PreparedDataset, is_prepared
 from genrec.data.processed import load_or_prepare
 from genrec.tokenizer.residual_kmeans import ResidualKMeans
 from genrec.tokenizer.semantic_id import SemanticIdTokenizer
@@ -16,8 +16,10 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 def open_data() -> tuple[PreparedDataset, str]:
-    """Real Beauty where it is at hand, else the shipped sample."""
+    """The prepared set that GENREC_TEST_DATA names, or Beauty of there, or the shipped sample."""
     real = Path(os.environ.get("GENREC_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
+    if is_prepared(real):
+        return PreparedDataset.load(real), real.name
     if (real / "amazon" / "beauty").is_dir():
         return load_or_prepare("amazon", real / "amazon", split="beauty"), "amazon-beauty"
     return load_or_prepare("sample", REPOSITORY / "data" / "sample"), "sample"

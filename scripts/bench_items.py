@@ -76,6 +76,12 @@ def recipe_model(index: PrefixIndex) -> ItemTokenRetrievalModel:
     )
 
 
+def wait_for(device: str) -> None:
+    """Let a GPU finish, so that its work counts."""
+    if device != "cpu":
+        torch.cuda.synchronize()
+
+
 def best(work: Callable[[], object], repeats: int) -> float:
     """Seconds of the fastest of some repeats, which noise slowed least."""
     times = []
@@ -95,11 +101,18 @@ def search(
 ) -> list[dict[str, float]]:
     """Users a second, and those of Hugging Face in the order of the file."""
     examples = SeqData(data, "test", max_history=MAX_ITEMS)
-    batches = EvaluationBatches(examples, budget=1024, max_rows=128, limit=args.users)
-    recipe = recipe_model(index).eval()
+    times = 1 if args.device == "cpu" else 8
+    batches = EvaluationBatches(
+        examples,
+        device=args.device,
+        budget=1024 * times,
+        max_rows=128 * times,
+        limit=args.users,
+    )
+    recipe = recipe_model(index).to(args.device).eval()
     tables = {each: each.item_table(index) for each in (model, recipe)}
     coder = code_model(index.level_sizes, "full").eval()
-    t5 = to_t5(coder)
+    t5 = to_t5(coder).to(args.device)
     layout = coder.layout
     few = np.linspace(0, len(examples) - 1, args.hf_users).astype(np.int64)
     history = examples.gather(few).history
@@ -130,12 +143,14 @@ def search(
             answer: Callable[[int, ItemTokenRetrievalModel], int] = answer,
         ) -> float:
             def everybody() -> int:
-                return sum(side_by_side(lambda n: answer(n, ours), len(batches), "cpu"))
+                found = sum(side_by_side(lambda n: answer(n, ours), len(batches), args.device))
+                wait_for(args.device)
+                return found
 
             return everybody() / best(everybody, 3)
 
         _, theirs = hugging_face(
-            t5, tokens, np.arange(len(few)), legal, index.num_levels, beams, "cpu"
+            t5, tokens, np.arange(len(few)), legal, index.num_levels, beams, args.device
         )
         peer, found = len(few) / theirs, rate(model)
         of_recipe = rate(recipe)
@@ -221,21 +236,22 @@ def training(
     index: PrefixIndex,
     data: PreparedDataset,
     coded: SemanticIdTokenizer,
-    steps: int,
+    args: argparse.Namespace,
 ) -> dict[str, float]:
     """Targets a second of whole steps of the optimiser, the same batches for both models."""
     examples = SeqData(data, "train", max_history=MAX_ITEMS)
-    loader = TrainingBatches(examples, batch_size=128, mode="packed")
+    steps, device = args.steps, args.device
+    loader = TrainingBatches(examples, batch_size=args.batch_size, mode="packed", device=device)
     every = list(loader.batches(0))
     order = np.argsort([batch.history.shape[1] for batch in every], kind="stable")
     chosen = [every[i] for i in order[((np.arange(steps) + 0.5) * len(every) / steps).astype(int)]]
     targets = sum(int((batch.targets >= 0).sum()) for batch in chosen)
-    table = TokenTable.build(examples, coded.ids)
-    coder = code_model(coded.level_sizes, "item_causal")
+    table = TokenTable.build(examples, coded.ids, device=device)
+    coder = code_model(coded.level_sizes, "item_causal").to(device)
     drawn = ItemTokenRetrievalModel.for_index(
         index, embedding_dim=WIDTH, head=ItemHeadSettings(num_negatives=1024)
-    )
-    recipe = recipe_model(index)
+    ).to(device)
+    recipe = recipe_model(index).to(device)
 
     def rate(module: torch.nn.Module, loss: Callable[[SequenceBatch], torch.Tensor]) -> float:
         optimizer = torch.optim.AdamW(module.parameters(), lr=1e-3, fused=True)
@@ -246,6 +262,7 @@ def training(
                 torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
                 optimizer.step()
                 optimizer.zero_grad()
+            wait_for(device)
 
         return targets / best(work, 3)
 
@@ -309,13 +326,14 @@ def on_data(data: PreparedDataset, parts: list[str], args: argparse.Namespace) -
     """The parts that need a data set and its IDs."""
     coded = build_ids(data)
     ids = build_ids(data, policy="reassign").ids
-    index = PrefixIndex.from_ids(ids, (CODES,) * ids.shape[1])
+    index = PrefixIndex.from_ids(ids, (CODES,) * ids.shape[1], device=args.device)
     model = ItemTokenRetrievalModel.for_index(
         index, embedding_dim=WIDTH, head=ItemHeadSettings(item_head_dtype="auto")
-    ).eval()
+    )
+    model = model.to(args.device).eval()
     results: dict[str, object] = {}
     if "training" in parts:
-        results["training"] = training(model, index, data, coded, args.steps)
+        results["training"] = training(model, index, data, coded, args)
     if "search" in parts:
         results["search"] = search(model, index, data, ids, args)
     if "file" in parts:
@@ -332,13 +350,16 @@ def main() -> None:
     parser.add_argument("--users", type=int, default=4000, help="of search and file")
     parser.add_argument("--hf-users", type=int, default=64)
     parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--batch-size", type=int, default=128, help="windows, of training")
+    parser.add_argument("--device", default="cpu", help="of training and search")
     parser.add_argument("--items", default="10000,10000000", help="of synthetic catalogues")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     transformers.logging.set_verbosity_error()
-    keep_freed_memory()
+    if args.device == "cpu":
+        keep_freed_memory()
     data, name = open_data()
     parts = args.parts.split(",")
     results: dict[str, object] = {}
@@ -353,6 +374,7 @@ def main() -> None:
         json.dumps(
             results
             | {"data": name, "items": data.num_items, "width": WIDTH, "threads": args.threads}
+            | {"device": args.device, "batch_size": args.batch_size}
             | {"versions": versions("torch", "transformers")}
         )
     )

@@ -27,6 +27,8 @@ class SequenceBatch:
             nothing is read from the device where there is none.
         weight: Of the batch's mean loss among those of the step's shards, 1 on average, so that
             every target of the step counts the same wherever it is.
+        live: Places of the M targets that exist among the ``B * G``, rising, shape ``(M,)``,
+            int64; None where the host does not know them.
     """
 
     history: Tensor
@@ -35,6 +37,7 @@ class SequenceBatch:
     packed: bool = False
     padded: bool = True
     weight: float = 1.0
+    live: Tensor | None = None
 
 
 @dataclass(frozen=True)

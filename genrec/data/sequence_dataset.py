@@ -151,10 +151,7 @@ def gather_rows(
     """
     longest = int(lengths.max(initial=1))
     padded = bool((lengths != longest).any())
-    where = torch.from_numpy(np.stack([positions, lengths, users])).to(
-        items.device, non_blocking=True
-    )
-    at, size, user = where
+    at, size, user = _to_device(np.stack([positions, lengths, users]), items.device)
     columns = torch.arange(longest, device=items.device)
     rows = (at - size).unsqueeze(1) + columns  # (B, S)
     if padded:
@@ -187,17 +184,23 @@ def gather_windows(
     """
     longest = int(lengths.max(initial=2)) - 1
     padded = bool((lengths - 1 != longest).any())
-    where = torch.from_numpy(np.stack([starts, lengths, firsts, users])).to(
-        items.device, non_blocking=True
-    )
-    start, size, first, user = where.unsqueeze(-1)
+    live = _ranges(np.arange(len(starts)) * longest + firsts - 1, lengths - firsts)
+    sent = _to_device(np.concatenate([starts, lengths, firsts, users, live]), items.device)
+    start, size, first, user = sent[: 4 * len(starts)].view(4, -1, 1)
     columns = torch.arange(longest, device=items.device)
     inside = columns < size - 1
     rows = torch.where(inside, start + columns, 0)  # (B, S)
     history = items[rows].long().where(inside, -1)
     wanted = inside & (columns + 1 >= first)
     targets = items[torch.where(wanted, rows + 1, 0)].long().where(wanted, -1)
-    return SequenceBatch(history, targets, user.squeeze(-1), packed=True, padded=padded)
+    return SequenceBatch(
+        history,
+        targets,
+        user.squeeze(-1),
+        packed=True,
+        padded=padded,
+        live=sent[4 * len(starts) :],
+    )
 
 
 def user_buckets(hashes: Tensor, num_buckets: int) -> Tensor:
@@ -213,6 +216,13 @@ def user_buckets(hashes: Tensor, num_buckets: int) -> Tensor:
     # A negative int64 stands for itself plus 2^64, which torch cannot hold.
     wrapped = torch.where(hashes < 0, 2**64 % num_buckets, 0)
     return (hashes % num_buckets + wrapped) % num_buckets
+
+
+def _to_device(array: npt.NDArray[np.int64], device: torch.device) -> Tensor:
+    """Copy to a device; the host does not wait for it."""
+    found = torch.from_numpy(array)
+    # Only page-locked memory can be read while the host goes on.
+    return found.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else found
 
 
 def _ranges(begin: npt.NDArray[Any], count: npt.NDArray[Any]) -> npt.NDArray[np.int64]:

@@ -41,8 +41,8 @@ class Evaluator:
             there are no codes.
         ks: Lengths of the result list.
         processes: Those that share the work; this one alone, on the CPU, when None.
-        budget: Most history items of a batch.
-        max_rows: Most users of a batch.
+        budget: Most history items of a batch on a CPU; 8 times as many elsewhere.
+        max_rows: Most users of a batch, likewise.
         limit: Use only this many examples, evenly spread, or None for all.
 
     Raises:
@@ -69,11 +69,13 @@ class Evaluator:
         self.ks = tuple(sorted(set(ks)))
         self.processes: Processes = processes or OneProcess()
         self.device = self.processes.device
+        # A GPU takes as long for a batch that fits a CPU's caches as for a larger one.
+        times = 1 if self.device.type == "cpu" else 8
         self.batches = EvaluationBatches(
             data,
             device=self.device,
-            budget=budget,
-            max_rows=max_rows,
+            budget=budget * times,
+            max_rows=max_rows * times,
             rank=self.processes.process_index,
             world_size=self.processes.num_processes,
             limit=limit,

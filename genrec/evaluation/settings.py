@@ -29,8 +29,8 @@ class EvaluationSettings(Settings):
         False,
     )
     max_history: int = setting("Newest items of a history that a model sees", 20, least=1)
-    budget: int = setting("Most history items of a batch", 1024, least=1)
-    max_rows: int = setting("Most users of a batch", 128, least=1)
+    budget: int = setting("Most history items of a batch; 8 times as many on a GPU", 1024, least=1)
+    max_rows: int = setting("Most users of a batch; 8 times as many on a GPU", 128, least=1)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -6,8 +6,6 @@ Q = negatives, R = results, D = width.
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -15,9 +13,13 @@ from torch.nn import functional as F
 from genrec.decoding.trie import PrefixIndex
 from genrec.models.item_settings import ItemHeadSettings
 from genrec.models.item_tokens import ItemTokens
-from genrec.models.seen_items import SeenItems
+from genrec.models.seen_items import SeenItems, SeenPairs
 from genrec.modules.kernels.group_logsumexp import linear_group_logsumexp
-from genrec.modules.kernels.linear_cross_entropy import head_dtype, linear_cross_entropy
+from genrec.modules.kernels.linear_cross_entropy import (
+    ListedPairs,
+    head_dtype,
+    linear_cross_entropy,
+)
 
 __all__ = ["first_code_scores", "item_loss", "item_scores"]
 
@@ -54,28 +56,28 @@ def item_loss(
     if first is not None:
         own = (states * tokens(wanted, index)).sum(dim=1).float()
         if seen is not None:
-            rows, items, extra = _pairs(seen, wanted, seen_weight, skip_history)
-            is_own = items == wanted[rows]  # elsewhere it may be -inf
-            own = own.index_add(0, rows[is_own], extra[is_own])
+            pairs, extra = _pairs(seen, wanted, seen_weight, skip_history)
+            own = own.index_add(0, pairs.rows, _of_own(pairs, extra, wanted))
         return (first.logsumexp(dim=1) - own).mean()
     if settings.num_negatives is None:
-        pairs = _pairs(seen, wanted, seen_weight, skip_history) if seen is not None else None
+        listed = None if seen is None else _listed(seen, wanted, seen_weight, skip_history)
         dtype = head_dtype(settings.item_head_dtype, states.device)
-        return linear_cross_entropy(states, tokens.table(index), wanted, pairs, dtype=dtype)
+        return linear_cross_entropy(states, tokens.table(index), wanted, listed, dtype=dtype)
     drawn = torch.randint(index.num_items, (settings.num_negatives,), device=states.device)
-    drawn = drawn.unique()
+    drawn = drawn.sort().values
+    again = F.pad(drawn[1:] == drawn[:-1], (1, 0))
+    num_drawn = len(drawn) - again.sum()  # each once; read from the device by nobody
     others = F.linear(states, tokens(drawn, index)).float()  # (M, Q)
     own = (states * tokens(wanted, index)).sum(dim=1, keepdim=True).float()
     # Each drawn item stands for as many others as there are to draw from.
-    others = others + math.log(index.num_items / len(drawn))
+    others = others + (index.num_items / num_drawn).log()
     if seen is not None:
-        rows, items, extra = _pairs(seen, wanted, seen_weight, skip_history)
-        place = torch.searchsorted(drawn, items).clamp(max=len(drawn) - 1)
-        hit = (drawn[place] == items).nonzero().squeeze(1)
-        others = others.index_put((rows[hit], place[hit]), extra[hit], accumulate=True)
-        is_own = (items == wanted[rows]).nonzero().squeeze(1)
-        own = own.index_put((rows[is_own], torch.zeros_like(is_own)), extra[is_own], True)
-    others = others.masked_fill(drawn == wanted.unsqueeze(1), -torch.inf)
+        pairs, extra = _pairs(seen, wanted, seen_weight, skip_history)
+        place = torch.searchsorted(drawn, pairs.items).clamp(max=len(drawn) - 1)
+        hit = extra.where(drawn[place] == pairs.items, 0.0)
+        others = others.index_put((pairs.rows, place), hit, accumulate=True)
+        own = own.index_add(0, pairs.rows, _of_own(pairs, extra, wanted).unsqueeze(1))
+    others = others.masked_fill(again | (drawn == wanted.unsqueeze(1)), -torch.inf)
     return F.cross_entropy(torch.cat([own, others], dim=1), torch.zeros_like(wanted))
 
 
@@ -105,9 +107,9 @@ def first_code_scores(
     Returns:
         Logarithm of the sum of exponentials of the item head's scores, shape ``(M, G)``, float32.
     """
-    pairs = None if seen is None else _pairs(seen, wanted, seen_weight, skip_history)
+    listed = None if seen is None else _listed(seen, wanted, seen_weight, skip_history)
     return linear_group_logsumexp(
-        states, table, index.paths.states[:, 0], index.num_states[1], pairs, dtype=dtype
+        states, table, index.paths.states[:, 0], index.num_states[1], listed, dtype=dtype
     )
 
 
@@ -145,14 +147,26 @@ def item_scores(
 
 def _pairs(
     seen: SeenItems, wanted: Tensor | None, weight: Tensor | None, skip_history: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """List each target's items of the history and what is added to their scores."""
-    rows, columns = seen.fresh.nonzero(as_tuple=True)
-    items = seen.items[rows, columns]
-    extra = torch.zeros(len(items), device=items.device)
+) -> tuple[SeenPairs, Tensor]:
+    """List each target's items of the history and what is added to their scores, ``(P,)``."""
+    pairs = seen.pairs()
+    extra = torch.zeros(len(pairs.rows), device=pairs.rows.device)
     if weight is not None:
         extra = extra + weight
     if skip_history:
-        gone = items >= 0 if wanted is None else items != wanted[rows]
+        gone = pairs.items >= 0 if wanted is None else pairs.items != wanted[pairs.rows]
         extra = extra.masked_fill(gone, -torch.inf)
-    return rows, items, extra
+    return pairs, pairs.extra(extra)
+
+
+def _listed(
+    seen: SeenItems, wanted: Tensor | None, weight: Tensor | None, skip_history: bool
+) -> ListedPairs:
+    """The same as the kernels take it."""
+    pairs, extra = _pairs(seen, wanted, weight, skip_history)
+    return ListedPairs(pairs.rows, pairs.items, extra, pairs.each)
+
+
+def _of_own(pairs: SeenPairs, extra: Tensor, wanted: Tensor) -> Tensor:
+    """Keep what is added to the targets' own scores; elsewhere it may be -inf."""
+    return extra.where(pairs.items == wanted[pairs.rows], 0.0)

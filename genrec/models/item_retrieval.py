@@ -302,8 +302,10 @@ class ItemTokenRetrievalModel(SavedModel):
             for log_probs, column in self._choices(memory, states, targets, index, seen, first)
         ]
         stacked = torch.stack(losses)
-        weights = stacked.new_tensor(level_weights or (1.0,) * len(losses))
-        loss = (stacked * weights).sum()
+        weights = level_weights or (1.0,) * len(losses)
+        loss = torch.stack(
+            [w * of_level for w, of_level in zip(weights, losses, strict=True)]
+        ).sum()
         of_items = None
         if self.head.item_head_weight:
             of_items = item_loss(

@@ -43,9 +43,12 @@ class Targets:
             rows = torch.arange(len(history), device=history.device)
             last = (history >= 0).sum(dim=1) - 1
             return cls(batch.targets[:, 0], rows, last, None, batch)
-        rows, last = (batch.targets >= 0).nonzero(as_tuple=True)
-        live = None if len(rows) == history.numel() else rows * history.shape[1] + last
-        return cls(batch.targets[rows, last], rows, last, live, batch)
+        live, size = batch.live, history.shape[1]
+        if live is None:
+            live = (batch.targets.flatten() >= 0).nonzero().squeeze(1)
+        rows, last = live.div(size, rounding_mode="floor"), live % size
+        some = live if len(live) < history.numel() else None
+        return cls(batch.targets[rows, last], rows, last, some, batch)
 
     def hidden(self, num_levels: int, memory: Tensor) -> Tensor | None:
         """Hide from the decoder what targets must not know.

@@ -17,8 +17,13 @@ from genrec.errors import ArtifactError, ConfigError
 from genrec.models.graphs import SIZES, Graph, Graphs, on_cpu
 from genrec.models.saved import SavedModel
 from genrec.models.score_ranker import ScoreRanker
+from genrec.models.seen_items import SeenPairs
 from genrec.modules.causal_encoder import CausalEncoder
-from genrec.modules.kernels.linear_cross_entropy import head_dtype, linear_cross_entropy
+from genrec.modules.kernels.linear_cross_entropy import (
+    ListedPairs,
+    head_dtype,
+    linear_cross_entropy,
+)
 from genrec.modules.start_vectors import QUIET, start_vectors
 
 __all__ = ["SasRec"]
@@ -141,20 +146,32 @@ class SasRec(SavedModel):
         states: Tensor = self.encoder(x)
         return states
 
-    def forward(self, history: Tensor, targets: Tensor, num_negatives: int | None = None) -> Tensor:
+    def forward(
+        self,
+        history: Tensor,
+        targets: Tensor,
+        num_negatives: int | None = None,
+        *,
+        live: Tensor | None = None,
+    ) -> Tensor:
         """Compute the training loss.
 
         Args:
             history: Items, shape ``(B, S)``, int64; -1 for padding at the end.
             targets: The item after each, shape ``(B, S)``, int64; -1 for none.
             num_negatives: Q, drawn uniformly for the whole batch; None for all items.
+            live: Places of the M targets that exist among the ``B * S``, rising, shape ``(M,)``,
+                int64, where the host knows them.
 
         Returns:
             Mean cross-entropy over the targets, scalar.
         """
         states = self.encode(history)
         if num_negatives is None:
-            rows, last = (targets >= 0).nonzero(as_tuple=True)  # M targets
+            if live is None:
+                live = (targets.flatten() >= 0).nonzero().squeeze(1)
+            size = history.shape[1]
+            rows, last = live.div(size, rounding_mode="floor"), live % size
             return linear_cross_entropy(
                 states[rows, last],
                 self.items.weight,
@@ -182,9 +199,7 @@ class SasRec(SavedModel):
         seen = scores.gather(1, items) + SEEN_SCALE * self.seen_weight
         return scores.scatter(1, items, seen.to(scores.dtype))
 
-    def _seen(
-        self, history: Tensor, rows: Tensor, last: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor] | None:
+    def _seen(self, history: Tensor, rows: Tensor, last: Tensor) -> ListedPairs | None:
         """List what is added to the scores of items that a user has: states, items, weight."""
         if self.seen_weight is None:
             return None
@@ -193,10 +208,10 @@ class SasRec(SavedModel):
         repeated = ((history.unsqueeze(2) == history.unsqueeze(1)) & earlier).any(dim=2)
         known = ((history >= 0) & ~repeated)[rows]
         known &= torch.arange(size, device=history.device) <= last.unsqueeze(1)  # (M, S)
-        states, _ = known.nonzero(as_tuple=True)
+        pairs = SeenPairs.of(history.clamp(min=0)[rows], known)
         # Ten times its parameter: one number has a long way to go in steps meant for vectors.
-        extra = (SEEN_SCALE * self.seen_weight).expand(len(states))
-        return states, history[rows][known], extra
+        extra = pairs.extra(SEEN_SCALE * self.seen_weight)
+        return ListedPairs(pairs.rows, pairs.items, extra, pairs.each)
 
     @torch.no_grad()
     def start_from(self, vectors: Tensor) -> None:

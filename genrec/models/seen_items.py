@@ -14,10 +14,49 @@ from torch import Tensor
 
 from genrec.decoding.trie import PrefixIndex, TrieStep
 
-__all__ = ["SeenItems", "seen_start"]
+__all__ = ["SeenItems", "SeenPairs", "seen_start"]
 
 #: What a weight of seen items begins with where hardly anybody comes back, in nats.
 _HARDLY = -10.0
+
+
+@dataclass(frozen=True)
+class SeenPairs:
+    """Rows and the items that they know, in the order of the rows.
+
+    On a CPU these alone; elsewhere all places of the history, since the host would have to wait
+    for the device to learn how many there are.
+
+    Attributes:
+        rows: Shape ``(P,)``, int64, rising.
+        items: Shape ``(P,)``, int64.
+        fresh: Which of them count, shape ``(P,)``, bool; None for all.
+        each: Pairs of each row, where all have as many; None elsewhere.
+    """
+
+    rows: Tensor
+    items: Tensor
+    fresh: Tensor | None
+    each: int | None
+
+    @classmethod
+    def of(cls, items: Tensor, fresh: Tensor, *, all_places: bool | None = None) -> SeenPairs:
+        """List items ``(M, S)``, those that are ``fresh``; None chooses by the device."""
+        if all_places is None:
+            all_places = items.device.type != "cpu"
+        if not all_places:
+            rows, columns = fresh.nonzero(as_tuple=True)
+            return cls(rows, items[rows, columns], None, None)
+        count, size = items.shape
+        rows = torch.arange(count, device=items.device).repeat_interleave(
+            size, output_size=count * size
+        )
+        return cls(rows, items.flatten(), fresh.flatten(), size)
+
+    def extra(self, value: Tensor) -> Tensor:
+        """Give each pair its value, scalar or ``(P,)``, and those that do not count 0."""
+        value = value.expand(self.rows.shape)
+        return value if self.fresh is None else value.where(self.fresh, 0.0)
 
 
 @dataclass(frozen=True)
@@ -58,6 +97,10 @@ class SeenItems:
             fresh = fresh & (torch.arange(size, device=history.device) <= last.unsqueeze(1))
         items = history.clamp(min=0)
         return cls(items[rows], fresh, index.paths.states[items][rows])
+
+    def pairs(self) -> SeenPairs:
+        """List the rows' items."""
+        return SeenPairs.of(self.items, self.fresh)
 
     def each(self, count: int) -> SeenItems:
         """Repeat each row, as for the beams of a user."""

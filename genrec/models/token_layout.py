@@ -5,6 +5,7 @@ Shape legend: B = users, S = history items, L = levels, T = tokens.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -15,6 +16,12 @@ from torch import Tensor
 __all__ = ["PAD_TOKEN", "TokenLayout"]
 
 PAD_TOKEN = 0  # also what the decoder starts from, as in T5
+
+
+@functools.lru_cache(maxsize=64)
+def _offsets(offsets: tuple[int, ...], device: torch.device) -> Tensor:
+    """Copy them to a device, once: the host waits for each copy."""
+    return torch.tensor(offsets, device=device)
 
 
 @dataclass(frozen=True)
@@ -63,8 +70,9 @@ class TokenLayout:
 
     def item_tokens(self, codes: Tensor) -> Tensor:
         """Turn codes ``(..., L)`` into tokens of the same shape, -1 into :data:`PAD_TOKEN`."""
-        offsets = torch.tensor(self.level_offsets, device=codes.device)
-        return torch.where(codes >= 0, codes.long() + offsets, PAD_TOKEN)
+        return torch.where(
+            codes >= 0, codes.long() + _offsets(self.level_offsets, codes.device), PAD_TOKEN
+        )
 
     def history_tokens(self, codes: Tensor, user_ids: Tensor | None) -> Tensor:
         """Lay out the encoder's input.

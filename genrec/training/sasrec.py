@@ -70,11 +70,13 @@ class SasRecTask:
 
     def loss(self, module: nn.Module, batch: SequenceBatch) -> tuple[Tensor, Mapping[str, Tensor]]:
         """Compute the cross-entropy of each target among all items, or among drawn ones."""
-        targets = batch.targets
+        targets, live = batch.targets, batch.live
         if not batch.packed:  # one target, after the newest item
             newest = (batch.history >= 0).sum(dim=1, keepdim=True) - 1
             targets = torch.full_like(batch.history, -1).scatter(1, newest, targets)
-        return module(batch.history, targets, self.settings.num_negatives), {}
+            rows, size = batch.history.shape
+            live = newest.squeeze(1) + size * torch.arange(rows, device=newest.device)
+        return module(batch.history, targets, self.settings.num_negatives, live=live), {}
 
     def save(self, run: Path) -> None:
         """Write nothing: the catalogue is all that the model needs."""

@@ -7,15 +7,18 @@ Shape legend: M = states, N = rows of the table, D = width, G = groups, P = list
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from genrec.modules.kernels.linear_cross_entropy import block_size
+from genrec.modules.kernels.linear_cross_entropy import ListedPairs, block_size
 
 __all__ = ["linear_group_logsumexp"]
+
+#: States of each part, and their listed pairs.
+Blocks: TypeAlias = list[tuple[slice, slice]]
 
 #: So many exponentials are kept for the gradient; of more they are made again.
 _KEPT = 2**25
@@ -28,7 +31,7 @@ def linear_group_logsumexp(
     table: Tensor,
     groups: Tensor,
     num_groups: int,
-    pairs: tuple[Tensor, Tensor, Tensor] | None = None,
+    pairs: ListedPairs | None = None,
     *,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
@@ -43,19 +46,23 @@ def linear_group_logsumexp(
         table: Shape ``(N, D)``.
         groups: Group of each row, shape ``(N,)``, integer, in ``[0, G)``.
         num_groups: G; each has a row.
-        pairs: ``(states, rows, extra)``, as in
-            :func:`~genrec.modules.kernels.linear_cross_entropy.linear_cross_entropy`.
+        pairs: What is added to some scores; None for nothing.
         dtype: Of the products; sums are kept in float32.
 
     Returns:
         Shape ``(M, G)``, float32; its gradient reaches ``x``, ``table`` and ``extra``.
     """
-    if pairs is None:
-        none = groups.new_zeros(0, dtype=torch.long)
-        pairs = (none, none, x.new_zeros(0))
-    states, rows, extra = pairs
+    pairs = pairs or ListedPairs.none(x)
     found: Tensor = _GroupLogSumExp.apply(
-        x.float(), table.float(), groups.long(), num_groups, states, rows, extra.float(), dtype
+        x.float(),
+        table.float(),
+        groups.long(),
+        num_groups,
+        pairs.states,
+        pairs.rows,
+        pairs.extra.float(),
+        _blocks(x, table, pairs),
+        dtype,
     )
     return found
 
@@ -73,9 +80,9 @@ class _GroupLogSumExp(torch.autograd.Function):
         states: Tensor,
         rows: Tensor,
         extra: Tensor,
+        blocks: Blocks,
         dtype: torch.dtype,
     ) -> Tensor:
-        blocks = _blocks(x, table, states)
         found, tops = x.new_empty(len(x), num_groups), x.new_empty(len(x))
         keep = any(ctx.needs_input_grad) and len(x) * len(table) <= _KEPT
         kept = []
@@ -117,14 +124,13 @@ class _GroupLogSumExp(torch.autograd.Function):
                 rough = grads.to(ctx.dtype)
                 to_x[part] = rough.t() @ rough_table
                 to_table += rough @ rough_x[part]
-        return to_x, to_table, None, None, None, None, to_extra, None
+        return to_x, to_table, None, None, None, None, to_extra, None, None
 
 
-def _blocks(x: Tensor, table: Tensor, states: Tensor) -> list[tuple[slice, slice]]:
+def _blocks(x: Tensor, table: Tensor, pairs: ListedPairs) -> Blocks:
     """Cut the states into parts, each with its listed pairs."""
     size = block_size(x.device, len(table), torch.float32)
-    starts = torch.arange(0, len(x) + size, size, device=x.device)
-    bounds = torch.searchsorted(states, starts).tolist()
+    bounds = pairs.bounds(len(x), size)
     return [
         (slice(begin, begin + size), slice(bounds[number], bounds[number + 1]))
         for number, begin in enumerate(range(0, len(x), size))

@@ -7,6 +7,8 @@ Shape legend: M = states, N = rows of the table, D = width, P = listed pairs.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,6 +26,38 @@ _CPU_BYTES, _GPU_BYTES = 2**22, 2**28
 #: States at a time are a multiple of this, from :data:`_SOME` on: matrix products of 86 states take
 #: 1.7 times as long for each as those of 80 or 128.
 _MULTIPLE, _SOME = 64, 16
+
+
+@dataclass(frozen=True)
+class ListedPairs:
+    """What is added to the scores of some rows of a table for some states.
+
+    Attributes:
+        states: Shape ``(P,)``, int64, rising.
+        rows: Rows of the table, shape ``(P,)``, int64. No pair is listed twice, unless with 0.
+        extra: What is added, shape ``(P,)``, floating point.
+        each: Pairs of each state where all have as many; None where the host must look.
+    """
+
+    states: Tensor
+    rows: Tensor
+    extra: Tensor
+    each: int | None = None
+
+    def bounds(self, num_states: int, size: int) -> list[int]:
+        """Say where the pairs of each block of ``size`` states begin, and the last ones end."""
+        firsts = range(0, num_states + size, size)
+        if self.each is not None:
+            return [self.each * min(first, num_states) for first in firsts]
+        starts = torch.tensor(firsts, device=self.states.device)
+        found: list[int] = torch.searchsorted(self.states, starts).tolist()
+        return found
+
+    @classmethod
+    def none(cls, x: Tensor) -> ListedPairs:
+        """List nothing, on the device of the states."""
+        empty = torch.zeros(0, dtype=torch.long, device=x.device)
+        return cls(empty, empty, x.new_zeros(0), each=0)
 
 
 def fast_bfloat16(device: torch.device) -> bool:
@@ -55,7 +89,7 @@ def linear_cross_entropy(
     x: Tensor,
     table: Tensor,
     targets: Tensor,
-    pairs: tuple[Tensor, Tensor, Tensor] | None = None,
+    pairs: ListedPairs | None = None,
     *,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
@@ -68,9 +102,7 @@ def linear_cross_entropy(
         x: States, shape ``(M, D)``, M >= 1.
         table: Shape ``(N, D)``.
         targets: Row of the table for each state, shape ``(M,)``, int64.
-        pairs: ``(states, rows, extra)``, each of shape ``(P,)``: ``extra`` is added to the score
-            of that row for that state; ``states`` rise and no pair is listed twice. None for
-            none.
+        pairs: What is added to some scores; None for nothing.
         dtype: Of the scores and their gradients; sums are kept in float32. In bfloat16 a
             probability is off by up to 0.4 %, and a processor that knows it takes a quarter of
             the time.
@@ -82,12 +114,17 @@ def linear_cross_entropy(
         The fused head of Liger, https://arxiv.org/abs/2410.10989, section 3.2. Differs: scores
         of some pairs can be changed.
     """
-    if pairs is None:
-        none = targets.new_zeros(0)
-        pairs = (none, none, x.new_zeros(0))
-    states, rows, extra = pairs
+    pairs = pairs or ListedPairs.none(x)
+    bounds = pairs.bounds(len(x), block_size(x.device, len(table), dtype))
     loss: Tensor = _LinearCrossEntropy.apply(
-        x.float(), table.float(), targets, states, rows, extra.float(), dtype
+        x.float(),
+        table.float(),
+        targets,
+        pairs.states,
+        pairs.rows,
+        pairs.extra.float(),
+        bounds,
+        dtype,
     )
     return loss
 
@@ -104,11 +141,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
         states: Tensor,
         rows: Tensor,
         extra: Tensor,
+        bounds: Sequence[int],
         dtype: torch.dtype,
     ) -> Tensor:
         size = block_size(x.device, len(table), dtype)
-        starts = torch.arange(0, len(x) + size, size, device=x.device)
-        bounds = torch.searchsorted(states, starts).tolist()
         to_x, to_table = torch.empty_like(x), torch.zeros_like(table)
         to_extra = torch.empty_like(extra)
         losses = x.new_empty(len(x))
@@ -135,4 +171,4 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, of_loss: Tensor) -> tuple[Tensor | None, ...]:
         to_x, to_table, to_extra = ctx.saved_tensors
         share = of_loss / len(to_x)
-        return to_x * share, to_table * share, None, None, None, to_extra * share, None
+        return to_x * share, to_table * share, None, None, None, to_extra * share, None, None

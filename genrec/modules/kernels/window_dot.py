@@ -18,13 +18,17 @@ from genrec.modules.exporting import is_exporting
 
 __all__ = ["window_dot"]
 
+#: Bytes of rows that are copied at a time.
+_COPIED = 2**28
+
 
 def window_dot(x: Tensor, table: Tensor, columns: Tensor, wanted: Tensor) -> Tensor:
     """Multiply each state with some rows of a table.
 
-    A GPU copies the rows, as does a graph that is exported. A CPU reads each row of the table
-    where it lies: on a window of 50 of 7,700 rows of 64 numbers that takes a fiftieth of the
-    time of copying them.
+    A CPU reads each row of the table where it lies: on a window of 50 of 7,700 rows of 64 numbers
+    that takes a fiftieth of the time of copying them. Elsewhere they are copied, a part of the
+    states at a time and once more for the gradient; a graph that is exported copies all that is
+    wanted.
 
     Args:
         x: States, shape ``(M, D)``, floating point.
@@ -36,15 +40,19 @@ def window_dot(x: Tensor, table: Tensor, columns: Tensor, wanted: Tensor) -> Ten
     Returns:
         Products, shape ``(M, C)``; 0 where not wanted. The gradient of the table is dense.
     """
-    sparse = x.device.type == "cpu" and x.dtype == torch.float32 and not is_exporting()
-    if not sparse or columns.shape[1] > len(table):  # sparse products take no fuller a matrix
+    if is_exporting():
         rows, places = wanted.nonzero(as_tuple=True)
         picked = table[columns[rows, places].long()]  # (E, D)
         products = (x[rows] * picked).sum(dim=-1)
         return x.new_zeros(wanted.shape, dtype=products.dtype).index_put((rows, places), products)
-    _accept_sparse_layout()
-    products_cpu: Tensor = _WindowDot.apply(x, table, columns, wanted)
-    return products_cpu
+    sparse = x.device.type == "cpu" and x.dtype == torch.float32
+    found: Tensor
+    if sparse and columns.shape[1] <= len(table):  # sparse products take no fuller a matrix
+        _accept_sparse_layout()
+        found = _WindowDot.apply(x, table, columns, wanted)
+    else:
+        found = _CopiedWindowDot.apply(x.to(table.dtype), table, columns, wanted)
+    return found
 
 
 @functools.cache
@@ -106,6 +114,46 @@ class _WindowDot(torch.autograd.Function):
                 values.index_select(0, order),
             )
         return to_x, to_table, None, None
+
+
+class _CopiedWindowDot(torch.autograd.Function):
+    """The same from copies of the rows; the host waits for nothing, and memory is bounded."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, table: Tensor, columns: Tensor, wanted: Tensor) -> Tensor:
+        columns = columns.long().where(wanted, 0)
+        ctx.save_for_backward(x, table, columns, wanted)
+        parts = []
+        with torch.autocast(x.device.type, enabled=False):
+            for part in _parts(columns, table):
+                windows = table[columns[part]]  # (m, C, D)
+                parts.append((windows @ x[part].unsqueeze(2)).squeeze(2))
+        found = torch.cat(parts) if parts else x.new_zeros(wanted.shape)
+        return found.masked_fill_(~wanted, 0.0)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, of_out: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        x, table, columns, wanted = ctx.saved_tensors
+        to_x = torch.zeros_like(x) if ctx.needs_input_grad[0] else None
+        to_table = torch.zeros_like(table) if ctx.needs_input_grad[1] else None
+        weights = of_out.masked_fill(~wanted, 0.0)
+        with torch.autocast(x.device.type, enabled=False):
+            for part in _parts(columns, table):
+                of_part, rows = weights[part], columns[part]
+                if to_x is not None:
+                    to_x[part] = (of_part.unsqueeze(1) @ table[rows]).squeeze(1)
+                if to_table is not None:
+                    shares = of_part.unsqueeze(2) * x[part].unsqueeze(1)  # (m, C, D)
+                    to_table.index_add_(0, rows.flatten(), shares.flatten(0, 1))
+        return to_x, to_table, None, None
+
+
+def _parts(columns: Tensor, table: Tensor) -> list[slice]:
+    """Cut the states so that copies of the rows of one part take no more than a bound."""
+    row = max(1, columns.shape[1]) * table.shape[1] * table.element_size()
+    size = max(1, _COPIED // row)
+    return [slice(begin, begin + size) for begin in range(0, len(columns), size)]
 
 
 def _picked(columns: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:

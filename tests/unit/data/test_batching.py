@@ -87,6 +87,8 @@ def test_histories_are_those_before_the_target(train, mode):
                 if target >= 0:
                     before = items[: place + 1] if batch.packed else items
                     assert before == list(range(target - len(before), target))
+        if mode == "packed":
+            assert batch.live.tolist() == (targets.flatten() >= 0).nonzero().flatten().tolist()
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+import functools
 import math
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
+from genrec.data.schemas import SequenceBatch
 from genrec.decoding.trie import PrefixIndex
-from genrec.models.seen_items import seen_start
+from genrec.models.item_retrieval import ItemTokenRetrievalModel
+from genrec.models.item_settings import HistorySettings, ItemHeadSettings, TreeSettings
+from genrec.models.seen_items import SeenItems, SeenPairs, seen_start
 from genrec.training.decoder import DecoderSettings
 
 
@@ -43,3 +48,45 @@ def test_a_model_starts_from_what_its_data_says(again, start):
         seen_start=-3.0,
     )
     assert given.build_item_model(index, data).config["seen_start"] == -3.0
+
+
+def test_all_places_of_histories_say_what_the_listed_ones_say():
+    items = torch.tensor([[4, 1, 4], [2, 0, 0]])
+    fresh = torch.tensor([[True, True, False], [True, False, False]])
+    listed, every = (SeenPairs.of(items, fresh, all_places=p) for p in (False, True))
+    assert (listed.each, every.each) == (None, 3)
+
+    def added(pairs):
+        extra = pairs.extra(torch.tensor(2.5))
+        return torch.zeros(2, 5).index_put((pairs.rows, pairs.items), extra, accumulate=True)
+
+    assert torch.equal(added(listed), added(every))
+    assert added(every).tolist() == [[0, 2.5, 0, 0, 2.5], [0, 0, 2.5, 0, 0]]
+
+
+@pytest.mark.parametrize("skip_history", [False, True])
+@pytest.mark.parametrize("head", ["all items", "drawn items", "first codes"])
+def test_losses_from_all_places_are_those_of_the_listed_ones(monkeypatch, head, skip_history):
+    torch.manual_seed(0)
+    index = PrefixIndex.from_ids([[i // 4, i % 4] for i in range(16)], (4, 4))
+    model = ItemTokenRetrievalModel.for_index(
+        index,
+        embedding_dim=8,
+        dropout=(0.0, 0.0),
+        tree=TreeSettings(root_items=head == "first codes"),
+        head=ItemHeadSettings(num_negatives=6 if head == "drawn items" else None),
+        history=HistorySettings(seen_weights=True, seen_start=-1.0, skip_history=skip_history),
+    )
+    history = torch.tensor([[3, 9, 3, 5], [0, 7, -1, -1]])
+    targets = torch.tensor([[9, 3, 5, 12], [7, 0, -1, -1]])
+    batch = SequenceBatch(history, targets, torch.arange(2), packed=True)
+    results = []
+    for all_places in (False, True):
+        of = functools.partial(SeenPairs.of, all_places=all_places)
+        monkeypatch.setattr(SeenItems, "pairs", lambda seen, of=of: of(seen.items, seen.fresh))
+        torch.manual_seed(1)
+        model.zero_grad()
+        loss = model(batch, index).loss
+        loss.backward()
+        results.append((loss.detach(), [p.grad for p in model.parameters()]))
+    torch.testing.assert_close(*results)

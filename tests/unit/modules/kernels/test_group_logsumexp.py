@@ -9,12 +9,14 @@ from torch import Tensor
 from genrec.modules.kernels import group_logsumexp as kernel
 from genrec.modules.kernels import linear_cross_entropy as sizes
 from genrec.modules.kernels.group_logsumexp import linear_group_logsumexp
+from genrec.modules.kernels.linear_cross_entropy import ListedPairs
 
 
-def plain(x: Tensor, table: Tensor, groups: Tensor, pairs: tuple[Tensor, ...] | None) -> Tensor:
+def plain(x: Tensor, table: Tensor, groups: Tensor, pairs: ListedPairs | None) -> Tensor:
     scores = x.double() @ table.double().t()
     if pairs is not None:
-        scores = scores.index_put(pairs[:2], pairs[2].double(), accumulate=True)
+        at = (pairs.states, pairs.rows)
+        scores = scores.index_put(at, pairs.extra.double(), accumulate=True)
     parts = [scores[:, groups == group].logsumexp(dim=1) for group in range(int(groups.max()) + 1)]
     return torch.stack(parts, dim=1)
 
@@ -32,7 +34,9 @@ def test_sums_and_gradients(
     x, table = torch.randn(states, 4, requires_grad=True), torch.randn(11, 4, requires_grad=True)
     groups = torch.tensor([2, 0, 1, 2, 2, 0, 3, 1, 1, 0, 2])
     extra = torch.tensor([3.0, -2.0, -5.0], requires_grad=True)
-    pairs = (torch.tensor([0, 0, states - 1]), torch.tensor([4, 7, 6]), extra) if listed else None
+    pairs = None
+    if listed:
+        pairs = ListedPairs(torch.tensor([0, 0, states - 1]), torch.tensor([4, 7, 6]), extra)
     found = linear_group_logsumexp(x, table, groups, 4, pairs)
     expected = plain(x, table, groups, pairs)
     assert found.dtype == torch.float32

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from genrec.modules.kernels import linear_cross_entropy as module
-from genrec.modules.kernels.linear_cross_entropy import linear_cross_entropy
+from genrec.modules.kernels.linear_cross_entropy import ListedPairs, linear_cross_entropy
 
 
 @pytest.mark.parametrize("rows_at_once", [1, 3, 100])
@@ -23,7 +23,7 @@ def test_loss_and_gradients(
     states, rows = torch.tensor([0, 0, 6]), torch.tensor([4, int(targets[0]), 5])
     rows[0] = (rows[1] + 1) % 11
     rows[2] = (targets[6] + 1) % 11
-    pairs = (states, rows, extra) if listed else None
+    pairs = ListedPairs(states, rows, extra) if listed else None
     found = 2 * linear_cross_entropy(x, table, targets, pairs)
     scores = x @ table.t()
     if listed:
@@ -49,3 +49,11 @@ def test_bfloat16_is_close() -> None:
         torch.autograd.grad(rough, (x, table)), torch.autograd.grad(exact, (x, table)), strict=True
     ):
         assert float((a - b).norm() / b.norm()) < 0.03
+
+
+@pytest.mark.parametrize("size", [1, 3, 100])
+def test_bounds_of_equal_shares_need_no_look(size: int) -> None:
+    states = torch.arange(8).repeat_interleave(2)
+    rows, extra = torch.zeros(16, dtype=torch.long), torch.zeros(16)
+    known = ListedPairs(states, rows, extra, each=2).bounds(8, size)
+    assert known == ListedPairs(states, rows, extra).bounds(8, size)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from unittest import mock
+
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from genrec.modules.kernels import window_dot as kernel
 from genrec.modules.kernels.window_dot import window_dot
 
 
@@ -17,9 +20,10 @@ from genrec.modules.kernels.window_dot import window_dot
     st.integers(0, 2**16),
     st.sampled_from([0.0, 0.5, 1.0]),
     st.sampled_from([torch.float32, torch.float64]),
+    st.sampled_from([1, 200, 2**28]),
 )
 def test_values_and_gradients(
-    num_rows: int, width: int, size: int, seed: int, share: float, dtype: torch.dtype
+    num_rows: int, width: int, size: int, seed: int, share: float, dtype: torch.dtype, copied: int
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(num_rows, 5, generator=generator, dtype=dtype, requires_grad=True)
@@ -27,14 +31,14 @@ def test_values_and_gradients(
     columns = torch.randint(0, size, (num_rows, width), generator=generator, dtype=torch.int32)
     wanted = torch.rand(num_rows, width, generator=generator) < share
     upstream = torch.randn(num_rows, width, generator=generator, dtype=dtype)
-    found = window_dot(x, table, columns, wanted)
+    with mock.patch.object(kernel, "_COPIED", copied):
+        found = window_dot(x, table, columns, wanted)
     expected = (x[:, None] * table[columns.long()]).sum(-1) * wanted
     torch.testing.assert_close(found, expected)
-    for gradient, reference in zip(
-        torch.autograd.grad(found, (x, table), upstream),
-        torch.autograd.grad(expected, (x, table), upstream),
-        strict=True,
-    ):
+    with mock.patch.object(kernel, "_COPIED", copied):
+        gradients = torch.autograd.grad(found, (x, table), upstream)
+    references = torch.autograd.grad(expected, (x, table), upstream)
+    for gradient, reference in zip(gradients, references, strict=True):
         torch.testing.assert_close(gradient, reference, atol=1e-5, rtol=1e-5)
 
 
