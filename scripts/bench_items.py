@@ -38,7 +38,6 @@ from genrec.models.item_settings import (
 )
 from genrec.models.retrieval import EncoderDecoderRetrievalModel
 from genrec.models.t5 import to_t5
-from genrec.serving.files import recommend_to_file
 from genrec.serving.keys import Lists
 from genrec.serving.recommender import Recommender
 from genrec.threads import side_by_side
@@ -185,6 +184,8 @@ def batch_file(
     model: ItemTokenRetrievalModel, ids: np.ndarray, data: PreparedDataset, beams: int
 ) -> dict[str, float]:
     """Users of the data set into a Parquet file, beside the search of the same in memory."""
+    from genrec.serving.files import recommend_to_file  # needs polars, which the rest does not
+
     sizes = model.level_sizes
     catalogue = replace(Catalogue.from_data(data), codes=ids.astype(np.int32), level_sizes=sizes)
     ranker = model.ranker(catalogue, {"num_beams": beams, "max_history": MAX_ITEMS})

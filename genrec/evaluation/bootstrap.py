@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from genrec.errors import ConfigError, DataError
 
-__all__ = ["PairedDifference", "paired_bootstrap"]
+__all__ = ["PairedDifference", "example_gains", "paired_bootstrap"]
 
 #: Counts drawn at once: 32 MB.
 _BLOCK = 1 << 22
@@ -104,7 +104,7 @@ def paired_bootstrap(
             f"users must have one entry an example, {count}, got shape {of_user.shape}; "
             "give the users of the same split"
         )
-    gained = _gains(first, metric) - _gains(second, metric)  # (E,)
+    gained = example_gains(first, metric) - example_gains(second, metric)  # (E,)
     sums = np.bincount(of_user, weights=gained).astype(np.float64)  # (U,)
     sizes = np.bincount(of_user)  # (U,)
     values, counts = np.unique(np.stack([sums, sizes]), axis=1, return_counts=True)  # (2, V)
@@ -135,8 +135,19 @@ def _resample(
     return np.concatenate(parts)
 
 
-def _gains(ranks: npt.NDArray[np.integer[Any]], metric: str) -> npt.NDArray[np.float64]:
-    """Compute what each example adds to the metric's mean, ``(S, E)`` to ``(E,)``."""
+def example_gains(ranks: npt.NDArray[np.integer[Any]], metric: str) -> npt.NDArray[np.float64]:
+    """Compute what each example adds to a metric's mean.
+
+    Args:
+        ranks: As in :func:`paired_bootstrap`, shape ``(S, E)``.
+        metric: ``recall@K``, ``ndcg@K`` or ``mrr``.
+
+    Returns:
+        Shape ``(E,)``, the mean over seeds.
+
+    Raises:
+        ConfigError: If the metric is unknown.
+    """
     name, k = _parse(metric)
     places = np.maximum(ranks, 0).astype(np.float64)
     if name == "mrr":

@@ -154,7 +154,8 @@ class DecoderSettings(
     )
     later_temperature_grid: tuple[float, ...] = setting(
         "Such temperatures to try on validation at the end, before rescore_grid; the best is kept "
-        "with the run in place of later_temperature",
+        "with the run in place of later_temperature, unless that is among them and no more than a "
+        "standard error worse",
         (),
         above=0,
     )
@@ -166,7 +167,7 @@ class DecoderSettings(
     )
     rescore_grid: tuple[float, ...] = setting(
         "Weights of that kind to try on validation at the end, of which the best is kept with the "
-        "run in place of rescore",
+        "run in place of rescore, unless that is among them and no more than a standard error worse",
         (),
         least=0,
     )

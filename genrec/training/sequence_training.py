@@ -24,6 +24,7 @@ from genrec.data.schemas import SequenceBatch
 from genrec.data.sequence_dataset import SeqData
 from genrec.data.text.fused_space import FusedSpace
 from genrec.errors import ConfigError
+from genrec.evaluation.choice import choose
 from genrec.evaluation.compare import compare
 from genrec.evaluation.evaluator import Evaluator
 from genrec.evaluation.settings import EvaluationSettings
@@ -318,25 +319,30 @@ class SequenceWork:
         Gives the options before, and after each choice, and what the last of them reach.
         """
         session, hide = self.session, self.settings.exclude_history
+        own = self.settings.as_dict()
         chosen: list[dict[str, Any]] = [{}]
         reached = None
         for choices in filter(None, self.settings.ranking_choices()):
             evaluator = self.evaluator("valid")
             name = evaluator.chooser.replace("recall", "ndcg")
-            measured = []
+            recalls, ranks = [], []
             for choice in choices:
-                metrics = evaluator.run(self._load(chosen[-1] | choice), hide_history=hide)
-                measured.append((metrics[name], metrics[evaluator.chooser]))
+                ranker = self._load(chosen[-1] | choice)
+                metrics, found = evaluator.run_with_ranks(ranker, hide_history=hide)
+                recalls.append(metrics[evaluator.chooser])
+                ranks.append(found)
                 said = ", ".join(f"{key} {value:g}" for key, value in choice.items())
                 session.say(
                     f"valid with {said}: {evaluator.chooser} {metrics[evaluator.chooser]:.4f}, "
                     f"{name} {metrics[name]:.4f}"
                 )
-            best = max(range(len(choices)), key=lambda place: measured[place][0])
+            usual = next((i for i, one in enumerate(choices) if one.items() <= own.items()), None)
+            best = choose(ranks, name, usual)
             chosen.append(chosen[-1] | choices[best])
             kept = ", ".join(f"{key} {value:g}" for key, value in choices[best].items())
-            session.say(f"kept, by validation {name}: {kept}")
-            reached = measured[best][1]
+            why = "" if best != usual else ", as set: none is better by a standard error"
+            session.say(f"kept, by validation {name}: {kept}{why}")
+            reached = recalls[best]
         return chosen, reached
 
     def _beside_cooccurrence(self, result: FitResult, reached: float | None) -> dict[str, Any]:

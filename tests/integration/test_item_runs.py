@@ -68,6 +68,15 @@ def test_it_learns_and_the_weight_of_its_beams_is_chosen_on_validation(whole: Pa
     assert load_trained(whole, rescore=0.0).ranker.name == "generation"
 
 
+def test_what_is_set_is_kept_where_nothing_is_clearly_better(
+    workshop: Any, unique_ids: Path
+) -> None:
+    grid = {"later_temperature_grid": (0.99, 1.0, 1.01)}  # next to no difference
+    run = workshop.decoder("items-as-set", unique_ids, processes=1, **ITEMS, **grid)
+    evaluation = json.loads((run / "meta.json").read_text())["evaluation"]
+    assert evaluation["later_temperature"] == 1.0
+
+
 def test_resuming_is_never_having_stopped(workshop: Any, unique_ids: Path, whole: Path) -> None:
     grid = {"later_temperature_grid": (1.5, 2.0), "rescore_grid": (0.5, 2.0)}
     half = workshop.decoder("items-half", unique_ids, processes=1, iterations=6, **ITEMS, **grid)

@@ -127,14 +127,16 @@ DRAWS: dict[str, tuple[Callable[[], nn.Module], Loss]] = {
 @contextmanager
 def no_waiting() -> Iterator[None]:
     """Fail where the host waits for the device."""
-    torch.cuda.set_sync_debug_mode("warn")
     try:
         with warnings.catch_warnings(record=True) as found:
             warnings.simplefilter("always")
+            torch.cuda.set_sync_debug_mode("warn")
             yield
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    waits = [f"{w.filename}:{w.lineno}" for w in found if "synchroniz" in str(w.message)]
+    waits = [
+        f"{w.filename}:{w.lineno}" for w in found if "called a synchronizing" in str(w.message)
+    ]
     assert not waits, waits
 
 
