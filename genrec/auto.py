@@ -114,12 +114,6 @@ ADJUSTMENTS = (
         ("decoder.num_negatives=1024", "decoder.root_items=False"),
         "a softmax over all items would be most of the time",
     ),
-    Rule(
-        "a GPU",
-        lambda facts: facts.gpu,
-        ("rqvae.amp=True", "decoder.amp=True"),
-        "bfloat16 is faster there",
-    ),
 )
 
 
@@ -148,7 +142,7 @@ def choose(facts: Facts) -> Choice:
 
 #: What Amazon Beauty has, and its minutes on two cores: stage one goes by items, stage two by
 #: interactions to train on.
-_BEAUTY_ITEMS, _BEAUTY_INTERACTIONS, _BEAUTY_MINUTES = 12_101, 153_776, (2, 6)
+_BEAUTY_ITEMS, _BEAUTY_INTERACTIONS, _BEAUTY_MINUTES = 12_101, 153_776, (2, 8)
 
 
 def minutes(facts: Facts) -> int:

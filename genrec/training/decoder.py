@@ -167,7 +167,8 @@ class DecoderSettings(
     )
     rescore_grid: tuple[float, ...] = setting(
         "Weights of that kind to try on validation at the end, of which the best is kept with the "
-        "run in place of rescore, unless that is among them and no more than a standard error worse",
+        "run in place of rescore, unless that is among them and no more than a standard error "
+        "worse",
         (),
         least=0,
     )
