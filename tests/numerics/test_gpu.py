@@ -26,7 +26,10 @@ from genrec.models.retrieval import EncoderDecoderRetrievalModel
 from genrec.models.rqvae import RqVae
 from genrec.models.sasrec import SasRec
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU"),
+]
 
 NUM_ITEMS, SIZES, ROWS = 300, (8, 8, 8), 16
 IDS = np.random.default_rng(0).permutation(512)[:NUM_ITEMS]

@@ -33,9 +33,6 @@ from genrec.serving.recommender import Recommender
 from genrec.tokenizer.residual_kmeans import ResidualKMeans
 from genrec.tokenizer.semantic_id import SemanticIdTokenizer
 
-# Lists that leave nothing are asked for on purpose here; test_files.py holds the warning.
-pytestmark = pytest.mark.filterwarnings("ignore::genrec.serving.stock.NothingLeft")
-
 onnx = pytest.importorskip("onnx", reason="needs the extra onnx")
 pytest.importorskip("onnxruntime", reason="needs the extra onnx")
 
@@ -98,6 +95,8 @@ def same(expected, found) -> None:
     assert found.popular.tolist() == expected.popular.tolist()
 
 
+# Some of the lists leave nothing; test_files.py holds the warning.
+@pytest.mark.filterwarnings("ignore::genrec.serving.stock.NothingLeft")
 @pytest.mark.parametrize(
     "options",
     [

@@ -22,9 +22,6 @@ from genrec.serving.request import _parts
 from genrec.tokenizer.semantic_id import SemanticIdTokenizer
 from genrec.trained import with_ids
 
-# Lists that leave nothing are asked for on purpose here; test_files.py holds the warning.
-pytestmark = pytest.mark.filterwarnings("ignore::genrec.serving.stock.NothingLeft")
-
 N = 24
 KEYS = [f"B{i:03d}" for i in range(N)]
 SIZES = (3, 4, 2)
@@ -151,6 +148,8 @@ def test_what_was_seen_is_left_out_also_beyond_what_the_model_sees(recommender, 
 EVERY = set(range(N))
 
 
+# Some of the lists leave nothing; test_files.py holds the warning.
+@pytest.mark.filterwarnings("ignore::genrec.serving.stock.NothingLeft")
 @pytest.mark.parametrize(
     ("allow", "exclude", "expected"),
     [
@@ -177,6 +176,8 @@ def test_lists_for_everybody(recommender, exact, allow, exclude, expected, exclu
         assert (scores[row] == -np.inf).tolist() == (ids[row] == -1).tolist()
 
 
+# Some of the lists leave nothing; test_files.py holds the warning.
+@pytest.mark.filterwarnings("ignore::genrec.serving.stock.NothingLeft")
 @pytest.mark.parametrize("exclude_seen", [True, False])
 @pytest.mark.parametrize("which", ["allow", "exclude", "both", "shared exclude"])
 @pytest.mark.parametrize("batch_size", [2, 128])
@@ -221,6 +222,8 @@ def test_one_user_takes_flat_lists(recommender):
         ask(recommender, keyed([3, 1]), k=3, allow=[keyed([1, 2])])
 
 
+# Some of the lists leave nothing; test_files.py holds the warning.
+@pytest.mark.filterwarnings("ignore::genrec.serving.stock.NothingLeft")
 def test_an_empty_history_gets_nothing(recommender):
     ids, scores = ask(recommender, [], k=3)
     assert (ids.tolist(), scores.tolist()) == ([-1] * 3, [-np.inf] * 3)
@@ -228,6 +231,8 @@ def test_an_empty_history_gets_nothing(recommender):
     assert (ids >= 0).tolist() == [[False] * 3, [True] * 3]
 
 
+# Some of the lists leave nothing; test_files.py holds the warning.
+@pytest.mark.filterwarnings("ignore::genrec.serving.stock.NothingLeft")
 def test_unknown_keys_are_named_or_skipped(recommender):
     history = ["B003", "new-1", "B001", "new-2"]
     with pytest.raises(
@@ -271,6 +276,8 @@ def test_columns_of_pandas_polars_and_numpy_are_taken(recommender):
         assert recommender.recommend(given, k=3).items == one
 
 
+# Some of the lists leave nothing; test_files.py holds the warning.
+@pytest.mark.filterwarnings("ignore::genrec.serving.stock.NothingLeft")
 def test_results_are_columns_of_equal_length(recommender):
     found = recommender.recommend([keyed([3, 1]), []], k=4, users=[7, 9], allow=keyed([5, 1, 2]))
     items, scores = found
