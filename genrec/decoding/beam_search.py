@@ -132,7 +132,8 @@ def constrained_beam_search(
     codes: Tensor | None = None
     parents: Tensor | None = None
     for level in range(index.num_levels):
-        following = index.step(states, level)
+        width = min(num_beams, index.num_states[level + 1])
+        following = index.step(states, level, at_least=-(-width // states.shape[1]))
         if child_fn is not None:
             exists = following.legal
             gained = child_fn(level, codes, parents, following).float()
@@ -153,7 +154,6 @@ def constrained_beam_search(
             gained = torch.where(allowed, gained - total, gained)
         candidates = scores.unsqueeze(-1) + gained
         ranked = _perturb(candidates, allowed, noisy, generator) if sample else candidates
-        width = min(num_beams, index.num_states[level + 1])
         chosen, alive = _top(ranked, following.states, allowed, width)  # (B, width)
         parents = torch.where(alive, chosen // allowed.shape[-1], 0)
         codes = following.codes.flatten(1).gather(1, chosen)

@@ -242,29 +242,36 @@ class PrefixIndex:
             leaf_offsets=None if self.leaf_offsets is None else self.leaf_offsets.to(device),
         )
 
-    def step(self, states: Tensor, level: int) -> TrieStep:
+    def step(self, states: Tensor, level: int, *, at_least: int = 1) -> TrieStep:
         """List the continuations of states, for all beams at once.
 
         Args:
             states: States of ``level``, shape ``(B, W)``, integer; -1 for a dead beam.
             level: How many codes the prefixes have, in ``[0, L)``.
+            at_least: Columns that are there even where no state has as many continuations, unless
+                none of the level has.
 
         Returns:
-            The continuations, ``C`` columns wide, those of each state in rising order of code.
+            The continuations, ``C`` columns wide, those of each state in rising order of code. On
+            a CPU as many columns as the widest of these states needs; elsewhere as the widest of
+            the level, which the host knows.
         """
         table = self.first_child[level]
         safe = states.clamp(min=0).flatten()
         first = table.index_select(0, safe)
         count = table.index_select(0, safe + 1) - first
         count = torch.where(states.flatten() >= 0, count, 0)
-        shape = (*states.shape, self.max_children[level])
-        codes = self._windows[level].index_select(0, first)
+        width = widest = self.max_children[level]
+        if self.device.type == "cpu" and level:
+            width = min(widest, max(at_least, int(count.max()) if len(count) else 0))
+        shape = (*states.shape, width)
+        codes = self._windows[level][:, :width].index_select(0, first)
         ranks = torch.arange(shape[-1], device=self.device, dtype=torch.int32)
         following = (first.unsqueeze(1) + ranks).clamp_(max=self.num_states[level + 1] - 1)
         return TrieStep(
             codes=codes.long().view(shape),
             states=following.view(shape),
-            legal=self._first_columns[shape[-1]].index_select(0, count).view(shape),
+            legal=self._first_columns[widest][:, :width].index_select(0, count).view(shape),
         )
 
     def find(self, prefixes: Tensor) -> Tensor:

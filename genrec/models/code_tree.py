@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from genrec.decoding.trie import PrefixIndex, TrieStep
 from genrec.models.item_settings import HistorySettings, TreeSettings
 from genrec.models.seen_items import SeenItems
+from genrec.modules.exporting import is_exporting
 from genrec.modules.hashed_embedding import HashedEmbedding
 from genrec.modules.kernels.window_dot import window_dot
 
@@ -184,10 +185,37 @@ class CodeTree(nn.Module):
         """Score the children by all items below them, ``(M, C)``."""
         legal, paths = following.legal, index.paths
         below = paths.num_below[level][following.states].where(legal, 0)
-        first = paths.first_item[level][following.states[:, 0]]  # children lie side by side
         # An only child is certain, whatever its score.
         count = below.sum(dim=1).where(legal.sum(dim=1) > 1, 0)
-        ranks = torch.arange(paths.most_below[level - 1], device=x.device, dtype=torch.int32)
+        if x.device.type != "cpu" or is_exporting():
+            width = paths.most_below[level - 1]
+            return self._sums_below(x, level, following, count, width, index, items, seen)
+        rows = count.nonzero().squeeze(1)
+        scores = torch.zeros(legal.shape)
+        if len(rows) == 0:
+            return scores
+        width = int(count.max())
+        if len(rows) < len(count):
+            x, count, seen = x[rows], count[rows], None if seen is None else seen.only(rows)
+            following = TrieStep(following.codes[rows], following.states[rows], legal[rows])
+        found = self._sums_below(x, level, following, count, width, index, items, seen)
+        return scores.index_copy(0, rows, found)
+
+    def _sums_below(
+        self,
+        x: Tensor,
+        level: int,
+        following: TrieStep,
+        count: Tensor,
+        width: int,
+        index: PrefixIndex,
+        items: HashedEmbedding,
+        seen: SeenItems | None,
+    ) -> Tensor:
+        """Add up the scores of ``count`` items, ``(M,)``, at most ``width``: ``(M, C)``."""
+        legal, paths = following.legal, index.paths
+        first = paths.first_item[level][following.states[:, 0]]  # children lie side by side
+        ranks = torch.arange(width, device=x.device, dtype=torch.int32)
         inside = ranks < count.unsqueeze(1)  # (M, I)
         places = (first.unsqueeze(1) + ranks).clamp_(max=index.num_items - 1)
         ids = index.leaf_items[places]
@@ -220,7 +248,7 @@ class CodeTree(nn.Module):
             count = self.settings.vectors(level)
             if table.hashed and level and count == 1:
                 windows = index.hashed_rows(level, len(table.weight))
-                rows = windows.index_select(0, ids[:, 0])
+                rows = windows[:, : ids.shape[1]].index_select(0, ids[:, 0])
                 return window_dot(x, table.weight, rows, following.legal).float()
             if table.hashed:
                 ids = index.prefix_hashes[level][ids]

@@ -102,6 +102,10 @@ class SeenItems:
         """List the rows' items."""
         return SeenPairs.of(self.items, self.fresh)
 
+    def only(self, rows: Tensor) -> SeenItems:
+        """Keep some rows, ``(m,)``, int64."""
+        return SeenItems(self.items[rows], self.fresh[rows], self.states[rows])
+
     def each(self, count: int) -> SeenItems:
         """Repeat each row, as for the beams of a user."""
         parts = (self.items, self.fresh, self.states)
