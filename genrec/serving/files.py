@@ -9,13 +9,16 @@ from __future__ import annotations
 import io
 import shutil
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
+import xxhash
+from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from genrec.atomic import atomic_file, read_json, write_json_atomic
@@ -67,16 +70,56 @@ def recommend_to_file(
     Raises:
         GenRecError: If a file is not there or not as it should be, or an item is unknown.
     """
-    _suffix(out, "--out")
-    chunks = Chunks.open(recommender, histories, allow, exclude, options)
-    source = chunks.source
     given = {"input": histories, "allow": allow, "exclude": exclude}
+    _check_out(out, given)
+    with _alone(out):
+        chunks = Chunks.open(recommender, histories, allow, exclude, options)
+        return _write(chunks, out, given, chunk_size, compute or _one_by_one)
+
+
+def _check_out(out: Path, given: dict[str, Path | None]) -> None:
+    """Refuse a result that could not be written, or would replace what it is made of."""
+    _suffix(out, "--out")
+    if out.is_dir():
+        raise ConfigError(f"--out must be a file, got the folder {out}; for example {out}/recs.csv")
+    for name, path in given.items():
+        if path is not None and path.exists() and out.exists() and out.samefile(path):
+            raise ConfigError(f"--out must be another file than --{name}, got {out} for both")
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Keep other calls from writing the same file."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    file = out.parent / f".{out.name}.lock"
+    lock = FileLock(file, blocking=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise ConfigError(
+            f"--out must not be written by another call, got {out}, which is; wait for it, or "
+            "name another file"
+        ) from None
+    try:
+        yield
+    finally:
+        file.unlink(missing_ok=True)
+        lock.release()
+
+
+def _write(
+    chunks: Chunks, out: Path, given: dict[str, Path | None], chunk_size: int, compute: Compute
+) -> int:
+    """Do the chunks that are missing and join them; the number of users."""
+    recommender, source, options = chunks.recommender, chunks.source, chunks.options
     path = recommender.path
     run = [] if path is None else [path / "meta.json", path / "best", path / "latest"]
     about = {
         "recommender": repr(recommender),
         "run": [_state(file) for file in run if file.is_file()],
         "items": recommender.item_keys.digest(),
+        "available": xxhash.xxh3_64_hexdigest(recommender.shelf.available.tobytes()),
+        "users": None if given["input"] is not None else recommender.data.fingerprint,
         "chunk_size": chunk_size,
         "options": {name: str(value) for name, value in options.items()},
         "files": {name: _state(path) for name, path in given.items() if path is not None},
@@ -89,16 +132,14 @@ def recommend_to_file(
     todo = [(start, sizes[start]) for start, file in files.items() if not file.is_file()]
     with tqdm(total=source.count, unit=" users", disable=None, mininterval=1.0) as progress:
         progress.update(source.count - sum(size for _, size in todo))
-        results = _one_by_one(chunks, todo) if compute is None else compute(chunks, todo)
-        for start, part in results:
+        for start, part in compute(chunks, todo):
             with atomic_file(files[start]) as temporary:
                 temporary.write_bytes(part)
             progress.update(sizes[start])
     served = _join(parts, len(files), out, source, _all_whole(recommender))
     shutil.rmtree(parts)
-    _say_without(
-        source.count - served, source.count, allow, bool(options.get("exclude_seen", True))
-    )
+    exclude_seen = bool(options.get("exclude_seen", True))
+    _say_without(source.count - served, source.count, given["allow"], exclude_seen)
     return source.count
 
 
@@ -113,7 +154,7 @@ def _say_without(without: int, count: int, allow: Path | None, exclude_seen: boo
         f"{without:,} of {count:,} users get no item and are not in the file: {what} for them "
         f"without what is {gone}{fix}",
         NothingLeft,
-        stacklevel=3,
+        stacklevel=4,
     )
 
 
@@ -150,7 +191,10 @@ class Chunks:
         options: dict[str, Any],
     ) -> Chunks:
         """Read what :func:`recommend_to_file` is told, whose errors these are."""
-        source = UserSource.of(recommender) if histories is None else UserSource.read(histories)
+        if histories is None:
+            source = UserSource.of(recommender)
+        else:
+            source = UserSource.read(histories, whole=_all_whole(recommender))
         paths = {"allow": allow, "exclude": exclude}
         lists = {
             name: ItemLists.read(path, f"--{name}")

@@ -157,7 +157,7 @@ def check_histories(
         users = users[np.linspace(0, len(users) - 1, min(count, len(users))).astype(np.int64)]
         begins = np.maximum(begins, ends - max_history)
         parts = [data.sequence_items[begins[user] : ends[user]] for user in users]
-    keys = catalogue.item_keys
+    keys = catalogue.item_keys if data is None else data.item_keys
     return [[keys[int(row)] for row in part] for part in parts]
 
 

@@ -6,8 +6,9 @@ Shape legend: B = users, S = history items, K = results, N = items.
 from __future__ import annotations
 
 import os
+import threading
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,9 @@ from genrec.tokenizer.semantic_id import SemanticIdTokenizer
 from genrec.trained import Trained, load_trained
 
 __all__ = ["Recommender"]
+
+#: Held while a recommender's shelf is exchanged; one for all, as locks cannot be copied.
+_EXCHANGE = threading.Lock()
 
 Keys = Iterable[Key]
 Rows = npt.NDArray[np.int64]
@@ -312,36 +316,18 @@ class Recommender:
             ArtifactError: If the vectors are of another width, or no ID is left.
             MissingPathError: If the run holds no quantiser.
         """
-        shelf = self._shelf
         new = NewItems.read(items, vectors)
-        rows = np.array([shelf.row_of.get(key, -1) for key in new.keys], dtype=np.int64)
-        here = (rows >= 0) & shelf.available[np.maximum(rows, 0)]
-        if here.any():
-            raise DataError(
-                f"new items must have new keys, got {int(here.sum())} that are known, the first "
-                f"{new.keys[int(here.argmax())]!r}; leave them out"
-            )
-        back, fresh = rows[rows >= 0], np.flatnonzero(rows < 0)
-        if len(back):
-            warnings.warn(
-                f"{len(back)} of the new items were removed before and come back with the ID and "
-                f"title they had, the first {new.keys[int((rows >= 0).argmax())]!r}; give a "
-                "changed item a key of its own",
-                stacklevel=2,
-            )
-        run = shelf.run
-        if len(fresh):
-            if run is None:
-                raise ConfigError(
-                    f"new items need a model of semantic IDs in a run's folder, got "
-                    f"{shelf.ranker.name}; open one with Recommender.from_pretrained"
-                )
-            run = with_items(run, new.take(fresh))
-        catalogue = shelf.catalogue if run is None else run.catalogue
-        removed = np.zeros(catalogue.num_items, dtype=bool)
-        removed[: len(shelf.available)] = ~shelf.available
-        removed[back] = False
-        self._shelf = shelf.with_removed(removed, run)
+        self._change(lambda shelf: _with_items(shelf, new))
+
+    def _change(self, change: Callable[[Shelf], Shelf]) -> None:
+        """Put another shelf in the place of this one; begin anew where a thread was faster."""
+        while True:
+            before = self._shelf
+            after = change(before)
+            with _EXCHANGE:
+                if self._shelf is before:
+                    self._shelf = after
+                    return
 
     def remove_items(self, items: Key | Keys, *, on_unknown: str = "raise") -> None:
         """Never recommend some items again; once more does nothing. Histories may still hold them.
@@ -353,12 +339,15 @@ class Recommender:
         Raises:
             DataError: If a key is unknown.
         """
-        shelf = self._shelf
         keys = list(items) if isinstance(items, (set, frozenset)) else read_keys(items, "items")[0]
         lists = read_lists(keys, "items")
-        removed = ~shelf.available
-        removed[shelf.look_up(lists, "items", Unknown(on_unknown)).rows] = True
-        self._shelf = shelf.with_removed(removed, shelf.run)
+
+        def without(shelf: Shelf) -> Shelf:
+            removed = ~shelf.available
+            removed[shelf.look_up(lists, "items", Unknown(on_unknown)).rows] = True
+            return shelf.with_removed(removed, shelf.run)
+
+        self._change(without)
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
         """Write one folder that holds all: weights, IDs, items, titles, what was added, removed.
@@ -492,3 +481,35 @@ class Recommender:
             DataError: If they are no rows of it.
         """
         return self._shelf.titles(rows)
+
+
+def _with_items(shelf: Shelf, new: NewItems) -> Shelf:
+    """Put new items on a shelf, or removed ones back; see :meth:`Recommender.add_items`."""
+    rows = np.array([shelf.row_of.get(key, -1) for key in new.keys], dtype=np.int64)
+    here = (rows >= 0) & shelf.available[np.maximum(rows, 0)]
+    if here.any():
+        raise DataError(
+            f"new items must have new keys, got {int(here.sum())} that are known, the first "
+            f"{new.keys[int(here.argmax())]!r}; leave them out"
+        )
+    back, fresh = rows[rows >= 0], np.flatnonzero(rows < 0)
+    if len(back):
+        warnings.warn(
+            f"{len(back)} of the new items were removed before and come back with the ID and "
+            f"title they had, the first {new.keys[int((rows >= 0).argmax())]!r}; give a "
+            "changed item a key of its own",
+            stacklevel=5,
+        )
+    run = shelf.run
+    if len(fresh):
+        if run is None:
+            raise ConfigError(
+                f"new items need a model of semantic IDs in a run's folder, got "
+                f"{shelf.ranker.name}; open one with Recommender.from_pretrained"
+            )
+        run = with_items(run, new.take(fresh))
+    catalogue = shelf.catalogue if run is None else run.catalogue
+    removed = np.zeros(catalogue.num_items, dtype=bool)
+    removed[: len(shelf.available)] = ~shelf.available
+    removed[back] = False
+    return shelf.with_removed(removed, run)

@@ -149,6 +149,7 @@ class Users:
     def __init__(self, data: PreparedDataset | None, prepared: str | None = None) -> None:
         self._data, self._prepared = data, prepared
         self._row_of: dict[str, int] | None = None
+        self._rows: npt.NDArray[np.int64] | None = None
 
     def histories(self, names: Sequence[Key], shelf: Shelf, unknown: Unknown) -> Lists:
         """Find all that users had, as rows of the catalogue; nothing for unknown ones."""
@@ -165,11 +166,21 @@ class Users:
         lengths = np.where(users >= 0, offsets[safe + 1] - begins, 0) if len(offsets) > 1 else users
         ends = np.concatenate([[0], np.cumsum(lengths)])
         places = np.arange(ends[-1]) + np.repeat(begins - ends[:-1], lengths)
-        return Lists(np.asarray(data.sequence_items[places], dtype=np.int64), ends)
+        return Lists(self.rows(np.asarray(data.sequence_items[places])), ends)
+
+    def rows(self, items: npt.NDArray[np.int32] | npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Turn rows of the data set, which is open, into rows of the catalogue, same shape."""
+        return items.astype(np.int64) if self._rows is None else self._rows[items]
 
     def open(self, shelf: Shelf) -> PreparedDataset:
-        """Open the data set; refuse one with other items than the catalogue begins with."""
+        """Open the data set; refuse one with other items than the catalogue.
+
+        It has the items that the catalogue begins with, in their order; or it was prepared with
+        new ones, whose keys stand between the others, and the catalogue knows all of them.
+        """
         data = self._data
+        if data is not None and self._rows is not None:  # rows of the catalogue never move
+            return data
         if data is None:
             if self._prepared is None or not is_prepared(self._prepared):
                 where = f"at {self._prepared}" if self._prepared else "(a saved folder keeps none)"
@@ -183,9 +194,31 @@ class Users:
         if keys.offsets is not data.item_keys.offsets:  # the recommender may know more behind them
             first = StringArray(keys.data, keys.offsets[: data.num_items + 1])
             if len(first) != data.num_items or first.digest() != data.item_keys.digest():
-                raise ArtifactError(
-                    f"data set must have the items that the run was trained on, got "
-                    f"{data.num_items} others in {data.path}; give the run's own, or item keys"
-                )
+                self._rows = _rows_of(data, shelf)
         self._data = data
         return data
+
+
+def _rows_of(data: PreparedDataset, shelf: Shelf) -> npt.NDArray[np.int64]:
+    """Find the catalogue's row of each item of a data set, ``(N,)``, by their keys.
+
+    Keys that are numbers are found in anybody's data set; so it must have all that anybody took.
+    """
+    rows = np.array([shelf.row_of.get(key, -1) for key in data.item_keys], dtype=np.int64)
+    counts = shelf.catalogue.counts
+    taken = np.ones(shelf.catalogue.num_items, dtype=bool) if counts is None else counts > 0
+    taken[rows[rows >= 0]] = False
+    if taken.any():
+        raise ArtifactError(
+            f"data set must have the items that the run was trained on, got {data.num_items} "
+            f"without {int(taken.sum())} of them in {data.path}, the first "
+            f"{shelf.catalogue.item_keys[int(taken.argmax())]!r}; give the run's own, or item keys"
+        )
+    if (rows < 0).any():
+        raise ArtifactError(
+            f"data set must have items that the run knows, got {int((rows < 0).sum())} that it "
+            f"does not in {data.path}, the first {data.item_keys[int((rows < 0).argmax())]!r}; "
+            "give them IDs with `genrec tokenize --extend` and name the table with --ids, or add "
+            "them with add_items first"
+        )
+    return rows

@@ -59,8 +59,8 @@ class UserSource:
         )
 
     @classmethod
-    def read(cls, path: Path, option: str = "--input") -> UserSource:
-        """Read a file of histories."""
+    def read(cls, path: Path, option: str = "--input", *, whole: bool = False) -> UserSource:
+        """Read a file of histories; ``whole`` tells whether the catalogue's keys are numbers."""
         table = _open(path, option)
         history = _named(_HISTORY, table)
         if history is not None:
@@ -75,7 +75,8 @@ class UserSource:
         time = _named(_TIME, table, "time")
         if user not in _USER or item not in _ITEM or time not in (None, *_TIME):
             _say_taken(path, {"user": user, "item": item, "time": time})
-        return cls._of_frame(_rows(table, user, item, time, option), table, user, item, option)
+        rows = _rows(table, user, item, time, option, whole)
+        return cls._of_frame(rows, table, user, item, option)
 
     @classmethod
     def _of_frame(
@@ -136,14 +137,20 @@ def type_of_keys(keys: pl.LazyFrame) -> pl.DataType:
     return pl.Int64() if keys.select(plain.all()).collect().item() else pl.String()
 
 
-def _rows(table: TableFile, user: str, item: str, time: str | None, option: str) -> pl.LazyFrame:
-    """Read one row an interaction into one row a user, oldest item first."""
+def _rows(
+    table: TableFile, user: str, item: str, time: str | None, option: str, whole: bool
+) -> pl.LazyFrame:
+    """Read one row an interaction into one row a user, oldest item first.
+
+    Items of one time stand as in a prepared data set, in the order of their keys.
+    """
     columns = [Column("user", user, "key"), Column("item", item, "key")]
     if time is not None:
         columns.append(Column("time", time, "time"))
     items = pl.col("item").alias("history")
     if time is not None:
-        items = items.sort_by("time", maintain_order=True)
+        key = pl.col("item").cast(pl.Int64, strict=False) if whole else pl.col("item")
+        items = items.sort_by("time", key, maintain_order=True)
     # Users stay in the order in which the file first names them.
     return _read(table, columns, option).group_by("user", maintain_order=True).agg(items).lazy()
 

@@ -156,9 +156,12 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 at = (states[listed] - begin, rows[listed])
                 scores = F.linear(rough_x[part], rough_table)  # (m, N)
                 scores.index_put_(at, rough_extra[listed], accumulate=True)
+                own = (torch.arange(len(scores), device=x.device), targets[part])
+                top, best = scores.max(dim=1)
+                behind = top.float() - scores[own].float()
                 probs = torch.softmax(scores, dim=1)
-                own = (torch.arange(len(probs), device=x.device), targets[part])
-                losses[part] = -probs[own].float().log()
+                # The target's own probability may be too small for its logarithm to exist.
+                losses[part] = behind - probs.gather(1, best.unsqueeze(1)).squeeze(1).float().log()
                 probs[own] -= 1.0
                 to_extra[listed] = probs[at].float()
                 to_x[part] = probs @ rough_table

@@ -157,8 +157,9 @@ class Journal:
                 f"--journal must lie in a folder, got {self.path.parent}, which is not there; "
                 "make it"
             )
-        self._lock = FileLock(self.path.with_name(f".{self.path.name}.lock"))
-        self._owner = self.path.with_name(f".{self.path.name}.owner")
+        place = self.path.resolve()  # of a link, what it points to
+        self._lock = FileLock(place.with_name(f".{place.name}.lock"))
+        self._owner = place.with_name(f".{place.name}.owner")
         self._take()
         try:
             if self.path.exists():

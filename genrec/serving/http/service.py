@@ -159,11 +159,12 @@ class Service:
             raise Refusal(404, "data set must have users with a held-out item, got none")
         user = int(np.random.default_rng().choice(tested))
         begin, cut = int(data.sequence_offsets[user]), int(cuts[user])
-        had = data.sequence_items[max(begin, cut - MAX_HISTORY) : cut]
+        items = data.sequence_items[max(begin, cut - MAX_HISTORY) : cut + 1]
+        *had, taken = now.recommender.users.rows(np.asarray(items)).tolist()
         return {
             "user": data.user_keys[user],
-            "history": [_named(now, int(row)) for row in had],
-            "next": _named(now, int(data.sequence_items[cut])),
+            "history": [_named(now, row) for row in had],
+            "next": _named(now, taken),
         }
 
     def add(self, items: Sequence[NewItem]) -> dict[str, Any]:

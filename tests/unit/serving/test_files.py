@@ -411,3 +411,56 @@ def test_a_moved_run_names_input_where_a_file_is_written(run, tmp_path):
     answer = call("recommend", moved, "--device", "cpu", "--out", tmp_path / "o.csv")
     assert answer.exit_code == 2
     assert "with --data FOLDER, or give item keys with --input" in answer.stderr
+
+
+def test_the_result_is_no_file_that_is_read_and_no_folder(recommender, tmp_path):
+    source = tmp_path / "in.csv"
+    source.write_text("user_id,item_id\nu,a1\n")
+    with pytest.raises(ConfigError, match="--out must be another file than --input"):
+        recommend_to_file(recommender, source, histories=source)
+    assert source.read_text() == "user_id,item_id\nu,a1\n"
+    (tmp_path / "out.csv").mkdir()
+    with pytest.raises(ConfigError, match="--out must be a file, got the folder"):
+        recommend_to_file(recommender, tmp_path / "out.csv", histories=source)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.csv", "out.csv"]
+
+
+def test_one_call_writes_a_file_at_a_time(recommender, tmp_path):
+    out = tmp_path / "out.csv"
+
+    def compute(chunks, todo):
+        with pytest.raises(ConfigError, match="--out must not be written by another call"):
+            recommend_to_file(recommender, out, k=2)
+        return ((start, chunks.part(start, size)) for start, size in todo)
+
+    recommend_to_file(recommender, out, k=2, compute=compute)
+    assert [path.name for path in tmp_path.iterdir()] == ["out.csv"]
+    recommend_to_file(recommender, out, k=2)
+
+
+def test_parts_of_other_histories_are_made_anew(tmp_path, write_data):
+    """The data set was prepared again, at the same place with the same items."""
+    out, answers = tmp_path / "out.parquet", []
+    for sequences in ([[0, 1], [1, 2]], [[2, 1], [0, 2]]):
+        data = write_data(tmp_path / str(len(answers)), [*"abc"], sequences=sequences)
+        counting = Popularity(data.item_keys, np.array([3, 2, 1]))
+        recommender = Recommender(counting, data=data)
+
+        def stops(chunks, todo):
+            yield 0, chunks.part(0, 1)
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            recommend_to_file(recommender, out, k=1, chunk_size=1, compute=stops)
+        if answers:
+            recommend_to_file(recommender, out, k=1, chunk_size=1)
+        answers.append(None)
+    assert pl.read_parquet(out)["item_id"].to_list() == ["a", "b"]
+
+
+def test_events_of_one_time_stand_as_in_a_prepared_set(tmp_path):
+    (tmp_path / "in.csv").write_text("user_id,item_id,time\nu,9,1\nu,10,1\nu,b,0\n")
+    read = files.UserSource.read
+    assert read(tmp_path / "in.csv").chunk(0, 1)["history"][0].to_list() == ["b", "10", "9"]
+    whole = read(tmp_path / "in.csv", whole=True).chunk(0, 1)["history"][0]
+    assert whole.to_list() == ["b", "9", "10"]

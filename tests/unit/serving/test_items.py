@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -261,6 +264,33 @@ def test_users_need_their_data_set(run, data, tmp_path, write_data):
     assert len(given.recommend(users="user 3", k=4).items) == 4
 
 
+def test_users_of_a_grown_data_set_keep_their_items(run, data, tmp_path, write_data):
+    """Keys are sorted, so that new ones stand between those that the run knows."""
+    from genrec.trained import load_quantizer
+
+    keys = ["a00", *data.item_keys, "d00"]
+    row_of = {key: row for row, key in enumerate(keys)}
+    offsets = np.asarray(data.sequence_offsets)
+    moved = np.asarray(data.sequence_items) + 1
+    sequences = [moved[a:b] for a, b in itertools.pairwise(offsets)]
+    sequences[0] = np.append(sequences[0], row_of["d00"])
+    grown = write_data(tmp_path / "grown", keys, sequences=sequences)
+    with pytest.raises(
+        ArtifactError, match=r"items that the run knows, got 2 .* first 'a00'; give"
+    ):
+        Recommender.from_pretrained(run, device="cpu", data=grown).recommend(users="user 0")
+    table = SemanticIdTokenizer.load(run).add_items(
+        load_quantizer(run / "quantizer"), new_vectors(), ["a00", "d00"]
+    )
+    recommender = Recommender.from_pretrained(run, tokenizer=table, data=grown, device="cpu")
+    found = recommender.recommend(users=["user 3", "user 0"], k=4)
+    histories = [[keys[row] for row in sequences[user]] for user in (3, 0)]
+    assert found.items == recommender.recommend(histories, k=4).items
+    added = Recommender.from_pretrained(run, data=grown, device="cpu")
+    added.add_items({"item_id": ["d00", "a00"], "vector": new_vectors()[::-1].tolist()})
+    assert added.recommend(users="user 3", k=4).items == found.items[0]
+
+
 def test_new_items_of_a_table_have_their_titles(run, vectors, tmp_path, write_data):
     from genrec.trained import load_quantizer
 
@@ -328,3 +358,24 @@ def test_likeness_to_an_item_of_an_overflowing_length(run):
     catalogue = replace(shelf.catalogue, sketch=sketch, counts=np.zeros(32, dtype=np.int64))
     odd = Recommender.of_shelf(Shelf.of(shelf.ranker, catalogue, shelf.run), recommender.users)
     assert max(odd.similar_items("a0", k=31).scores) < 1 + shelf.codes.shape[1]
+
+
+def test_changes_of_several_threads_are_all_kept(recommender, monkeypatch):
+    keys = list(recommender.item_keys)[:8]
+    plain = Shelf.with_removed
+
+    def slow(shelf, *given):  # gives other threads the time to go wrong
+        time.sleep(0.01)
+        return plain(shelf, *given)
+
+    monkeypatch.setattr(Shelf, "with_removed", slow)
+    with ThreadPoolExecutor(9) as pool:
+        done = [pool.submit(recommender.remove_items, key) for key in keys]
+        added = {"item_id": ["new"], "vector": new_vectors()[:1].tolist()}
+        done.append(pool.submit(recommender.add_items, added))
+        for each in done:
+            each.result()
+    left = recommender.item_keys
+    here = {left[row] for row in np.flatnonzero(recommender.shelf.available)}
+    assert here == {*left} - {*keys}
+    assert "new" in here

@@ -57,3 +57,18 @@ def test_bounds_of_equal_shares_need_no_look(size: int) -> None:
     rows, extra = torch.zeros(16, dtype=torch.long), torch.zeros(16)
     known = ListedPairs(states, rows, extra, each=2).bounds(8, size)
     assert known == ListedPairs(states, rows, extra).bounds(8, size)
+
+
+@pytest.mark.parametrize("behind", [100.0, 200.0, 1e4])
+def test_a_target_far_behind_has_a_finite_loss(behind: float) -> None:
+    x = torch.tensor([[1.0]], requires_grad=True)
+    table = torch.tensor([[behind], [0.0]], requires_grad=True)
+    found = linear_cross_entropy(x, table, torch.tensor([1]))
+    expected = F.cross_entropy(x @ table.t(), torch.tensor([1]))
+    torch.testing.assert_close(found, expected)
+    for gradient, reference in zip(
+        torch.autograd.grad(found, (x, table)),
+        torch.autograd.grad(expected, (x, table)),
+        strict=True,
+    ):
+        torch.testing.assert_close(gradient, reference)

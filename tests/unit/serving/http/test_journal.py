@@ -231,3 +231,14 @@ def test_a_line_is_written_on_where_the_file_took_a_part(path):
     again = Journal(path)
     assert list(again.changes.removed) == ["a"]
     again.close()
+
+
+def test_a_link_to_a_journal_is_the_journal(path, tmp_path):
+    journal = begun(path)
+    link = tmp_path / "other" / "link.journal"
+    link.parent.mkdir()
+    link.symlink_to(path)
+    with pytest.raises(ConfigError, match="journal must be free, got .*link.journal, which process"):
+        Journal(link)
+    journal.close()
+    Journal(link).close()
