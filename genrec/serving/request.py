@@ -193,7 +193,7 @@ class Request:
     def _why_nothing(self, strangers: int) -> str:
         """Say what leaves users nothing; of ``strangers`` nothing at all is known."""
         if self.limits.allowed == 0:
-            return "no item of allow is known; name keys of the catalogue"
+            return "no item of allow is known, or it names none; name keys of the catalogue"
         if self.limits.allowed is not None:
             return (
                 "nothing is left of allow for them without what is excluded, removed or in the "

@@ -235,7 +235,7 @@ def fit(
             optimizer.zero_grad(set_to_none=True)
             schedule.step()
             result.step += 1
-            progress.advance()
+            progress.advance(result.step)
 
             stop, due = watch.look(result.step)
             done = result.step == num_steps

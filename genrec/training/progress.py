@@ -12,6 +12,8 @@ from tqdm import tqdm
 __all__ = ["Progress", "in_words"]
 
 _FIRST_S, _EVERY_S = 5.0, 30.0
+#: How long a line waits for the loss to be read.
+_PATIENCE_S = 10.0
 
 
 class Progress:
@@ -57,9 +59,12 @@ class Progress:
     ) -> None:
         self.bar.close()
 
-    def advance(self) -> None:
-        """Count a step."""
+    def advance(self, step: int) -> None:
+        """Count a step, so many of the whole run; tell of slow ones, whose loss nobody has read."""
         self.bar.update()
+        now = self.clock()
+        if now >= self.next_line + _PATIENCE_S:
+            self._say(step, now, "", (step - self.done) / max(now - self.begun, 1e-9))
 
     def report(self, step: int, loss: float, rate: float) -> None:
         """Tell how it goes, at a step whose loss is known.
@@ -71,13 +76,17 @@ class Progress:
         """
         self.bar.set_postfix({"loss": f"{loss:.4f}"})
         now = self.clock()
-        if not self.shown or not self.bar.disable or now < self.next_line or step >= self.total:
+        if now >= self.next_line:
+            self._say(step, now, f" loss {loss:.4f},", rate)
+
+    def _say(self, step: int, now: float, loss: str, rate: float) -> None:
+        if not self.shown or not self.bar.disable or step >= self.total:
             return
         self.next_line = now + _EVERY_S
         # Evaluations take their share of what is left as of what is done.
         left = (self.total - step) * (now - self.begun) / (step - self.done)
         print(
-            f"step {step:,}/{self.total:,}, loss {loss:.4f}, {rate:,.3g} steps/s, "
+            f"step {step:,}/{self.total:,},{loss} {rate:,.3g} steps/s, "
             f"{in_words(left)} left",
             flush=True,
         )

@@ -20,7 +20,7 @@ def spoken(capsys, shown: bool = True, done: int = 0) -> list[str]:
     with Progress("x", total=1000 + done, done=done, shown=shown, clock=lambda: now[0]) as progress:
         for step in range(1, 1001):
             now[0] += 0.125
-            progress.advance()
+            progress.advance(done + step)
             if step % 10 == 0:
                 progress.report(done + step, 0.5, 10.0)
     out = capsys.readouterr()
@@ -42,3 +42,15 @@ def test_a_resumed_run_counts_its_own_steps_for_the_time_left(capsys):
 
 def test_other_processes_are_silent(capsys):
     assert spoken(capsys, shown=False) == []
+
+
+def test_slow_steps_are_told_before_their_loss_is_read(capsys):
+    now = [0.0]
+    with Progress("x", total=174, clock=lambda: now[0]) as progress:
+        for step in range(1, 51):
+            now[0] += 4.0
+            progress.advance(step)
+        progress.report(50, 0.5, 0.25)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "step 4/174, 0.25 steps/s, 11 min left"
+    assert [line.partition("/")[0] for line in lines] == [f"step {n}" for n in (4, 14, 24, 34, 44)]
