@@ -86,8 +86,7 @@ class Progress:
         # Evaluations take their share of what is left as of what is done.
         left = (self.total - step) * (now - self.begun) / (step - self.done)
         print(
-            f"step {step:,}/{self.total:,},{loss} {rate:,.3g} steps/s, "
-            f"{in_words(left)} left",
+            f"step {step:,}/{self.total:,},{loss} {rate:,.3g} steps/s, {in_words(left)} left",
             flush=True,
         )
 

@@ -112,12 +112,20 @@ class Answer:
         return results
 
     def _unknown(self, place: int, known: int) -> list[Key]:
-        """List the keys of a given history that were left out."""
+        """List the keys of a given history that were left out, or a user without any."""
         given = self.query.histories
-        if given is None or len(given[place]) == known:
+        if given is None:
+            return [] if known else [(self.query.users or ())[place]]
+        if len(given[place]) == known:
             return []
         rows = self.shelf.row_of
         return list(dict.fromkeys(key for key in given[place] if str(key) not in rows))
+
+    def unknown_rules(self) -> list[Key]:
+        """List the keys of ``allow`` and ``exclude`` that no item has."""
+        named = (*(self.query.allow or ()), *self.query.exclude)
+        rows = self.shelf.row_of
+        return list(dict.fromkeys(key for key in named if str(key) not in rows))
 
     def _explain(self, place: int, chosen: Rows, items: list[dict[str, Any]], whole: bool) -> None:
         """Add the codes of each result, and the item of the history that it is most like."""

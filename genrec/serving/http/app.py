@@ -220,7 +220,8 @@ async def _recommended(service: Service, told: m.RecommendRequest) -> bytes:
             explain=told.explain,
         )
     )
-    return orjson.dumps({"model": answer.shelf.ranker.name, "results": answer.to_json()})
+    found = {"unknown": answer.unknown_rules(), "results": answer.to_json()}
+    return orjson.dumps({"model": answer.shelf.ranker.name, **found})
 
 
 def _add_changing(app: FastAPI, service: Service, about: dict[str, Any]) -> None:

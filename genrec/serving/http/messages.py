@@ -120,7 +120,10 @@ class UserResults(_Message):
 
     user: str | int | None
     popular: bool = Field(description="Nothing of the history is known: what is popular.")
-    unknown: list[str | int] = Field(description="Keys of the given history that are not known.")
+    unknown: list[str | int] = Field(
+        description="Keys of the given history that are not known; or the user, where the data set "
+        "has no such and no history is given."
+    )
     items: list[Recommended]
 
 
@@ -132,6 +135,7 @@ class RecommendAnswer(_Message):
             "examples": [
                 {
                     "model": "generation",
+                    "unknown": [],
                     "results": [
                         {
                             "user": None,
@@ -148,6 +152,9 @@ class RecommendAnswer(_Message):
     )
 
     model: str
+    unknown: list[str | int] = Field(
+        description="Keys of allow and exclude that no item has, left out."
+    )
     results: list[UserResults]
 
 
@@ -175,7 +182,9 @@ class AddedItem(_Message):
     @model_validator(mode="after")
     def _check_content(self) -> AddedItem:
         if self.text is None and self.vector is None:
-            raise ValueError("item must have text or vector, got neither; give its text")
+            raise ValueError(
+                f"item must have text or vector, got neither for {self.item!r}; give its text"
+            )
         if self.vector is not None and (length := math.hypot(*self.vector)) > LONGEST_VECTOR:
             raise ValueError(
                 f"vector must have a length of at most {LONGEST_VECTOR:g}, got {length:.3g}; give "

@@ -323,3 +323,14 @@ def test_examples_of_the_schema_are_answered(client):
         if "security" in told
     ]
     assert changing == [("/v1/items", "post"), ("/v1/items/{key}", "delete"), ("/v1/model", "post")]
+
+
+def test_what_is_not_known_is_named(client):
+    told = {"users": ["user 3", "nobody"], "allow": ["a1", "zz", "zz"], "exclude": ["yy"]}
+    found = client.post("/v1/recommend", json=told).json()
+    assert found["unknown"] == ["zz", "yy"]
+    assert [result["unknown"] for result in found["results"]] == [[], ["nobody"]]
+    line = message_of(
+        client.post("/v1/items", json={"items": [{"item": "n1"}]}, headers=RIGHT), 422
+    )
+    assert "got neither for 'n1'" in line

@@ -238,7 +238,9 @@ def test_a_link_to_a_journal_is_the_journal(path, tmp_path):
     link = tmp_path / "other" / "link.journal"
     link.parent.mkdir()
     link.symlink_to(path)
-    with pytest.raises(ConfigError, match="journal must be free, got .*link.journal, which process"):
+    with pytest.raises(
+        ConfigError, match=r"journal must be free, got .*link\.journal, which process"
+    ):
         Journal(link)
     journal.close()
     Journal(link).close()
