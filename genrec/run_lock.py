@@ -14,6 +14,9 @@ from genrec.errors import ConfigError
 __all__ = ["RunLock"]
 
 
+_MOMENT_S = 0.5
+
+
 class RunLock:
     """Held by the training that writes into a run's folder.
 
@@ -43,7 +46,8 @@ class RunLock:
         if self.held:
             return
         try:
-            self._lock.acquire(timeout=0)
+            # `genrec runs` holds it for a moment, to see whether it is free.
+            self._lock.acquire(timeout=_MOMENT_S)
         except Timeout:
             raise ConfigError(
                 f"run folder must be free, got {self.folder} in which {self._owner()} trains; "

@@ -160,6 +160,7 @@ def open_data(run: KeptRun) -> PreparedDataset:
 
     Raises:
         MissingPathError: If it is not at its place any more.
+        ArtifactError: If another log lies there now.
     """
     prepared = run.meta.get("prepared")
     if prepared is None or not is_prepared(prepared):
@@ -167,7 +168,14 @@ def open_data(run: KeptRun) -> PreparedDataset:
             f"data set of {run.path} must still be at its place, got none at {prepared}; name it "
             "with --data"
         )
-    return PreparedDataset.load(prepared)
+    data = PreparedDataset.load(prepared)
+    if run.meta.get("log_fingerprint", data.log_fingerprint) != data.log_fingerprint:
+        raise ArtifactError(
+            f"data set of {run.path} must be the one that it was trained on, got other items, "
+            f"interactions or splits at {prepared}, which was prepared again; prepare it as it "
+            "was, or name a data set with --data"
+        )
+    return data
 
 
 def load_quantizer(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,7 +101,14 @@ def evaluate_runs(
         notes = _notes({labels.get(name, name): ranker for name, ranker in rankers.items()})
         labelled = {labels.get(name, name): row for name, row in results.items()}
         print(format_table(labelled, split, ks=shown, hide_history=hide_history, notes=notes))
-        if limit is None and results != known:
+        trained_on = runs[0].meta.get("log_fingerprint", data.log_fingerprint)
+        if data.log_fingerprint != trained_on:
+            print(
+                f"{data.path} is not what {paths[0]} was trained on, so metrics.json stays as it "
+                "is; what is held out here may have been trained on",
+                file=sys.stderr,
+            )
+        elif limit is None and results != known:
             for path, name, run in zip(paths, names, runs, strict=True):
                 # The first run keeps the table; the others what they would have found alone.
                 same = run.ranker.max_history >= common.max_history  # so that the same is hidden

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from genrec.atomic import atomic_file
 from genrec.data.sample_catalogue import BRANDS, CATEGORIES, NEXT_WEIGHTS, SampleItem, make_items
+from genrec.errors import ConfigError
 
 __all__ = ["Event", "SampleShop", "main", "write_sample"]
 
@@ -181,7 +182,11 @@ def _successors() -> list[list[tuple[int, float]]]:
 
 
 def write_sample(folder: str | Path, *, seed: int = 0, num_users: int = 2_000) -> None:
-    """Write ``items.csv`` and ``interactions.csv`` into a folder, made when missing."""
+    """Write ``items.csv`` and ``interactions.csv`` into a folder, made when missing.
+
+    Raises:
+        ConfigError: If there are such files with another content.
+    """
     shop = SampleShop(seed=seed, num_users=num_users)
     items = [["item_id", "title", "brand", "categories", "price"]]
     for item in shop.items:
@@ -190,15 +195,24 @@ def write_sample(folder: str | Path, *, seed: int = 0, num_users: int = 2_000) -
     for event in shop.events():
         key = shop.items[event.item].key
         events.append([f"c{event.user + 1:04d}", key, str(event.rating), str(event.time_s)])
-    _write_csv(Path(folder) / "items.csv", items)
-    _write_csv(Path(folder) / "interactions.csv", events)
+    files = {
+        Path(folder) / "items.csv": _csv(items),
+        Path(folder) / "interactions.csv": _csv(events),
+    }
+    for path, content in files.items():
+        if path.exists() and path.read_bytes() != content:
+            raise ConfigError(
+                f"FOLDER must have no {path.name} of another shop, got {folder}; name another"
+            )
+    for path, content in files.items():
+        with atomic_file(path) as temporary:
+            temporary.write_bytes(content)
 
 
-def _write_csv(path: Path, rows: list[list[str]]) -> None:
+def _csv(rows: list[list[str]]) -> bytes:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
-    with atomic_file(path) as temporary:
-        temporary.write_bytes(text.getvalue().encode("utf-8"))
+    return text.getvalue().encode("utf-8")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

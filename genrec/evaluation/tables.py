@@ -9,6 +9,7 @@ from typing import Any
 
 from genrec.atomic import read_json, write_json_atomic
 from genrec.checkpoint import RunDirectory
+from genrec.errors import ArtifactError
 from genrec.evaluation.settings import EvaluationSettings
 from genrec.rankers import Ranker, SearchingRanker
 
@@ -103,12 +104,20 @@ def known_results(
 
     Returns:
         Metrics by ranker, of those that have all lengths of ``settings.ks``.
+
+    Raises:
+        ArtifactError: If the file holds something else.
     """
     file = Path(run) / "metrics.json"
     pointers = [Path(run) / name for name in RunDirectory(run).pointers()]
     if not file.is_file() or any(p.stat().st_mtime > file.stat().st_mtime for p in pointers):
         return {}
     known: dict[str, Any] = read_json(file).get(split, {})
+    if not isinstance(known, dict) or not all(isinstance(row, dict) for row in known.values()):
+        raise ArtifactError(
+            f"metrics.json must hold rows of metrics for {split}, got something else in {file}; it "
+            "was edited, delete it and evaluate again"
+        )
     if known.pop("settings", None) != _described(settings, ranker):
         return {}
     wanted = {f"{hidden}recall@{k}" for k in settings.ks for _, hidden in _WAYS.values()}

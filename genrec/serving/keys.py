@@ -28,6 +28,7 @@ __all__ = [
 Key = str | int
 
 _ONE_KEY = (str, int, np.integer)
+_MOST_BITS = 1024
 
 
 @dataclass(frozen=True)
@@ -185,6 +186,7 @@ def _as_list(value: Any, what: str, ordered: bool) -> list[Any]:
     if isinstance(value, (str, bytes)):
         raise DataError(f"{what} must be a list of item keys, got the text {value!r}; add brackets")
     wrong = _is_tensor(value) or isinstance(value, Mapping) or not isinstance(value, Iterable)
+    wrong |= isinstance(value, np.ndarray) and value.ndim == 0
     if wrong or hasattr(value, "columns"):  # a table
         raise DataError(
             f"{what} must be a list or a column of item keys, got {_shown(value)}; give keys as "
@@ -203,7 +205,8 @@ def _as_list(value: Any, what: str, ordered: bool) -> list[Any]:
 
 def _check_keys(keys: list[Any], what: str) -> None:
     for key in keys:
-        if isinstance(key, bool) or not isinstance(key, _ONE_KEY):
+        endless = isinstance(key, int) and key.bit_length() > _MOST_BITS  # not to be written
+        if isinstance(key, bool) or endless or not isinstance(key, _ONE_KEY):
             raise DataError(
                 f"{what} must hold keys that are text or whole numbers, got {_shown(key)}; "
                 "convert them, and leave out what is missing"
@@ -211,6 +214,8 @@ def _check_keys(keys: list[Any], what: str) -> None:
 
 
 def _shown(value: Any) -> str:
+    if isinstance(value, int) and value.bit_length() > _MOST_BITS:
+        return f"a whole number of {value.bit_length():,} bits"
     if value is None or isinstance(value, (str, int, float, np.generic)):
         return repr(value)
     return f"a {type(value).__name__}"

@@ -83,6 +83,22 @@ def test_json_and_exports(run, tmp_path):
     assert not (run / "semantic_ids").exists()
 
 
+@pytest.mark.parametrize("taken", ["the run", "notes"])
+def test_nothing_else_is_lost_for_a_table(run, tmp_path, taken):
+    out = run if taken == "the run" else tmp_path / "mine"
+    out.mkdir(exist_ok=True)
+    (out / "thesis.txt").write_text("years of work")
+    before = sorted(path.name for path in out.iterdir())
+    done = tokenize(run, "--out", out)
+    assert done.exit_code == 2
+    assert "--out must be new, or hold an ID table and nothing else, got" in done.stderr
+    assert sorted(path.name for path in out.iterdir()) == before
+    (tmp_path / "items.csv").write_text("item_id\n")
+    done = tokenize(run, "--npy", tmp_path / "items.csv")
+    assert "--npy must end in .npy" in done.stderr
+    assert (tmp_path / "items.csv").read_text() == "item_id\n"
+
+
 @pytest.fixture
 def grow(run, tmp_path, embeddings, keys, write_data):
     """A prepared data set of the run's items and some new ones, mixed up."""
