@@ -81,12 +81,12 @@ def write_report(
     """
     target = Path(out)
     above = next(place for place in target.absolute().parents if place.exists())
+    if target.is_dir():
+        raise ConfigError(f"--out must be a file, got the folder {out}; name a file in it")
     if target.suffix.lower() not in (".html", ".htm"):
         raise ConfigError(
             f"--out must end in .html, got {out}; name for example {target.with_suffix('.html')}"
         )
-    if target.is_dir():
-        raise ConfigError(f"--out must be a file, got the folder {out}; name a file in it")
     if not above.is_dir() or not os.access(above, os.W_OK):
         raise _unwritable(out, f"{above} takes no files")
     text = build_report(paths, told)

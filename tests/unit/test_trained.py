@@ -288,3 +288,18 @@ def test_the_only_run_below_a_folder_is_opened(runs, tmp_path, capsys):
     shutil.copytree(runs["SASRec"], tmp_path / "below" / "amazon" / "beauty")
     assert load_ranker(tmp_path / "below").num_items == load_ranker(runs["SASRec"]).num_items
     assert "taking the run below it" in capsys.readouterr().err
+
+
+def test_a_data_set_that_was_prepared_again_is_refused(runs, capsys, write_data):
+    """Its held-out items may be what the run was trained on."""
+    run = runs["Toy"]
+    evaluate_runs([run])
+    kept = (run / "metrics.json").read_bytes()
+    meta = json.loads((run / "meta.json").read_text())
+    write_json_atomic(run / "meta.json", meta | {"log_fingerprint": "of another log"})
+    with pytest.raises(ArtifactError, match="must be the one that it was trained on, got other"):
+        evaluate_runs([run])
+    capsys.readouterr()
+    evaluate_runs([run], data=PreparedDataset.load(meta["prepared"]))
+    assert "so metrics.json stays as it is" in capsys.readouterr().err
+    assert (run / "metrics.json").read_bytes() == kept

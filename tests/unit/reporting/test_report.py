@@ -296,3 +296,6 @@ def test_the_command_says_where_the_page_lies(shop, tmp_path):
     none = command(shop.sasrec, "--out", out, "--samples", 0)
     assert none.exit_code == 0
     assert "no user was asked for" in Path(out).read_text()
+    (tmp_path / "meta.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"--out must end in .html, got .*meta.json; name for"):
+        write_report([shop.sasrec], tmp_path / "meta.json", TOLD)
