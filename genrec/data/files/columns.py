@@ -34,6 +34,7 @@ __all__ = [
     "find_columns",
     "finish",
     "has_decimal_comma",
+    "key_text",
     "parsed_whole",
     "schema_of",
 ]
@@ -167,6 +168,14 @@ def find_columns(columns: Sequence[Column], names: Sequence[str], where: object)
     return [list(names).index(column.source) for column in columns]
 
 
+def key_text(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
+    """Write what names something as text, whatever type it was stored as; null for 7.5."""
+    if dtype.is_float():
+        # What pandas makes of integers beside an empty cell; 7.5 names nothing.
+        value = pl.when(value == value.floor()).then(value.cast(pl.Int64, strict=False))
+    return value.cast(pl.String)
+
+
 def _value(
     column: Column, dtype: pl.DataType, time: TimeReader | None, *, strict: bool = False
 ) -> pl.Expr:
@@ -180,9 +189,8 @@ def _value(
     if column.kind == "time":
         assert time is not None
         value = time.expression(value, dtype)
-    elif column.kind == "key" and dtype.is_float():
-        # What pandas makes of integers beside an empty cell; 7.5 names nothing.
-        value = pl.when(value == value.floor()).then(value.cast(pl.Int64, strict=False))
+    elif column.kind == "key":
+        value = key_text(value, dtype)
     value = value.cast(_KINDS[column.kind][0], strict=strict)
     if column.kind == "rating":
         value = pl.when(value.is_finite()).then(value)

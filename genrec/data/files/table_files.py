@@ -7,12 +7,12 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import polars as pl
 
-from genrec.data.files.columns import Column, accept, find_columns, has_decimal_comma
+from genrec.data.files.columns import Column, accept, find_columns, has_decimal_comma, key_text
 from genrec.data.files.delimited import Dialect, read_delimited, read_header, sample_values
 from genrec.data.files.json_lines import (
     plain_key,
@@ -112,13 +112,17 @@ class TableFile:
         """Open a column of lists of keys and some of keys, as text; None where it has no lists."""
         if self._suffix in _PARQUET:
             schema = self._parquet_schema()
-            if not isinstance(schema[source], (pl.List, pl.Array)):
+            kind = schema[source]
+            if not isinstance(kind, (pl.List, pl.Array)):
                 return None
             for name in keys:
                 self._check_kind(name, schema[name], "key", _NO_KEY)
+            inner = cast(pl.DataType, kind.inner)
             lazy = pl.scan_parquet(self.path).select(source, *keys)
+            lists = pl.col(source).cast(pl.List(inner))
             return lazy.with_columns(
-                pl.col(source).cast(pl.List(pl.String)), *(pl.col(k).cast(pl.String) for k in keys)
+                lists.list.eval(key_text(pl.element(), inner)),
+                *(key_text(pl.col(k), schema[k]) for k in keys),
             )
         if self._suffix not in _JSON:
             return None
