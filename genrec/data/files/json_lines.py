@@ -195,7 +195,7 @@ def _scan(path: Path, columns: Sequence[Column], time: TimeReader | None) -> pl.
         frame = finish(lazy, columns, time).collect(engine="streaming")
     except (pl.exceptions.PolarsError, OSError):
         return None
-    return frame if _parsed_well(frame, columns) else None
+    return frame if _parsed_well(frame, columns, time) else None
 
 
 def _parse_fast(
@@ -207,16 +207,16 @@ def _parse_fast(
         frame = finish(parsed.lazy(), columns, time).collect()
     except pl.exceptions.PolarsError:
         return None
-    return frame if _parsed_well(frame, columns) else None
+    return frame if _parsed_well(frame, columns, time) else None
 
 
-def _parsed_well(frame: pl.DataFrame, columns: Sequence[Column]) -> bool:
+def _parsed_well(frame: pl.DataFrame, columns: Sequence[Column], time: TimeReader | None) -> bool:
     """Tell whether nothing is missing, and no key may have been anything but text or integer."""
     keys = [pl.col(column.name) for column in columns if column.kind == "key"]
     # polars writes them as text; what really is such a text shows when read line by line.
     odd = [key.str.contains(_ODD_KEY).any() for key in keys]
     return (
-        parsed_whole(frame, columns, None)
+        parsed_whole(frame, columns, time, None)
         and not frame.select(pl.any_horizontal(pl.lit(False), *odd)).item()
     )
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -152,13 +151,11 @@ class TableFile:
     ) -> TimeReader:
         """Find out how to read a time column, where format and ticks per second leave it open."""
         if self._suffix in _PARQUET and self._parquet_schema()[source].is_temporal():
-            return TimeReader(ticks_per_s=1_000)
+            return TimeReader.of_column(self._parquet_schema()[source])
         reader = TimeReader.guess(
             self.sample(source), time_format=time_format, where=f"{source!r} of {self.path}"
         )
-        if ticks_per_s is not None and reader.style == "integer":
-            return replace(reader, ticks_per_s=ticks_per_s)
-        return reader
+        return reader if ticks_per_s is None else reader.of_unit(ticks_per_s)
 
     def number(self, name: str, source: str) -> Column:
         """Describe a column of numbers that may be missing, a decimal comma found by its values."""
