@@ -278,14 +278,36 @@ def test_columns_that_cannot_be_found(tmp_path, log, items, columns, message):
         read(tmp_path / "i.csv", tmp_path / "l.csv", columns=TableColumns(**columns))
 
 
-def test_excel_unicode_text(tmp_path):
-    log, items = tmp_path / "l.txt", tmp_path / "i.txt"
-    log.write_bytes("user\titem\tdate\nJürgen\ta\t01.02.2024\n".encode("utf-16"))
-    items.write_bytes("item\ttitle\na\tKäse für 3 €\n".encode("utf-16"))
+@pytest.mark.parametrize(
+    "encoding", ["utf-16", "utf-32", "utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"]
+)
+@pytest.mark.parametrize("ending", ["txt", "jsonl"])
+def test_text_of_wide_letters(tmp_path, encoding, ending):
+    """Excel's "Unicode text", and what databases write, with a mark of the order or without."""
+    log, items = tmp_path / f"l.{ending}", tmp_path / f"i.{ending}"
+    if ending == "txt":
+        log.write_bytes("user\titem\tdate\nJürgen\t例\t01.02.2024\n".encode(encoding))
+        items.write_bytes("item\ttitle\n例\tKäse für 3 €\n".encode(encoding))
+    else:
+        text = '{"user": "Jürgen", "item": "例", "date": "01.02.2024"}\n'
+        log.write_bytes(text.encode(encoding))
+        items.write_bytes('{"item": "例", "title": "Käse für 3 €"}\n'.encode(encoding))
     raw = read(items, log)
     assert raw.items["title"].to_list() == ["Käse für 3 €"]
     assert raw.interactions["user_key"].to_list() == ["Jürgen"]
+    assert raw.interactions["item_key"].to_list() == ["例"]
     assert raw.rejected.total == 0
+
+
+def test_what_is_no_text_is_one_line(tmp_path):
+    log, items = store(LOG, tmp_path / "l.csv"), tmp_path / "i.csv"
+    items.write_bytes(b"item,title\n" + bytes(range(8)) * 40 + bytes(99))
+    with pytest.raises(DataError, match=r"must be text, got NUL bytes in .*i\.csv; .*--encoding"):
+        read(items, log)
+    items.write_bytes(b"item,title\n" + b"".join(b"%d,a b\n" % n for n in range(9)) + b"x,a\0b\n")
+    assert len(read(items, log).items) == 10  # a stray one harms nothing but its own row
+    with pytest.raises(ConfigError, match=r"got 'utf-16-le'; leave it out"):
+        read(items, log, encoding="utf-16-le")
 
 
 def test_files_that_cannot_be_read(tmp_path):
