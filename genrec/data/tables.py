@@ -6,6 +6,7 @@ Shape legend: N = items, U = users, M = interactions.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -43,6 +44,10 @@ RATING = "rating"
 _PART_ROWS = 1 << 19
 
 
+def _no_notes(template: str) -> dict[str, Any]:
+    return {}
+
+
 @dataclass(frozen=True, kw_only=True)
 class RawTables:
     """What a reader gives: clean rows, and what it had to leave out.
@@ -65,7 +70,7 @@ class RawTables:
         vectors: One vector a row of ``items``, where the source brings them.
         items_only: Whether this is a catalogue without interactions, for stage one alone.
         columns: Names of columns that the user gave, kept for later versions of the tables.
-        notes: More facts for the data card.
+        notes: Gives more facts for the data card, from the template that is used in the end.
     """
 
     name: str
@@ -82,7 +87,7 @@ class RawTables:
     vectors: npt.NDArray[np.floating[Any]] | None = None
     items_only: bool = False
     columns: dict[str, Any] = field(default_factory=dict)
-    notes: dict[str, Any] = field(default_factory=dict)
+    notes: Callable[[str], dict[str, Any]] = _no_notes
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,6 @@ from genrec.data.files.line_chunks import (
 from genrec.data.files.rejected import RejectedRows
 from genrec.errors import DataError, MissingPathError
 
-
 # Many NULs are of another encoding, or of no text.
 LINE = st.binary(max_size=12).map(lambda line: line.replace(b"\n", b"-").replace(b"\0", b"-"))
 

@@ -196,7 +196,10 @@ def test_usual_names_are_found(tmp_path):
     )
     items = ITEMS.rename({"item_id": "Asin", "title": "Product Name"})
     raw = read(store(items, tmp_path / "i.csv"), store(log, tmp_path / "l.csv"))
-    taken = {role: name.removesuffix(" (guessed)") for role, name in raw.notes["columns"].items()}
+    taken = {
+        role: name.removesuffix(" (guessed)")
+        for role, name in raw.notes(raw.text_template)["columns"].items()
+    }
     assert taken == {
         "user": "Customer ID", "item": "ASIN", "time": "Date", "rating": "Stars",
         "item_key": "Asin", "text": "Product Name, description", "title": "Product Name",
@@ -424,7 +427,7 @@ def test_a_column_of_dates_is_not_ignored_without_a_question(tmp_path, ending):
         read(items, path)
     assert prepared(read(items, path, columns=TableColumns(time="Liefertag")), tmp_path)
     left = read(items, path, columns=TableColumns(time=""))
-    assert left.notes["columns_not_used"][path.name] == "Liefertag"
+    assert left.notes(left.text_template)["columns_not_used"][path.name] == "Liefertag"
 
 
 def test_all_that_is_missing_is_asked_at_once(tmp_path):
@@ -457,14 +460,14 @@ def test_names_of_other_languages(tmp_path, names, key):
     items = ITEMS.rename({"item_id": key})
     raw = read(store(items, tmp_path / "i.csv"), store(log, tmp_path / "l.csv"))
     assert prepared(raw, tmp_path).sequence_items.tolist() == HISTORY
-    assert raw.notes["columns"]["rating"] == f"{names[3]} (guessed)"
+    assert raw.notes(raw.text_template)["columns"]["rating"] == f"{names[3]} (guessed)"
 
 
 def test_a_note_in_words_is_no_rating_and_data_no_time(tmp_path):
     (tmp_path / "l.csv").write_text("user,item,note,data\nu,a,nice,x\nu,b,too big,y\n")
     raw = read(store(ITEMS, tmp_path / "i.csv"), tmp_path / "l.csv")
     assert raw.interactions.columns == ["user_key", "item_key"]
-    assert raw.notes["columns_not_used"]["l.csv"] == "note, data"
+    assert raw.notes(raw.text_template)["columns_not_used"]["l.csv"] == "note, data"
 
 
 def test_the_only_column_that_both_tables_have_is_the_item(tmp_path):
@@ -474,7 +477,7 @@ def test_the_only_column_that_both_tables_have_is_the_item(tmp_path):
     log.write_text("client;référence;date\nanne;A1;2024-03-01\nanne;A2;2024-03-02\n")
     raw = read(items, log)
     assert raw.interactions["item_key"].to_list() == ["A1", "A2"]
-    assert raw.notes["columns"]["item"] == "référence (guessed)"
+    assert raw.notes(raw.text_template)["columns"]["item"] == "référence (guessed)"
     # Two of them, or a day that both have, say nothing.
     log.write_text("client;référence;prix;date\nanne;A1;3;2024-03-01\n")
     with pytest.raises(DataError, match="must have a column for the item, the item key, got"):
