@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genrec.errors import ConfigError, GenRecError, did_you_mean
-from genrec.recipes import find_recipe, recipe_names
+from genrec.recipes import find_recipe, recipe_name, recipe_names
 
 if TYPE_CHECKING:  # the trainings bring PyTorch along, which `genrec train --help` does without
     from genrec.training.settings import TrainingSettings
@@ -156,6 +156,7 @@ def plan(words: Sequence[str], options: Options) -> list[Step]:
         words_of_gin = [f"{ROOT}.{key}={value!r}" for key, value in given.items()]
         with _named(name, len(chosen)):
             settings = configure(stage.settings, recipe, [*words_of_gin, *bindings[name]])
+        settings = dataclasses.replace(settings, recipe=recipe_name(recipe))
         if options.name is not None:
             root = Path(settings.save_dir_root).parent / options.name
             settings = dataclasses.replace(settings, save_dir_root=str(root))
@@ -183,10 +184,9 @@ def run_plan(steps: Sequence[Step]) -> None:
     from genrec.checkpoint import RunDirectory
 
     for number, step in enumerate(steps, start=1):
-        recipe = f"{step.recipe.parent.name}/{step.recipe.stem}"
         begun = step.settings.resume and RunDirectory(step.run).newest() is not None
         what = "done before" if step.done else "go on with" if begun else "train"
-        say(f"{number}/{len(steps)} {step.stage}: recipe {recipe}; {what} {step.run}")
+        say(f"{number}/{len(steps)} {step.stage}: recipe {step.settings.recipe}; {what} {step.run}")
     for step in steps:
         if not step.done:
             if len(steps) > 1:
