@@ -262,6 +262,7 @@ def _share_out(bindings: Sequence[str], stages: Sequence[str]) -> dict[str, list
 
     shares: dict[str, list[str]] = {stage: [] for stage in stages}
     for binding in bindings:
+        _check_key(binding, stages)
         root, _, rest = binding.strip().partition(".")
         if root in shares:
             shares[root].append(f"{ROOT}.{rest}")
@@ -273,12 +274,33 @@ def _share_out(bindings: Sequence[str], stages: Sequence[str]) -> dict[str, list
         elif len(stages) == 1:
             shares[stages[0]].append(binding)
         else:
-            rest = rest if root == ROOT else binding.strip()
             raise ConfigError(
                 f"override must name its stage where several are trained, got {binding!r}; write "
-                f"{' or '.join(f'{stage}.{rest}' for stage in stages)}"
+                f"{_as_override(binding, stages)}"
             )
     return shares
+
+
+def _check_key(binding: str, stages: Sequence[str]) -> None:
+    """Refuse a name of several parts, as in gin's scopes, and say how it is written here."""
+    from genrec.config import ROOT
+
+    key, equals, _ = binding.strip().partition("=")
+    *roots, _ = re.split(r"[/.]", key.strip())
+    known = {ROOT, *STAGES}
+    if equals and ("/" in key or len(roots) > 1) and known & set(roots):
+        named = [root for root in roots if root in stages] or stages
+        raise ConfigError(
+            f"override must be STAGE.NAME=VALUE, got {binding!r}; write "
+            f"{_as_override(binding, named)}"
+        )
+
+
+def _as_override(binding: str, stages: Sequence[str]) -> str:
+    """Write an override as each of some stages takes it, whatever stands before its name."""
+    key, equals, value = binding.strip().partition("=")
+    name = re.split(r"\W+", key.strip())[-1]
+    return " or ".join(f"{stage}.{name}{equals}{value}" for stage in stages)
 
 
 def _shorthands(options: Options) -> dict[str, Any]:

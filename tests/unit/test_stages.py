@@ -121,6 +121,14 @@ def test_overrides_find_their_stage():
         (["sample"], ["seed=1"], r"got 'seed=1'; write rqvae\.seed=1 or decoder\.seed=1"),
         (["sample"], ["sasrec.seed=1"], r"a stage that is trained, rqvae or decoder, got 'sasrec"),
         (["rqvae"], ["seed=1"], r"write train\.seed=1"),
+        (["sample"], ["rqvae/train.seed=1"], r"got 'rqvae/train\.seed=1'; write rqvae\.seed=1$"),
+        (["sample"], ["foo.seed=1"], r"; write rqvae\.seed=1 or decoder\.seed=1$"),
+        (["sample"], ["--seed=1"], r"; write rqvae\.seed=1 or decoder\.seed=1$"),
+        (["sample"], ["rqvae.train.seed=1"], r"; write rqvae\.seed=1$"),
+        (["sample"], ["x/train.seed=1"], r"; write rqvae\.seed=1 or decoder\.seed=1$"),
+        (["sample"], ["decoder/x='a/b.c'"], r"; write decoder\.x='a/b\.c'$"),
+        (["rqvae", "sample"], ["rqvae/train.seed=1"], r"; write rqvae\.seed=1$"),  # gin: no effect
+        (["rqvae", "sample"], ["x/genrec.train.seed=1"], r"; write rqvae\.seed=1$"),
         (
             ["rqvae/amazon", "rkmeans/amazon"],
             [],
