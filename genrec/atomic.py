@@ -28,6 +28,7 @@ _UNFINISHED = re.compile(
     re.DOTALL,
 )
 _RUST_ERROR = re.compile(r"\(os error (\d+)\)")  # how safetensors and polars end their messages
+_SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")  # all that numpy says
 _UNWRITABLE = frozenset(
     getattr(errno, name)
     for name in ["EACCES", "EDQUOT", "EFBIG", "EIO", "ENAMETOOLONG", "ENOSPC", "EPERM", "EROFS"]
@@ -58,11 +59,27 @@ def _writing(target: Path) -> Iterator[None]:
     except GenRecError:
         raise
     except Exception as error:
-        said = _RUST_ERROR.search(str(error))
-        number = error.errno if isinstance(error, OSError) else int(said[1]) if said else None
-        if number is None or number not in _UNWRITABLE:
+        refusal = _refusal(error)
+        if refusal is None:
             raise
-        raise StorageError.of(target, number) from error
+        raise StorageError.of(target, refusal) from error
+
+
+def _refusal(error: BaseException) -> int | str | None:
+    """Find what the system refused: its number, else the words of an error without one."""
+    cause: BaseException | None = error
+    while cause is not None:  # torch raises its own error while the system's is on its way
+        said = _RUST_ERROR.search(str(cause))
+        number = getattr(cause, "errno", None) or (int(said[1]) if said else None)
+        if number in _UNWRITABLE:
+            return number
+        cause = cause.__cause__ or cause.__context__
+    if not isinstance(error, OSError) or error.errno is not None or _RUST_ERROR.search(str(error)):
+        return None
+    text = " ".join(str(error).split())
+    if _SHORT_WRITE.search(text):
+        return f"too little space or too low a limit ({text})"
+    return text
 
 
 @contextmanager
@@ -155,7 +172,10 @@ def _swap_in(temporary: Path, target: Path) -> None:
             if old is not None:
                 shutil.rmtree(old, ignore_errors=True)
         return
-    raise OSError(f"{target} keeps being replaced by another process; run one at a time")
+    raise StorageError(
+        f"folder must be written by one process, got {target}, which another keeps replacing; run "
+        "one at a time"
+    )
 
 
 def _move_away(target: Path) -> Path | None:

@@ -104,6 +104,12 @@ def configure(
     except _GIN_ERRORS as error:
         unread = _unread_value(bindings, Path(config) if config is not None else None)
         raise ConfigError(unread or _explain(error, names, root)) from error
+    if found := re.search(rf"^(\S+/)(?:genrec\.)?{root}\.(\w+) =", gin.config_str(), re.MULTILINE):
+        # gin keeps it for a scope that nobody ever enters.
+        raise ConfigError(
+            f"setting must stand below {root} alone, got {found[1]}{root}.{found[2]}; write "
+            f"{root}.{found[2]}=VALUE"
+        )
     required = [field.name for field in fields(settings) if field.default is MISSING]
     given = gin.get_bindings(f"genrec.{root}", resolve_references=False)
     absent = [name for name in required if name not in given]

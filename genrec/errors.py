@@ -56,11 +56,12 @@ class StorageError(GenRecError, OSError):
     """A file or folder cannot be written: the disk is full, or it may only be read."""
 
     @classmethod
-    def of(cls, path: object, number: int) -> StorageError:
-        """Say in one line what the system answered, by its error number."""
-        full = number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    def of(cls, path: object, said: int | str) -> StorageError:
+        """Say in one line what the system answered, by its error number or in its words."""
+        full = isinstance(said, str) or said in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         fix = "free space, or choose another folder" if full else "check it, or choose another one"
-        return cls(f"folder must be writable, got {os.strerror(number)} for {path}; {fix}")
+        text = said if isinstance(said, str) else os.strerror(said)
+        return cls(f"folder must be writable, got {text} for {path}; {fix}")
 
 
 class TrainingError(GenRecError, RuntimeError):

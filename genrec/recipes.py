@@ -7,7 +7,7 @@ from pathlib import Path
 
 from genrec.errors import MissingPathError, did_you_mean
 
-__all__ = ["find_recipe", "recipe_names", "recipes_folder"]
+__all__ = ["find_recipe", "recipe_name", "recipe_names", "recipes_folder"]
 
 _PACKAGE = Path(__file__).resolve().parent
 
@@ -23,6 +23,13 @@ def recipe_names(folders: Sequence[str]) -> list[str]:
     root = recipes_folder()
     files = (file for folder in folders for file in sorted((root / folder).rglob("*.gin")))
     return [file.relative_to(root).with_suffix("").as_posix() for file in files]
+
+
+def recipe_name(file: Path) -> str:
+    """Name the recipe in a file, ``rqvae/amazon``; a file of one's own by its path."""
+    root = recipes_folder()
+    own = not file.is_relative_to(root)
+    return str(file) if own else file.relative_to(root).with_suffix("").as_posix()
 
 
 def find_recipe(name: str, folders: Sequence[str]) -> Path:

@@ -14,6 +14,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from genrec.errors import ConfigError, MissingPathError
+from genrec.recipes import recipe_names
 
 __all__ = ["RunSummary", "find_run", "list_runs"]
 
@@ -56,13 +57,15 @@ class RunSummary:
 
     Attributes:
         path: The folder.
-        stage: ``rqvae``, ``decoder`` or ``sasrec`` where it lies in such a folder, else what
-            ``meta.json`` calls it, or None.
-        recipe: Name of its folder below the stage, usually that of the recipe.
+        stage: ``rqvae``, ``decoder`` or ``sasrec``, by the folder in which it lies, else by its
+            model; or None.
+        name: Its folder below that of the stage.
+        recipe: Name of the recipe, without the stage; None where the run does not say it, and its
+            folder is not called after one.
         data: Name of the data set, or None.
         metric: Name of the best known metric, with the split: ``test recall@10``; or None.
         value: Its value, or None.
-        step: Newest whole step, or None.
+        step: Newest whole step; None where there is none, and for a saved recommender.
         state: ``finished``, ``training``, ``stopped`` (to be resumed), ``saved`` (a recommender
             from ``save``) or ``damaged``.
         changed: When it was last written to, seconds since 1970.
@@ -70,7 +73,8 @@ class RunSummary:
 
     path: Path
     stage: str | None
-    recipe: str
+    name: str
+    recipe: str | None
     data: str | None
     metric: str | None
     value: float | None
@@ -111,25 +115,51 @@ def _summary(path: Path) -> RunSummary:
     meta, metrics = _read(path / "meta.json"), _read(path / "metrics.json")
     steps = sorted(step for folder in path.glob("step_*") if (step := _step(folder)) is not None)
     metric, value = _best(meta or {}, metrics or {})
-    names = [part for part in path.absolute().parts if part in ("rqvae", "decoder", "sasrec")]
-    stage = names[-1] if names else (meta or {}).get("stage")
-    recipe = path.name
-    if names:
-        parts = path.absolute().parts
-        after = parts[len(parts) - 1 - parts[::-1].index(names[-1]) + 1 :]
-        recipe = "/".join(after) or path.name
+    stage, name = _place(path)
+    if stage is None and (meta or {}).get("stage") == "tokenizer":
+        stage = "rqvae"
+    stage = stage or _STAGE_OF_MODEL.get(str((meta or {}).get("model")))
+    state = _state(path, meta, whole=bool(steps))
     files = [file for name in _WATCHED if (file := path / name).exists()]
     return RunSummary(
         path=path,
-        stage=stage if isinstance(stage, str) else None,
-        recipe=recipe,
+        stage=stage,
+        name=name,
+        recipe=_recipe(meta or {}, stage, name),
         data=_text((meta or {}).get("dataset")),
         metric=metric,
         value=value,
-        step=steps[-1] if steps else None,
-        state=_state(path, meta, whole=bool(steps)),
+        step=steps[-1] if steps and state != "saved" else None,
+        state=state,
         changed=max((file.stat().st_mtime for file in files), default=path.stat().st_mtime),
     )
+
+
+_STAGES = ("rqvae", "decoder", "sasrec")
+_STAGE_OF_MODEL = {
+    "EncoderDecoderRetrievalModel": "decoder",
+    "ItemTokenRetrievalModel": "decoder",
+    "SasRec": "sasrec",
+}
+
+
+def _place(path: Path) -> tuple[str | None, str]:
+    """Tell by the folders in which a run lies its stage, if they do, and its name below it."""
+    parts = path.absolute().parts
+    places = [place for place, part in enumerate(parts) if part in _STAGES]
+    if not places:
+        return None, path.name
+    return parts[places[-1]], "/".join(parts[places[-1] + 1 :]) or path.name
+
+
+def _recipe(meta: Mapping[str, Any], stage: str | None, name: str) -> str | None:
+    """Tell the recipe of a run; older ones say it by their folder alone, if nobody named that."""
+    settings = meta.get("settings")
+    known = _text(settings.get("recipe")) if isinstance(settings, Mapping) else None
+    if known is None:
+        usual = f"{stage}/{name.partition('/')[0]}"
+        known = usual if stage is not None and usual in recipe_names([stage]) else None
+    return None if known is None else known.removeprefix(f"{stage}/")
 
 
 _WATCHED = ("meta.json", "metrics.jsonl", "metrics.json", "latest", "best")

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genrec.errors import ConfigError, GenRecError, did_you_mean
-from genrec.recipes import find_recipe, recipe_names
+from genrec.recipes import find_recipe, recipe_name, recipe_names
 
 if TYPE_CHECKING:  # the trainings bring PyTorch along, which `genrec train --help` does without
     from genrec.training.settings import TrainingSettings
@@ -156,6 +156,7 @@ def plan(words: Sequence[str], options: Options) -> list[Step]:
         words_of_gin = [f"{ROOT}.{key}={value!r}" for key, value in given.items()]
         with _named(name, len(chosen)):
             settings = configure(stage.settings, recipe, [*words_of_gin, *bindings[name]])
+        settings = dataclasses.replace(settings, recipe=recipe_name(recipe))
         if options.name is not None:
             root = Path(settings.save_dir_root).parent / options.name
             settings = dataclasses.replace(settings, save_dir_root=str(root))
@@ -183,10 +184,9 @@ def run_plan(steps: Sequence[Step]) -> None:
     from genrec.checkpoint import RunDirectory
 
     for number, step in enumerate(steps, start=1):
-        recipe = f"{step.recipe.parent.name}/{step.recipe.stem}"
         begun = step.settings.resume and RunDirectory(step.run).newest() is not None
         what = "done before" if step.done else "go on with" if begun else "train"
-        say(f"{number}/{len(steps)} {step.stage}: recipe {recipe}; {what} {step.run}")
+        say(f"{number}/{len(steps)} {step.stage}: recipe {step.settings.recipe}; {what} {step.run}")
     for step in steps:
         if not step.done:
             if len(steps) > 1:
@@ -262,6 +262,7 @@ def _share_out(bindings: Sequence[str], stages: Sequence[str]) -> dict[str, list
 
     shares: dict[str, list[str]] = {stage: [] for stage in stages}
     for binding in bindings:
+        _check_key(binding, stages)
         root, _, rest = binding.strip().partition(".")
         if root in shares:
             shares[root].append(f"{ROOT}.{rest}")
@@ -273,12 +274,33 @@ def _share_out(bindings: Sequence[str], stages: Sequence[str]) -> dict[str, list
         elif len(stages) == 1:
             shares[stages[0]].append(binding)
         else:
-            rest = rest if root == ROOT else binding.strip()
             raise ConfigError(
                 f"override must name its stage where several are trained, got {binding!r}; write "
-                f"{' or '.join(f'{stage}.{rest}' for stage in stages)}"
+                f"{_as_override(binding, stages)}"
             )
     return shares
+
+
+def _check_key(binding: str, stages: Sequence[str]) -> None:
+    """Refuse a name of several parts, as in gin's scopes, and say how it is written here."""
+    from genrec.config import ROOT
+
+    key, equals, _ = binding.strip().partition("=")
+    *roots, _ = re.split(r"[/.]", key.strip())
+    known = {ROOT, *STAGES}
+    if equals and ("/" in key or len(roots) > 1) and known & set(roots):
+        named = [root for root in roots if root in stages] or stages
+        raise ConfigError(
+            f"override must be STAGE.NAME=VALUE, got {binding!r}; write "
+            f"{_as_override(binding, named)}"
+        )
+
+
+def _as_override(binding: str, stages: Sequence[str]) -> str:
+    """Write an override as each of some stages takes it, whatever stands before its name."""
+    key, equals, value = binding.strip().partition("=")
+    name = re.split(r"\W+", key.strip())[-1]
+    return " or ".join(f"{stage}.{name}{equals}{value}" for stage in stages)
 
 
 def _shorthands(options: Options) -> dict[str, Any]:

@@ -28,6 +28,10 @@ class RunsArguments:
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False
 
 
+#: What a state is called, where its name alone does not say it.
+_STATES = {"saved": "saved recommender"}
+
+
 def format_runs(runs: Sequence[RunSummary]) -> str:
     """Lay runs out as a table.
 
@@ -42,10 +46,11 @@ def format_runs(runs: Sequence[RunSummary]) -> str:
         (
             datetime.fromtimestamp(run.changed).strftime("%Y-%m-%d %H:%M"),
             run.stage or "-",
-            run.recipe,
+            run.recipe or "-",
             run.data or "-",
             "-" if run.value is None else f"{run.metric} {run.value:.4f}",
-            run.state if run.step is None else f"{run.state}, step {run.step:,}",
+            _STATES.get(run.state, run.state)
+            + ("" if run.step is None else f", step {run.step:,}"),
             str(run.path),
         )
         for run in runs

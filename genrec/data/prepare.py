@@ -101,7 +101,7 @@ def prepare(
         split=splits.SPLIT_RULES[options.split_rule],
         encoder=encoder_name,
         options=asdict(options),
-        **raw.notes,
+        **raw.notes(options.text_template or ""),
         rejected=raw.rejected.as_list(),
         repaired=raw.rejected.repaired_list(),
     )

@@ -30,7 +30,7 @@ from genrec.version import __version__
 __all__ = ["RecDataset", "default_processed_dir", "load_or_prepare"]
 
 #: Raised when a change within a version makes other arrays of the same input.
-_RECIPE = 2
+_RECIPE = 3
 
 
 @gin.constants_from_enum(module="genrec.data.processed")

@@ -6,8 +6,9 @@ Shape legend: N = items, U = users, M = interactions.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,10 @@ RATING = "rating"
 _PART_ROWS = 1 << 19
 
 
+def _no_notes(template: str) -> dict[str, Any]:
+    return {}
+
+
 @dataclass(frozen=True, kw_only=True)
 class RawTables:
     """What a reader gives: clean rows, and what it had to leave out.
@@ -65,7 +70,7 @@ class RawTables:
         vectors: One vector a row of ``items``, where the source brings them.
         items_only: Whether this is a catalogue without interactions, for stage one alone.
         columns: Names of columns that the user gave, kept for later versions of the tables.
-        notes: More facts for the data card.
+        notes: Gives more facts for the data card, from the template that is used in the end.
     """
 
     name: str
@@ -82,7 +87,7 @@ class RawTables:
     vectors: npt.NDArray[np.floating[Any]] | None = None
     items_only: bool = False
     columns: dict[str, Any] = field(default_factory=dict)
-    notes: dict[str, Any] = field(default_factory=dict)
+    notes: Callable[[str], dict[str, Any]] = _no_notes
 
 
 @dataclass(frozen=True)
@@ -249,6 +254,11 @@ def _sorted_by_all(rows: Interactions) -> Interactions:
     part_bits = (len(rows) // _PART_ROWS).bit_length()
     low_bits = min(64 - time_bits - item_bits, max(0, user_bits - part_bits))
     if low_bits < 0 or user_bits - low_bits > 16:  # times too wide, or parts too many
+        # Beyond 62 bits the differences themselves would not fit.
+        if time_bits < 63 and (ticks := _common_ticks(rows.times, first)) > 1:
+            found = _sorted_by_all(replace(rows, times=(rows.times - first) // ticks))
+            assert found.times is not None
+            return replace(found, times=found.times * ticks + first)
         return rows.take(np.lexsort((rows.items, rows.times, rows.users)))
     part_of = (rows.users >> low_bits).astype(np.uint16)
     if not (part_of[1:] >= part_of[:-1]).all():  # else the file has the users together already
@@ -281,6 +291,14 @@ def _sorted_by_all(rows: Interactions) -> Interactions:
     with ThreadPoolExecutor(pl.thread_pool_size()) as pool:
         list(pool.map(sort_part, range(num_parts), [0, *ends], ends))
     return Interactions(users, items, times)
+
+
+def _common_ticks(times: npt.NDArray[np.int64], first: int) -> int:
+    """Find how many ticks all times are apart, by tens: 1,000 for seconds kept as milliseconds."""
+    ticks = 1
+    while ticks < 10**9 and times.max() > first and not ((times - first) % (ticks * 1_000)).any():
+        ticks *= 1_000
+    return ticks
 
 
 def without_duplicates(rows: Interactions, ties: Ties) -> Interactions:

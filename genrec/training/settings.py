@@ -72,6 +72,9 @@ class RunSettings(Settings):
     trackers: tuple[str, ...] = setting(
         "Further trackers, of tensorboard, wandb and mlflow", (), outside=True
     )
+    recipe: str | None = setting(
+        "Name of the recipe that the settings come from, for `genrec runs`", None, outside=True
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

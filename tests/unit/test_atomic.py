@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import re
+import resource
 import signal
 import stat
 import subprocess
@@ -13,7 +14,11 @@ import sys
 import threading
 from pathlib import Path
 
+import numpy as np
+import polars as pl
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from genrec import atomic
 from genrec.atomic import atomic_directory, atomic_file, read_json, write_json_atomic
@@ -208,3 +213,48 @@ def test_a_full_disk_and_a_folder_without_rights_are_named(tmp_path, kind):
     with pytest.raises(ValueError, match="a defect"), kind(tmp_path / "x"):
         raise ValueError("a defect")
     assert list(tmp_path.iterdir()) == []
+
+
+NUMBERS = np.random.default_rng(0).random(100_000)
+TABLE = pl.DataFrame({"a": NUMBERS})
+
+
+def save_torch(path: Path) -> None:
+    with path.open("wb") as file:
+        torch.save({"a": torch.from_numpy(NUMBERS)}, file)
+
+
+@pytest.mark.parametrize(
+    "save",
+    [
+        lambda path: path.write_bytes(bytes(100_000)),
+        lambda path: np.save(path.with_suffix(".npy"), NUMBERS),
+        lambda path: np.savez_compressed(path.with_suffix(".npz"), a=NUMBERS),
+        lambda path: TABLE.lazy().sink_csv(path),
+        lambda path: TABLE.lazy().sink_ndjson(path),
+        lambda path: TABLE.lazy().sink_parquet(path),
+        lambda path: save_file({"a": torch.from_numpy(NUMBERS)}, path),
+        save_torch,
+    ],
+    ids=["python", "npy", "npz", "csv", "jsonl", "parquet", "safetensors", "torch"],
+)
+def test_a_limit_on_the_size_of_files_is_one_error_whoever_writes(tmp_path, save):
+    """Each library has its own error for it, some without the system's number."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64 << 10, before[1]))
+    try:
+        wanted = (
+            f"^folder must be writable, got .* for {re.escape(str(tmp_path / 'x'))}; free space"
+        )
+        with pytest.raises(StorageError, match=wanted), atomic_directory(tmp_path / "x") as folder:
+            save(folder / "a")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_that_is_not_of_writing_stays_what_it_is(tmp_path):
+    with pytest.raises(FileNotFoundError), atomic_file(tmp_path / "x"):
+        (tmp_path / "missing").read_bytes()
+    with pytest.raises(pl.exceptions.ComputeError), atomic_file(tmp_path / "x"):
+        raise pl.exceptions.ComputeError("No such file or directory (os error 2)")

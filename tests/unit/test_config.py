@@ -113,6 +113,7 @@ MISTAKES = [
     ("", ["train.name=runs/a"], r"""got runs/a; write texts in quotes, "train\.name='runs/a'\""""),
     ("", ["train.name=my runs"], r"value of train\.name must be .*, got my runs; write numbers"),
     ("", ["train.sizes=[float('nan')]"], r"value of train\.sizes must .*, got \[float\('nan'\)\];"),
+    ("x/train.batch_size = 1", [], r"below train alone, got x/train\.batch_size; write train\.b"),
     ("import genrec.no_such", [], r"must name a module that exists, got genrec\.no_such;"),
     ("include 'missing.gin'", [], r"included file must exist, got missing\.gin;"),
     ("", [], r"must be given, got none for .*batch_size"),

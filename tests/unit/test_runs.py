@@ -100,7 +100,7 @@ def shelf(tmp_path):
 
 def test_runs_are_listed_newest_first(shelf):
     found = list_runs(shelf)
-    assert [(run.stage, run.recipe) for run in found] == [
+    assert [(run.stage, run.name) for run in found] == [
         ("sasrec", "begun"),
         ("decoder", "cut"),
         ("decoder", "amazon"),
@@ -121,9 +121,9 @@ def test_runs_are_listed_newest_first(shelf):
 def test_a_run_that_trains_says_so(shelf):
     lock = RunLock(shelf / "decoder" / "cut")
     lock.acquire()
-    assert {run.recipe: run.state for run in list_runs(shelf)}["cut"] == "training"
+    assert {run.name: run.state for run in list_runs(shelf)}["cut"] == "training"
     lock.release()
-    assert {run.recipe: run.state for run in list_runs(shelf)}["cut"] == "stopped"
+    assert {run.name: run.state for run in list_runs(shelf)}["cut"] == "stopped"
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_a_run_that_trains_says_so(shelf):
 def test_damage_is_shown_and_hides_no_other_run(shelf, file, content, state):
     broken = shelf / "decoder" / "amazon" / file
     broken.unlink() if content is None else broken.write_text(content)
-    found = {run.recipe: run for run in list_runs(shelf)}
+    found = {run.name: run for run in list_runs(shelf)}
     assert len(found) == 4
     assert found["amazon"].state == state
     call = CliRunner().invoke(build_app(), ["runs", str(shelf)])
@@ -170,7 +170,7 @@ def test_a_saved_recommender_is_no_damage_and_a_test_figure_is_the_last_resort(t
     saved = trained(tmp_path / "saved", {}, at=1000, step=0, metrics={"test": rows})
     (saved / "config.gin").unlink()
     (run,) = list_runs(tmp_path)
-    assert (run.state, run.step, run.metric) == ("saved", 0, "test recall@10")
+    assert (run.state, run.step, run.metric) == ("saved", None, "test recall@10")
     (tmp_path / "onnx").mkdir()
     (tmp_path / "onnx" / "step_0.onnx").write_text("")
     (tmp_path / "onnx" / "meta.json").write_text("[" * 100_000)
@@ -192,3 +192,31 @@ def test_links_upwards_and_to_the_same_place_are_not_followed(tmp_path):
     assert found == [root / "decoder" / "linked", root / "decoder" / "own"]
     (tmp_path / "link").symlink_to(root)
     assert len(list_runs(tmp_path / "link")) == 2
+
+
+def test_a_run_shows_its_recipe_whatever_it_is_called(shelf):
+    """A name given with --name is in the folder's column; the recipe is what it was trained by."""
+    for folder, recipe in [("amazon", "decoder/sample"), ("cut", "mine/own.gin")]:
+        path = shelf / "decoder" / folder / "meta.json"
+        path.write_text(json.dumps({"train_seconds": 3, "settings": {"recipe": recipe}}))
+    trained(shelf / "rqvae" / "short", {"settings": {"recipe": "rkmeans/sample"}}, at=1)
+    found = {f"{run.stage}/{run.name}": run.recipe for run in list_runs(shelf)}
+    assert found == {
+        "decoder/amazon": "sample",
+        "decoder/cut": "mine/own.gin",
+        "rqvae/amazon/beauty": "amazon",  # by its folder: an older version did not record it
+        "rqvae/short": "rkmeans/sample",
+        "sasrec/begun": None,
+    }
+
+
+@pytest.mark.parametrize(
+    ("model", "stage"),
+    [("ItemTokenRetrievalModel", "decoder"), ("SasRec", "sasrec"), (None, "-"), ([1], "-")],
+)
+def test_a_saved_recommender_is_called_so(tmp_path, model, stage):
+    saved = trained(tmp_path / "shop", {"stage": "retrieval", "model": model}, at=1000, step=0)
+    (saved / "config.gin").unlink()
+    row = CliRunner().invoke(build_app(), ["runs", str(tmp_path)]).stdout.splitlines()[1]
+    cells = [cell for cell in row.split("  ") if cell.strip()]
+    assert [cell.strip() for cell in cells[1:-1]] == [stage, "-", "-", "-", "saved recommender"]

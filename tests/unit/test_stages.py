@@ -57,6 +57,7 @@ def test_a_file_of_ones_own_needs_its_stage():
     Path("mine.gin").write_text("train.dataset = 'sample'\n")
     (step,) = plan(["rqvae", "mine.gin"], Options())
     assert step.recipe == Path("mine.gin")
+    assert step.settings.recipe == "mine.gin"
     with pytest.raises(ConfigError, match=r"STAGE must be named before .* train rqvae mine\.gin"):
         plan(["mine.gin"], Options())
 
@@ -66,6 +67,12 @@ def test_stage_two_takes_the_run_of_stage_one():
     assert one.run == Path("runs/rqvae/amazon/toys")
     assert two.settings.pretrained_rqvae_path == str(one.run)
     assert two.run == Path("runs/decoder/amazon/toys")
+
+
+def test_a_run_knows_its_recipe_by_any_name():
+    steps = plan(["sample"], Options(name="my-shop"))
+    assert [step.settings.recipe for step in steps] == ["rqvae/sample", "decoder/sample"]
+    assert [step.settings.outside() >= {"recipe"} for step in steps] == [True, True]
 
 
 def test_data_goes_to_the_first_stage_and_a_name_to_all():
@@ -114,6 +121,14 @@ def test_overrides_find_their_stage():
         (["sample"], ["seed=1"], r"got 'seed=1'; write rqvae\.seed=1 or decoder\.seed=1"),
         (["sample"], ["sasrec.seed=1"], r"a stage that is trained, rqvae or decoder, got 'sasrec"),
         (["rqvae"], ["seed=1"], r"write train\.seed=1"),
+        (["sample"], ["rqvae/train.seed=1"], r"got 'rqvae/train\.seed=1'; write rqvae\.seed=1$"),
+        (["sample"], ["foo.seed=1"], r"; write rqvae\.seed=1 or decoder\.seed=1$"),
+        (["sample"], ["--seed=1"], r"; write rqvae\.seed=1 or decoder\.seed=1$"),
+        (["sample"], ["rqvae.train.seed=1"], r"; write rqvae\.seed=1$"),
+        (["sample"], ["x/train.seed=1"], r"; write rqvae\.seed=1 or decoder\.seed=1$"),
+        (["sample"], ["decoder/x='a/b.c'"], r"; write decoder\.x='a/b\.c'$"),
+        (["rqvae", "sample"], ["rqvae/train.seed=1"], r"; write rqvae\.seed=1$"),  # gin: no effect
+        (["rqvae", "sample"], ["x/genrec.train.seed=1"], r"; write rqvae\.seed=1$"),
         (
             ["rqvae/amazon", "rkmeans/amazon"],
             [],

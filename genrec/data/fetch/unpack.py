@@ -60,8 +60,24 @@ def unpack(
             target, a link or a device.
     """
     source = Path(archive)
+    # Damage is named inside: to what writes the folder, an error without a number is the disk's.
+    with atomic_directory(target) as folder:
+        names = _fill(folder, source, max_bytes=max_bytes, max_files=max_files, place=place)
+    return [Path(target) / name for name in names]
+
+
+def _fill(
+    folder: Path,
+    source: Path,
+    *,
+    max_bytes: int,
+    max_files: int,
+    place: Callable[[str], str | None],
+) -> list[str]:
+    """Unpack an archive into an empty folder; give the names of the files."""
+    name = None
     try:
-        with atomic_directory(target) as folder, zipfile.ZipFile(source) as packed:
+        with zipfile.ZipFile(source) as packed:
             members = [
                 (name.replace("\\", "/"), info)
                 for info in packed.infolist()
@@ -85,7 +101,7 @@ def unpack(
         raise DataError(
             f"archive must be a complete zip, got {source} ({error}); delete it and fetch it again"
         ) from None
-    return [Path(target) / name for name, _ in members]
+    return [name for name, _ in members]
 
 
 def _check(

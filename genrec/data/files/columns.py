@@ -34,6 +34,7 @@ __all__ = [
     "find_columns",
     "finish",
     "has_decimal_comma",
+    "key_text",
     "parsed_whole",
     "schema_of",
 ]
@@ -97,13 +98,24 @@ def finish(frame: pl.LazyFrame, columns: Sequence[Column], time: TimeReader | No
     )
 
 
-def parsed_whole(frame: pl.DataFrame, columns: Sequence[Column], num_rows: int | None) -> bool:
+def parsed_whole(
+    frame: pl.DataFrame,
+    columns: Sequence[Column],
+    time: TimeReader | None,
+    num_rows: int | None,
+) -> bool:
     """Tell whether what :func:`finish` gave is whole: ``num_rows`` rows, nothing required missing.
 
-    ``num_rows`` is None where the format cannot hide any.
+    ``num_rows`` is None where the format cannot hide any. A time of another unit is no whole row
+    either: only line by line it can be said where it stands.
     """
     if num_rows is not None and len(frame) != num_rows:
         return False
+    if time is not None and time.is_dated:
+        ticks = [pl.col(column.name) for column in columns if column.kind == "time"]
+        odd = [time.of_other_unit(value).any() for value in ticks]
+        if odd and frame.select(pl.any_horizontal(odd)).item():
+            return False
     return not any(column.required and frame[column.name].null_count() for column in columns)
 
 
@@ -135,12 +147,21 @@ def accept(
     good = pl.repeat(True, len(frame), eager=True)
     for column in columns:
         null, blank = frame[column.name].is_null(), absent[column.name]
-        flaws = {f"{column.source} is no {_KINDS[column.kind][1]}": null & ~blank}
+        what = time.what if time is not None and column.kind == "time" else _KINDS[column.kind][1]
+        flaws = {f"{column.source} is no {what}": null & ~blank}
         if column.required:
             flaws[f"no {column.source}"] = null & blank
         for reason, rows in flaws.items():
             rejected.add_lines(file, reason, lines[(rows & good).arg_true().to_numpy()])
             good &= ~rows
+    for column in columns:
+        if column.kind == "time" and time is not None:
+            doubts = time.doubts(_plain(column, types[column.source]), types[column.source])
+            for doubt, where in doubts.items():
+                rows = raw.select(where.fill_null(False).alias("doubt"))["doubt"] & good
+                rejected.repaired_lines(
+                    file, f"{column.source} {doubt}", lines[rows.arg_true().to_numpy()]
+                )
     return frame.filter(good)
 
 
@@ -167,26 +188,39 @@ def find_columns(columns: Sequence[Column], names: Sequence[str], where: object)
     return [list(names).index(column.source) for column in columns]
 
 
+def key_text(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
+    """Write what names something as text, whatever type it was stored as; null for 7.5."""
+    if dtype.is_float():
+        # What pandas makes of integers beside an empty cell; 7.5 names nothing.
+        value = pl.when(value == value.floor()).then(value.cast(pl.Int64, strict=False))
+    return value.cast(pl.String)
+
+
 def _value(
     column: Column, dtype: pl.DataType, time: TimeReader | None, *, strict: bool = False
 ) -> pl.Expr:
     """Bring a column of any type into its final form; null where there is no value of its kind."""
+    value = _plain(column, dtype)
+    if column.kind == "time":
+        assert time is not None
+        value = time.expression(value, dtype)
+    elif column.kind == "key":
+        value = key_text(value, dtype)
+    value = value.cast(_KINDS[column.kind][0], strict=strict)
+    if column.kind == "rating":
+        value = pl.when(value.is_finite()).then(value)
+    return value.alias(column.name)
+
+
+def _plain(column: Column, dtype: pl.DataType) -> pl.Expr:
+    """Cut blanks around text, and make what is blank null."""
     value = pl.col(column.source)
     if dtype == pl.String:
         plain = value.str.strip_chars()
         value = pl.when(plain != "").then(value if column.kind == "text" else plain)
         if column.decimal_comma:
             value = value.str.replace(",", ".", literal=True)
-    if column.kind == "time":
-        assert time is not None
-        value = time.expression(value, dtype)
-    elif column.kind == "key" and dtype.is_float():
-        # What pandas makes of integers beside an empty cell; 7.5 names nothing.
-        value = pl.when(value == value.floor()).then(value.cast(pl.Int64, strict=False))
-    value = value.cast(_KINDS[column.kind][0], strict=strict)
-    if column.kind == "rating":
-        value = pl.when(value.is_finite()).then(value)
-    return value.alias(column.name)
+    return value
 
 
 def _absent(column: Column, dtype: pl.DataType) -> pl.Expr:

@@ -179,7 +179,9 @@ class _Table:
             frame = self._finish(lazy).collect(engine="streaming")
         except pl.exceptions.PolarsError:
             return None
-        return frame if parsed_whole(frame, self.columns, num_rows - header_lines) else None
+        return (
+            frame if parsed_whole(frame, self.columns, self.time, num_rows - header_lines) else None
+        )
 
     def _block(self, chunk: LineChunk) -> pl.DataFrame | None:
         """Parse a block in one go; None where that fails or gives less than the lines hold."""
@@ -202,7 +204,7 @@ class _Table:
             frame = self._finish(parsed.lazy()).collect()
         except pl.exceptions.PolarsError:
             return None
-        return frame if parsed_whole(frame, self.columns, chunk.num_lines) else None
+        return frame if parsed_whole(frame, self.columns, self.time, chunk.num_lines) else None
 
     def _in_utf8(self, chunk: LineChunk, rejected: RejectedRows) -> LineChunk:
         """Bring a block into UTF-8, noting the lines that are not of the file's encoding."""

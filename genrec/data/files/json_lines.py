@@ -39,6 +39,9 @@ _DEEPEST = 64  # lists and objects in each other; what walks through them would 
 #: Half a letter, as a text that was cut in the middle of one leaves it; no UTF-8 can hold it.
 _HALF = re.compile(r"\\u(?:0000)?d[89a-f]", re.IGNORECASE)
 
+#: What polars makes of a list, an object, a flag, a fraction, or a float of too many digits.
+_ODD_KEY = r"^(?:[\[{]|true$|false$|-0$|-?[0-9]+\.[0-9]+$|-?[0-9]{20,}$)"
+
 
 def parse_object(line: bytes) -> dict[str, Any]:
     """Read a line as JSON or, failing that, a Python literal; else a ValueError with the reason."""
@@ -124,7 +127,7 @@ def read_objects(
             continue
         if pattern is not None and wanted is not None:
             match = pattern.search(line)
-            if match and match[1].decode("utf-8", "replace") not in wanted:
+            if match and match[1].decode("utf-8", "replace").strip() not in wanted:
                 continue
         try:
             record = parse_object(line)
@@ -192,7 +195,7 @@ def _scan(path: Path, columns: Sequence[Column], time: TimeReader | None) -> pl.
         frame = finish(lazy, columns, time).collect(engine="streaming")
     except (pl.exceptions.PolarsError, OSError):
         return None
-    return frame if _parsed_well(frame, columns) else None
+    return frame if _parsed_well(frame, columns, time) else None
 
 
 def _parse_fast(
@@ -204,16 +207,16 @@ def _parse_fast(
         frame = finish(parsed.lazy(), columns, time).collect()
     except pl.exceptions.PolarsError:
         return None
-    return frame if _parsed_well(frame, columns) else None
+    return frame if _parsed_well(frame, columns, time) else None
 
 
-def _parsed_well(frame: pl.DataFrame, columns: Sequence[Column]) -> bool:
-    """Tell whether nothing is missing, and no key was a list, an object or a flag."""
+def _parsed_well(frame: pl.DataFrame, columns: Sequence[Column], time: TimeReader | None) -> bool:
+    """Tell whether nothing is missing, and no key may have been anything but text or integer."""
     keys = [pl.col(column.name) for column in columns if column.kind == "key"]
     # polars writes them as text; what really is such a text shows when read line by line.
-    odd = [key.str.contains(r"^(?:[\[{]|true$|false$)").any() for key in keys]
+    odd = [key.str.contains(_ODD_KEY).any() for key in keys]
     return (
-        parsed_whole(frame, columns, None)
+        parsed_whole(frame, columns, time, None)
         and not frame.select(pl.any_horizontal(pl.lit(False), *odd)).item()
     )
 
@@ -243,7 +246,11 @@ def _parse_slowly(
 
 
 def _as_text(value: object, column: Column) -> str | None:
-    """Write a JSON value as a table would hold it; an object or a flag names nothing."""
-    if column.kind == "key" and isinstance(value, (bool, *_HOLDERS)):
+    """Write a JSON value as a table would hold it; a key by the rule of :func:`plain_key`."""
+    if value is None or isinstance(value, str):
+        return value
+    if column.kind != "key":
+        return str(value)
+    if (name := plain_key(value)) is None:
         raise ValueError(f"{column.source} is no key")
-    return None if value is None else str(value)
+    return name

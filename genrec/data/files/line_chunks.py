@@ -37,7 +37,16 @@ _LONGEST_LINE_BYTES = 64 << 20
 _TOO_LONG = f"a line longer than {_LONGEST_LINE_BYTES >> 20} MiB"
 _USUAL_RATIO = 50  # logs shrink to a third or a twentieth
 _UTF8_MARK = b"\xef\xbb\xbf"
-_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+#: Marks of encodings in which a letter is several bytes, the longer ones first: two begin alike.
+_WIDE_MARKS = {
+    b"\xff\xfe\0\0": "utf-32",
+    b"\0\0\xfe\xff": "utf-32",
+    b"\xff\xfe": "utf-16",
+    b"\xfe\xff": "utf-16",
+}
+_WIDE = ("utf-32-le", "utf-32-be", "utf-16-le", "utf-16-be")
+_HEAD_BYTES = 1 << 10
+_NUL_SHARE = 1 / 8  # of the bytes; a few stray ones are the text's own flaw
 
 
 @dataclass(frozen=True)
@@ -66,12 +75,13 @@ def open_binary(path: Path) -> Iterator[BinaryIO]:
         path: The file.
 
     Yields:
-        A binary stream of the unpacked content; what begins with the mark of UTF-16, as Excel's
-        "Unicode text" does, in UTF-8.
+        A binary stream of the unpacked content; UTF-16, as in Excel's "Unicode text", and UTF-32
+        in UTF-8, with their marks or without.
 
     Raises:
         MissingPathError: If there is no such file.
-        DataError: If the gzip ends too early or is damaged, now or while it is read.
+        DataError: If the gzip ends too early or is damaged, now or while it is read, or if the
+            content is no text.
     """
     if not path.is_file():
         raise MissingPathError(f"file must exist, got {path}; check the folder")
@@ -79,26 +89,51 @@ def open_binary(path: Path) -> Iterator[BinaryIO]:
         packed = raw.read(2) == b"\x1f\x8b"
     try:
         with gzip.open(path, "rb") if packed else path.open("rb") as stream:
-            wide = stream.read(2) in _UTF16_MARKS
+            wide = _wide_encoding(stream.read(_HEAD_BYTES), path)
             stream.seek(0)
             found = cast(BinaryIO, stream)
-            yield io.BufferedReader(_FromUtf16(found)) if wide else found
+            yield io.BufferedReader(_FromWide(found, wide)) if wide else found
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(
             f"gzip file must be complete, got {path} ({error}); delete it and fetch it again"
         ) from None
 
 
-class _FromUtf16(io.RawIOBase):
-    """A stream of UTF-16 as one of UTF-8; what is no letter becomes a question mark in a lozenge.
+def _wide_encoding(head: bytes, path: Path) -> str | None:
+    """Tell by its first bytes whether a file is UTF-16 or UTF-32; None where it is like ASCII.
+
+    What holds as many NULs as these do but is neither is a DataError: read on, every key and
+    title would be garbage.
+    """
+    for mark, encoding in _WIDE_MARKS.items():
+        if head.startswith(mark):
+            return encoding
+    if head.count(0) < max(4, _NUL_SHARE * len(head)):
+        return None
+    for encoding in _WIDE:
+        try:
+            text = codecs.getincrementaldecoder(encoding)().decode(head)
+        except UnicodeError:
+            continue
+        if "\0" not in text and any(sign in text for sign in "\n\t,;|:{"):
+            return encoding
+    raise DataError(
+        f"table must be text, got NUL bytes in {path}; save it as UTF-8, or in an encoding that "
+        "--encoding can name"
+    )
+
+
+class _FromWide(io.RawIOBase):
+    """A stream of UTF-16 or UTF-32 as one of UTF-8; no letter is a question mark in a lozenge.
 
     Args:
-        stream: Begins with the mark that tells the order of the bytes.
+        stream: The bytes.
+        encoding: ``"utf-16"`` or ``"utf-32"`` where a mark tells their order, else with the order.
     """
 
-    def __init__(self, stream: BinaryIO) -> None:
+    def __init__(self, stream: BinaryIO, encoding: str) -> None:
         self._stream = stream
-        self._decoder = codecs.getincrementaldecoder("utf-16")("replace")
+        self._decoder = codecs.getincrementaldecoder(encoding)("replace")
         self._left = b""
 
     def readable(self) -> bool:
@@ -172,13 +207,15 @@ def first_line(path: Path) -> bytes:
 def count_lines(path: Path) -> int | None:
     """Count the lines of a plain file, a last one without an end counted.
 
-    None for gzip, where counting costs as much as reading, for UTF-16, for a file that does not
-    begin with a line that holds something, and for one with a line longer than 64 MiB.
+    None for gzip, where counting costs as much as reading, for UTF-16 and UTF-32, for a file
+    that does not begin with a line that holds something, and for one with a line longer than
+    64 MiB.
     """
     lines, last, unended = 0, b"", 0
     with path.open("rb") as stream:
-        start = stream.read(2)
-        if start in (b"\x1f\x8b", *_UTF16_MARKS) or start[:1] in b"\r\n":
+        start = stream.read(_HEAD_BYTES)
+        packed = start[:2] == b"\x1f\x8b"
+        if packed or start[:1] in b"\r\n" or _wide_encoding(start, path) is not None:
             return None
         stream.seek(0)
         while block := stream.read(_COUNT_BYTES):
@@ -208,9 +245,11 @@ def check_encoding(encoding: str) -> None:
     except (LookupError, UnicodeError, ValueError):
         known = False
     if not known:
+        wide = encoding.lower().replace("_", "-").startswith(("utf-16", "utf-32", "utf16", "utf32"))
+        fix = "for example utf-8, cp1252 or latin-1"
         raise ConfigError(
-            f"encoding must be one that holds ASCII as it is, got {encoding!r}; for example utf-8, "
-            "cp1252 or latin-1"
+            f"encoding must be one that holds ASCII as it is, got {encoding!r}; "
+            f"{'leave it out, files tell it by their first bytes' if wide else fix}"
         )
 
 

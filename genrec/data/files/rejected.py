@@ -43,9 +43,16 @@ class RejectedRows:
 
     def repaired(self, file: str, reason: str, *, line: int | None = None) -> None:
         """Note a row that was used although something was wrong: what, and what was done."""
+        self._used().add(file, reason, line=line)
+
+    def repaired_lines(self, file: str, reason: str, lines: npt.NDArray[np.integer[Any]]) -> None:
+        """Note one used row a line of ``lines``, from 1, shape ``(rows,)``."""
+        self._used().add_lines(file, reason, lines)
+
+    def _used(self) -> RejectedRows:
         if self._repaired is None:
             self._repaired = RejectedRows()
-        self._repaired.add(file, reason, line=line)
+        return self._repaired
 
     def repaired_list(self) -> list[dict[str, Any]]:
         """Describe the repaired rows for the card."""

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import polars as pl
 
-from genrec.data.files.columns import Column, accept, find_columns, has_decimal_comma
+from genrec.data.files.columns import Column, accept, find_columns, has_decimal_comma, key_text
 from genrec.data.files.delimited import Dialect, read_delimited, read_header, sample_values
 from genrec.data.files.json_lines import (
     plain_key,
@@ -112,13 +111,17 @@ class TableFile:
         """Open a column of lists of keys and some of keys, as text; None where it has no lists."""
         if self._suffix in _PARQUET:
             schema = self._parquet_schema()
-            if not isinstance(schema[source], (pl.List, pl.Array)):
+            kind = schema[source]
+            if not isinstance(kind, (pl.List, pl.Array)):
                 return None
             for name in keys:
                 self._check_kind(name, schema[name], "key", _NO_KEY)
+            inner = cast(pl.DataType, kind.inner)
             lazy = pl.scan_parquet(self.path).select(source, *keys)
+            lists = pl.col(source).cast(pl.List(inner))
             return lazy.with_columns(
-                pl.col(source).cast(pl.List(pl.String)), *(pl.col(k).cast(pl.String) for k in keys)
+                lists.list.eval(key_text(pl.element(), inner)),
+                *(key_text(pl.col(k), schema[k]) for k in keys),
             )
         if self._suffix not in _JSON:
             return None
@@ -148,13 +151,11 @@ class TableFile:
     ) -> TimeReader:
         """Find out how to read a time column, where format and ticks per second leave it open."""
         if self._suffix in _PARQUET and self._parquet_schema()[source].is_temporal():
-            return TimeReader(ticks_per_s=1_000)
+            return TimeReader.of_column(self._parquet_schema()[source])
         reader = TimeReader.guess(
             self.sample(source), time_format=time_format, where=f"{source!r} of {self.path}"
         )
-        if ticks_per_s is not None and reader.style == "integer":
-            return replace(reader, ticks_per_s=ticks_per_s)
-        return reader
+        return reader if ticks_per_s is None else reader.of_unit(ticks_per_s)
 
     def number(self, name: str, source: str) -> Column:
         """Describe a column of numbers that may be missing, a decimal comma found by its values."""

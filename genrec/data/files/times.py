@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime, timezone
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta, timezone
 from typing import Literal
 
 import polars as pl
@@ -33,6 +33,12 @@ _OTHER_FORMATS = tuple(
     for clock in _CLOCKS
 )
 _TRIED_VALUES = 200
+_UNITS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}  # ticks per second
+_STORED: dict[int, Literal["ms", "us", "ns"]] = {10**3: "ms", 10**6: "us", 10**9: "ns"}
+_MICRO = 10**6  # floats and texts are kept as finely, where they may have fractions
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_FIRST_YEAR = 1000  # polars reads 24 as the year 24 where four digits are asked for
+_USUAL_S = (1e8, 1e10)  # 1973 to 2286: what a log of people holds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,12 +50,15 @@ class TimeReader:
         ticks_per_s: Unit of the result: 1 for seconds, 1,000 for milliseconds, and so on.
         factor: What number times are multiplied by.
         text_format: Format of text times for ``strptime``; None reads any ISO time.
+        is_dated: Whether number times are dates by their sizes, so that one of another size is of
+            another unit.
     """
 
     style: Literal["integer", "float", "text"] = "integer"
     ticks_per_s: int = 1
     factor: int = 1
     text_format: str | None = None
+    is_dated: bool = False
 
     @classmethod
     def guess(
@@ -77,13 +86,30 @@ class TimeReader:
             typical = sorted(map(abs, numbers))[len(numbers) // 2] if numbers else 0.0
             # 1e11 seconds are the year 5138, 1e11 milliseconds are 1973: sizes tell the unit.
             scale = next(s for s in (1, 10**3, 10**6, 10**9) if typical < 1e11 * s or s == 10**9)
-            # Seconds written as floats may carry fractions; keep them as milliseconds.
-            factor = 1_000 if not whole and scale == 1 else 1
-            return cls(
-                style="integer" if whole else "float", ticks_per_s=scale * factor, factor=factor
-            )
+            least, most = _USUAL_S
+            return replace(cls._of_numbers(scale, whole), is_dated=least <= typical / scale <= most)
         form = time_format if time_format is not None else _format_of(values, where)
-        return cls(style="text", ticks_per_s=1_000, text_format=_checked(form, values, where))
+        form = _checked(form, values, where)
+        fine = form is None or re.search(r"%(?:\.?[369]?f)", form) is not None
+        return cls(style="text", ticks_per_s=_MICRO if fine else 1_000, text_format=form)
+
+    @classmethod
+    def of_column(cls, dtype: pl.DataType) -> TimeReader:
+        """Read dates or times of Parquet as finely as they are stored."""
+        return cls(ticks_per_s=_UNITS[getattr(dtype, "time_unit", None) or "ms"])
+
+    def of_unit(self, ticks_per_s: int) -> TimeReader:
+        """Read numbers in a unit that somebody named; other times are as they are."""
+        return (
+            self if self.style == "text" else self._of_numbers(ticks_per_s, self.style == "integer")
+        )
+
+    @classmethod
+    def _of_numbers(cls, scale: int, whole: bool) -> TimeReader:
+        # Floats may carry fractions, which decide the order of two events.
+        factor = 1 if whole else max(1, _MICRO // scale)
+        style: Literal["integer", "float"] = "integer" if whole else "float"
+        return cls(style=style, ticks_per_s=scale * factor, factor=factor)
 
     @property
     def dtype(self) -> pl.DataType:
@@ -101,16 +127,24 @@ class TimeReader:
         Returns:
             Int64; null where a value is no time.
         """
+        unit = _STORED.get(self.ticks_per_s, "ms")
         if dtype.is_temporal():
-            return value.cast(pl.Datetime("ms")).dt.timestamp("ms")
+            return value.cast(pl.Datetime(unit)).dt.timestamp(unit)
         if self.style == "text":
-            form = self.text_format
-            if form is None or "%z" in form:  # polars reads no offset that differs by row
+            # chrono's %f counts nanoseconds, its %.f are the digits behind a point.
+            form = None if self.text_format is None else self.text_format.replace(".%f", "%.f")
+            # polars reads no offset that differs by row.
+            if form is None or "%z" in form or "%f" in form:
+                per_tick = _MICRO // self.ticks_per_s
                 return value.map_elements(
-                    lambda text: _ticks(text, form), return_dtype=pl.Int64, skip_nulls=True
+                    lambda text: _ticks(text, self.text_format, per_tick),
+                    return_dtype=pl.Int64,
+                    skip_nulls=True,
                 )
-            moment = value.str.strptime(pl.Datetime("ms"), form, strict=False)
-            return moment.dt.timestamp("ms")
+            moment = value.str.strptime(pl.Datetime(unit), form, strict=False)
+            if "%Y" in form:
+                moment = pl.when(moment.dt.year() >= _FIRST_YEAR).then(moment)
+            return moment.dt.timestamp(unit)
         if dtype.is_integer():
             return value * self.factor if self.factor != 1 else value
         rounded = (value.cast(pl.Float64, strict=False) * self.factor).round(0)
@@ -120,13 +154,51 @@ class TimeReader:
         # A float holds 53 bits: what is an integer as it stands does not go through one.
         return pl.coalesce(value.cast(pl.Int64, strict=False), ticks)
 
+    @property
+    def what(self) -> str:
+        """What a value must be, in words: a time, and of which form."""
+        return "time" if self.text_format is None else f"time of the form {self.text_format}"
+
+    def doubts(self, value: pl.Expr, dtype: pl.DataType) -> dict[str, pl.Expr]:
+        """Tell of which values the order may suffer though they are read.
+
+        Args:
+            value: The column, blanks around text cut.
+            dtype: Its type.
+
+        Returns:
+            What is wrong and what was done, and where; where nothing can be wrong, nothing.
+        """
+        if dtype.is_temporal() or self.style == "text":
+            return {}
+        found = {}
+        ticks = self.expression(value, dtype)
+        scale = self.ticks_per_s // self.factor
+        unit = next((name for name, per_s in _UNITS.items() if per_s == scale), "ticks")
+        if self.is_dated:
+            what = f"not in {unit} as the others by its size, taken as {unit}; write one unit"
+            found[what] = self.of_other_unit(ticks)
+        if self.style == "integer" and not dtype.is_integer():
+            exact = value.cast(pl.Float64, strict=False)
+            found[f"a fraction where the first are whole, rounded to {unit}"] = (
+                exact != exact.round(0)
+            )
+        return found
+
+    def of_other_unit(self, ticks: pl.Expr) -> pl.Expr:
+        """Tell which ticks are no usual date, but would be one in another unit."""
+        if not self.is_dated:
+            return pl.lit(False)
+        number = ticks / self.factor
+        usual = {s: (number / s).is_between(*_USUAL_S) for s in _UNITS.values()}
+        return ~usual[self.ticks_per_s // self.factor] & pl.any_horizontal(*usual.values())
+
 
 def ticks_of_unit(unit: str | None) -> int | None:
     """Read a time unit: ticks per second of ``s``, ``ms``, ``us`` or ``ns``; None stays None."""
-    units = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
-    if unit is not None and unit not in units:
+    if unit is not None and unit not in _UNITS:
         raise ConfigError(f"time_unit must be s, ms, us or ns, got {unit!r}; leave it out to guess")
-    return None if unit is None else units[unit]
+    return None if unit is None else _UNITS[unit]
 
 
 def looks_like_times(values: Sequence[str]) -> bool:
@@ -183,8 +255,11 @@ def _checked(form: str | None, values: Sequence[str], where: str) -> str | None:
     )
 
 
-def _ticks(text: str, form: str | None) -> int | None:
-    """Read one time in a format, or any ISO time, as milliseconds; None where that fails."""
+def _ticks(text: str, form: str | None, per_tick: int = 1) -> int | None:
+    """Read one time in a format, or any ISO time; None where that fails.
+
+    ``per_tick`` is microseconds in a tick of the result.
+    """
     try:
         if form is not None:
             moment = datetime.strptime(text, form)
@@ -192,9 +267,11 @@ def _ticks(text: str, form: str | None) -> int | None:
             moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
     except ValueError:
         return None
+    if moment.year < _FIRST_YEAR:
+        return None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=timezone.utc)
-    return round(moment.timestamp() * 1_000)
+    return (moment - _EPOCH) // timedelta(microseconds=per_tick)
 
 
 def _number(text: str) -> float | None:

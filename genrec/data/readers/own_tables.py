@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from genrec.errors import DataError, MissingPathError
 
 __all__ = ["READER", "TableColumns", "find_tables", "read_tables"]
 
+_FIELD = re.compile(r"\{([^{}]*)\}")
 _ITEM_STEMS = ("items", "products", "movies", "articles", "catalogue", "catalog")
 _LOG_STEMS = ("interactions", "ratings", "events", "reviews", "log", "purchases", "clicks")
 
@@ -79,7 +81,7 @@ def read_tables(
         encoding: Encoding of separated files.
 
     Returns:
-        The tables; the notes say which columns were taken.
+        The tables; the notes say which columns are taken.
 
     Raises:
         MissingPathError: If a table is not there.
@@ -119,10 +121,7 @@ def read_tables(
         vectors=vectors,
         items_only=interactions is None,
         columns=_given(columns, earlier),
-        notes={
-            "columns": chosen.for_card(),
-            "columns_not_used": _not_used(catalogue, log, chosen, template),
-        },
+        notes=partial(_notes, catalogue, log, chosen),
     )
 
 
@@ -147,16 +146,21 @@ def _read_log(
     return log.read(wanted, rejected=rejected, time=time), time.ticks_per_s if time else 1
 
 
-def _not_used(
+def _notes(
     items: TableFile, log: TableFile | None, chosen: ChosenColumns, template: str
-) -> dict[str, str]:
-    """List the columns of each table that nothing was made of."""
-    used = {*chosen.names.values(), *re.findall(r"\{([^{}]*)\}", template)}
+) -> dict[str, Any]:
+    """Say which column is what, and list those of each table that nothing was made of."""
+    of_template = _FIELD.findall(template)
+    used = {*chosen.names.values(), *of_template}
     used_of_log = {chosen.names.get(role) for role in ("user", "item", "time", "rating")}
     left = {items.path.name: [name for name in items.names if name not in used]}
     if log is not None:
         left[log.path.name] = [name for name in log.names if name not in used_of_log]
-    return {file: ", ".join(names) for file, names in left.items() if names}
+    columns = chosen.for_card()
+    if template != template_of(chosen.texts):
+        columns["text"] = f"{', '.join(dict.fromkeys(of_template))} (of the text template)"
+    not_used = {file: ", ".join(names) for file, names in left.items() if names}
+    return {"columns": columns, "columns_not_used": not_used}
 
 
 def _read_items(

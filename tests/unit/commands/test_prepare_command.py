@@ -85,6 +85,23 @@ def test_options_reach_the_pipeline(run, shop, tmp_path):
     assert data.item_texts[1] == "Blue Cup"
 
 
+def test_the_card_counts_the_columns_of_a_template(run, shop, tmp_path):
+    """Given with the command or kept from --like: what the text is made of is used."""
+    raw = ["--raw-dir", tmp_path / "raw"]
+    first, second = tmp_path / "first", tmp_path / "second"
+    done = run(shop, "--out", first, *COLUMNS, *raw, "--text-template", "{name} {colour} {name}")
+    assert "text name, colour (of the text template)" in done.output
+    run(shop, "--out", second, *COLUMNS, *raw, "--like", first)
+    for out in (first, second):
+        card = json.loads((out / "meta.json").read_text())["card"]
+        assert card["columns"]["text"] == "name, colour (of the text template)"
+        assert card["columns_not_used"] == {"catalogue.csv": "weight"}
+    run(shop, "--out", second, *COLUMNS, *raw, "--force", "--text-template", "{weight}")
+    card = json.loads((second / "meta.json").read_text())["card"]
+    assert card["columns_not_used"] == {"catalogue.csv": "colour"}
+    assert card["columns"]["title"] == "name (guessed)"
+
+
 def test_a_prepared_set_is_replaced_with_force_and_nothing_else(run, shop, tmp_path):
     out, raw = tmp_path / "out", ["--raw-dir", tmp_path / "raw"]
     assert run(shop, "--out", out, *COLUMNS, *raw).exit_code == 0

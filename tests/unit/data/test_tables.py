@@ -125,6 +125,20 @@ def test_order_at_any_width(num_users, num_items, latest, grouped):
         assert getattr(result, name).dtype == getattr(rows, name).dtype
 
 
+def test_times_finer_than_they_need_to_be_are_ordered_as_fast(monkeypatch):
+    """Days kept as nanoseconds fit beside user and item once what all have in common is gone."""
+    rng = np.random.default_rng(0)
+    days = rng.integers(0, 1_000, 500) * 86_400 * 10**9
+    rows = Interactions(
+        rng.integers(0, 1 << 20, 500).astype(np.int32),
+        rng.integers(0, 1 << 20, 500).astype(np.int32),
+        1_709_287_200 * 10**9 + days,
+    )
+    expected = as_rows(rows.take(np.lexsort((rows.items, rows.times, rows.users))))
+    monkeypatch.setattr(tables.np, "lexsort", None)  # the slow way
+    assert as_rows(ordered(rows, "item")) == expected
+
+
 def test_ties_in_the_order_of_the_file():
     rows = [(1, 5, 0), (0, 3, 7), (0, 9, 7), (0, 1, 7), (0, 4, 2)]
     assert as_rows(ordered(interactions(rows), "file")) == [

@@ -139,3 +139,37 @@ def test_unwanted_objects_are_skipped_without_parsing(tmp_path, monkeypatch):
 def test_samples(tmp_path):
     (tmp_path / "log").write_text('bad\n{"a": 1}\n{"a": 2}\n{"a": 3}\n')
     assert sample_objects(tmp_path / "log", 2) == [{"a": 1}, {"a": 2}]
+
+
+@pytest.mark.parametrize("way", ["whole", "blocks", "lines"])
+@pytest.mark.parametrize(
+    ("written", "key"),
+    [
+        ("1.0", "1"),
+        ("-0.0", "0"),
+        ("1e3", "1000"),
+        ("1e22", "10000000000000000000000"),
+        ("7", "7"),
+        ('"1.0"', "1.0"),  # a text stays as it is, as in CSV
+        ('" -0 "', "-0"),
+        ("7.5", None),
+        ("1e-7", None),
+        ("NaN", None),
+    ],
+)
+def test_a_key_is_the_same_by_every_way(tmp_path, monkeypatch, way, written, key):
+    """What stands in another line decides the way; it must not decide the name of an item."""
+    if way != "whole":
+        monkeypatch.setattr(json_lines, "_scan", lambda *_: None)
+    if way == "lines":
+        monkeypatch.setattr(json_lines, "_parse_fast", lambda *_: None)
+    (tmp_path / "log").write_text(f'{{"user": {written}, "at": 5}}\n{{"user": "b", "at": 6}}\n')
+    frame, rejected = read(tmp_path / "log")
+    assert frame["user_key"].to_list() == ([] if key is None else [key]) + ["b"]
+    assert [entry["reason"] for entry in rejected.as_list()] == (
+        ["user is no key"] if key is None else []
+    )
+    names = [record["user"] for _, record in read_objects(
+        tmp_path / "log", RejectedRows(), key="user", wanted={key or "-", "b"}
+    )]  # fmt: skip
+    assert names == frame["user_key"].to_list()

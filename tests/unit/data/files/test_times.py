@@ -20,17 +20,17 @@ def ticks(reader, *values):
         (["1588687728923"], "integer", 1_000, "1588687728923", 1588687728923),
         (["1588687728923000"], "integer", 10**6, "1588687728923000", 1588687728923000),
         (["1588687728923000000"], "integer", 10**9, "1588687728923000001", 1588687728923000001),
-        (["874965758.0", "8.0E8"], "float", 1_000, "874965758.5", 874965758500),
-        (["1588687728923.0"], "float", 1_000, "1588687728923.0", 1588687728923),
+        (["874965758.0", "8.0E8"], "float", 10**6, "874965758.5", 874965758500000),
+        (["1588687728923.0"], "float", 10**6, "1588687728923.25", 1588687728923250),
         (["2020-01-02"], "text", 1_000, "2020-01-02", 1577923200000),
         (["2020-01-02 03:04:05"], "text", 1_000, "2020-01-02 03:04:05", 1577934245000),
-        (["2020-01-02T03:04:05Z"], "text", 1_000, "2020-01-02T03:04:05Z", 1577934245000),
+        (["2020-01-02T03:04:05Z"], "text", 10**6, "2020-01-02T03:04:05Z", 1577934245000000),
         (
             ["2020-01-02T03:04:05.250+01:00"],
             "text",
-            1_000,
+            10**6,
             "2020-01-02T03:04:05+01:00",
-            1577930645000,
+            1577930645000000,
         ),
         (["2024-12-31 14:05"], "text", 1_000, "2024-12-31 14:05", 1735653900000),
         (["31.12.2024 14:05"], "text", 1_000, "1.2.2024 00:30", 1706747400000),
@@ -112,3 +112,52 @@ def test_units():
     assert [ticks_of_unit(u) for u in ("s", "ms", "us", "ns")] == [1, 10**3, 10**6, 10**9]
     with pytest.raises(ConfigError, match="time_unit must be s, ms, us or ns, got 'min'"):
         ticks_of_unit("min")
+
+
+@pytest.mark.parametrize(
+    ("usual", "short"),
+    [
+        ("01.03.2024", "01.03.24"),
+        ("2024-03-01", "24-03-01"),
+        ("2024/03/01", "24/03/01"),
+        ("2024-03-01 10:00", "0024-03-01 10:00"),
+        ("2024-03-01T10:00:00.5", "0024-03-01T10:00:00.5"),
+    ],
+)
+def test_a_year_of_two_digits_among_four_is_no_time(usual, short):
+    reader = TimeReader.guess([usual, usual, short])
+    assert ticks(reader, short) == [None]
+    assert ticks(reader, usual) != [None]
+    with pytest.raises(
+        DataError, match=r"must have the --time-format '%d\.%m\.%Y', got '01.03.24'"
+    ):
+        TimeReader.guess(["01.03.24"], time_format="%d.%m.%Y")
+
+
+@pytest.mark.parametrize(
+    ("earlier", "later", "form"),
+    [
+        ("2024-03-01 10:00:00.000100", "2024-03-01 10:00:00.000200", None),
+        ("2024-03-01T10:00:00.000100Z", "2024-03-01T10:00:00.000200Z", None),
+        ("01.03.2024 10:00:00.0001", "01.03.2024 10:00:00.0002", "%d.%m.%Y %H:%M:%S.%f"),
+        ("01.03.2024 10:00:00,0001", "01.03.2024 10:00:00,0002", "%d.%m.%Y %H:%M:%S,%f"),
+        ("1709287200.000100", "1709287200.000200", None),
+        ("1709287200000.1", "1709287200000.2", None),
+    ],
+)
+def test_fractions_of_a_millisecond_keep_their_order(earlier, later, form):
+    reader = TimeReader.guess([earlier, later], time_format=form)
+    first, second = ticks(reader, earlier, later)
+    assert second - first == 100
+    assert first == 1709287200000100
+    assert reader.ticks_per_s == 10**6
+
+
+@pytest.mark.parametrize("unit", ["ms", "us", "ns"])
+def test_times_of_parquet_are_as_fine_as_they_are_stored(unit):
+    per_s = {"ms": 10**3, "us": 10**6, "ns": 10**9}[unit]
+    moments = pl.Series([1709287200 * per_s, 1709287200 * per_s + 1]).cast(pl.Datetime(unit))
+    reader = TimeReader.of_column(moments.dtype)
+    found = moments.to_frame("t").select(reader.expression(pl.col("t"), moments.dtype))
+    assert found.to_series().to_list() == [1709287200 * per_s, 1709287200 * per_s + 1]
+    assert reader.ticks_per_s == per_s

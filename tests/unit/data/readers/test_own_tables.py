@@ -120,7 +120,7 @@ SECONDS = [1_600_000_300, 1_600_000_200, 1_600_000_100, 1_600_000_400, 1_600_000
 def test_times(tmp_path, times, ending):
     log = store(LOG.with_columns(pl.Series("timestamp", times)), tmp_path / f"l.{ending}")
     raw = read(store(ITEMS, tmp_path / "i.csv"), log)
-    assert raw.ticks_per_s == 1_000
+    assert raw.ticks_per_s in (1_000, 1_000_000)  # the finer where fractions may be
     data = prepared(raw, tmp_path)
     assert data.sequence_items.tolist() == HISTORY
     assert data.meta["card"]["time_span"][0] == "2020-09-13 12:28:20 UTC"
@@ -196,7 +196,10 @@ def test_usual_names_are_found(tmp_path):
     )
     items = ITEMS.rename({"item_id": "Asin", "title": "Product Name"})
     raw = read(store(items, tmp_path / "i.csv"), store(log, tmp_path / "l.csv"))
-    taken = {role: name.removesuffix(" (guessed)") for role, name in raw.notes["columns"].items()}
+    taken = {
+        role: name.removesuffix(" (guessed)")
+        for role, name in raw.notes(raw.text_template)["columns"].items()
+    }
     assert taken == {
         "user": "Customer ID", "item": "ASIN", "time": "Date", "rating": "Stars",
         "item_key": "Asin", "text": "Product Name, description", "title": "Product Name",
@@ -278,14 +281,36 @@ def test_columns_that_cannot_be_found(tmp_path, log, items, columns, message):
         read(tmp_path / "i.csv", tmp_path / "l.csv", columns=TableColumns(**columns))
 
 
-def test_excel_unicode_text(tmp_path):
-    log, items = tmp_path / "l.txt", tmp_path / "i.txt"
-    log.write_bytes("user\titem\tdate\nJürgen\ta\t01.02.2024\n".encode("utf-16"))
-    items.write_bytes("item\ttitle\na\tKäse für 3 €\n".encode("utf-16"))
+@pytest.mark.parametrize(
+    "encoding", ["utf-16", "utf-32", "utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"]
+)
+@pytest.mark.parametrize("ending", ["txt", "jsonl"])
+def test_text_of_wide_letters(tmp_path, encoding, ending):
+    """Excel's "Unicode text", and what databases write, with a mark of the order or without."""
+    log, items = tmp_path / f"l.{ending}", tmp_path / f"i.{ending}"
+    if ending == "txt":
+        log.write_bytes("user\titem\tdate\nJürgen\t例\t01.02.2024\n".encode(encoding))
+        items.write_bytes("item\ttitle\n例\tKäse für 3 €\n".encode(encoding))
+    else:
+        text = '{"user": "Jürgen", "item": "例", "date": "01.02.2024"}\n'
+        log.write_bytes(text.encode(encoding))
+        items.write_bytes('{"item": "例", "title": "Käse für 3 €"}\n'.encode(encoding))
     raw = read(items, log)
     assert raw.items["title"].to_list() == ["Käse für 3 €"]
     assert raw.interactions["user_key"].to_list() == ["Jürgen"]
+    assert raw.interactions["item_key"].to_list() == ["例"]
     assert raw.rejected.total == 0
+
+
+def test_what_is_no_text_is_one_line(tmp_path):
+    log, items = store(LOG, tmp_path / "l.csv"), tmp_path / "i.csv"
+    items.write_bytes(b"item,title\n" + bytes(range(8)) * 40 + bytes(99))
+    with pytest.raises(DataError, match=r"must be text, got NUL bytes in .*i\.csv; .*--encoding"):
+        read(items, log)
+    items.write_bytes(b"item,title\n" + b"".join(b"%d,a b\n" % n for n in range(9)) + b"x,a\0b\n")
+    assert len(read(items, log).items) == 10  # a stray one harms nothing but its own row
+    with pytest.raises(ConfigError, match=r"got 'utf-16-le'; leave it out"):
+        read(items, log, encoding="utf-16-le")
 
 
 def test_files_that_cannot_be_read(tmp_path):
@@ -303,6 +328,17 @@ def test_files_that_cannot_be_read(tmp_path):
             read(tmp_path / name, log)
     with pytest.raises(MissingPathError, match=r"must hold items\.csv .*--items"):
         find_tables(tmp_path)
+
+
+def test_events_of_one_millisecond_stay_in_order(tmp_path):
+    """A history follows the microseconds, not the order of the file."""
+    moments = [datetime(2024, 3, 1, 10, 0, 0, micro, timezone.utc) for micro in (3, 2, 1, 4, 5)]
+    for unit in ("us", "ns"):
+        column = pl.Series("timestamp", moments, dtype=pl.Datetime(unit, "UTC"))
+        log = store(LOG.with_columns(column), tmp_path / f"{unit}.parquet")
+        data = prepared(read(store(ITEMS, tmp_path / "i.csv"), log), tmp_path)
+        assert data.sequence_items.tolist() == HISTORY
+        assert data.meta["card"]["time_span"][0] == "2024-03-01 10:00:00 UTC"
 
 
 def test_unit_by_setting(tmp_path):
@@ -391,7 +427,7 @@ def test_a_column_of_dates_is_not_ignored_without_a_question(tmp_path, ending):
         read(items, path)
     assert prepared(read(items, path, columns=TableColumns(time="Liefertag")), tmp_path)
     left = read(items, path, columns=TableColumns(time=""))
-    assert left.notes["columns_not_used"][path.name] == "Liefertag"
+    assert left.notes(left.text_template)["columns_not_used"][path.name] == "Liefertag"
 
 
 def test_all_that_is_missing_is_asked_at_once(tmp_path):
@@ -424,14 +460,14 @@ def test_names_of_other_languages(tmp_path, names, key):
     items = ITEMS.rename({"item_id": key})
     raw = read(store(items, tmp_path / "i.csv"), store(log, tmp_path / "l.csv"))
     assert prepared(raw, tmp_path).sequence_items.tolist() == HISTORY
-    assert raw.notes["columns"]["rating"] == f"{names[3]} (guessed)"
+    assert raw.notes(raw.text_template)["columns"]["rating"] == f"{names[3]} (guessed)"
 
 
 def test_a_note_in_words_is_no_rating_and_data_no_time(tmp_path):
     (tmp_path / "l.csv").write_text("user,item,note,data\nu,a,nice,x\nu,b,too big,y\n")
     raw = read(store(ITEMS, tmp_path / "i.csv"), tmp_path / "l.csv")
     assert raw.interactions.columns == ["user_key", "item_key"]
-    assert raw.notes["columns_not_used"]["l.csv"] == "note, data"
+    assert raw.notes(raw.text_template)["columns_not_used"]["l.csv"] == "note, data"
 
 
 def test_the_only_column_that_both_tables_have_is_the_item(tmp_path):
@@ -441,7 +477,7 @@ def test_the_only_column_that_both_tables_have_is_the_item(tmp_path):
     log.write_text("client;référence;date\nanne;A1;2024-03-01\nanne;A2;2024-03-02\n")
     raw = read(items, log)
     assert raw.interactions["item_key"].to_list() == ["A1", "A2"]
-    assert raw.notes["columns"]["item"] == "référence (guessed)"
+    assert raw.notes(raw.text_template)["columns"]["item"] == "référence (guessed)"
     # Two of them, or a day that both have, say nothing.
     log.write_text("client;référence;prix;date\nanne;A1;3;2024-03-01\n")
     with pytest.raises(DataError, match="must have a column for the item, the item key, got"):
