@@ -22,6 +22,7 @@ from genrec.data.text.kept_encoder import ENCODER_NAME, load_encoder
 from genrec.errors import ConfigError, DataError, MissingPathError
 from genrec.rankers import Ranker
 from genrec.serving.keys import read_keys
+from genrec.serving.stock import depth_of_caller
 from genrec.tokenizer.semantic_id import SemanticIdTokenizer
 from genrec.trained import QUANTIZER_NAME, Trained, load_quantizer, with_ids
 
@@ -109,6 +110,8 @@ class NewItems:
         found_vectors = _matrix(columns["vector"], len(keys)) if "vector" in columns else None
         texts = _texts(columns["text"], "text", len(keys)) if "text" in columns else None
         names = _texts(columns["title"], "title", len(keys)) if "title" in columns else texts
+        for what, given in (("item_id", keys), ("text", texts or ()), ("title", names or ())):
+            _check_unicode(given, what)
         titles = [shorten(name or key) for name, key in zip(names or keys, keys, strict=True)]
         return cls(keys, titles, None if found_vectors is not None else texts, found_vectors)
 
@@ -152,7 +155,7 @@ def with_items(run: Trained, new: NewItems) -> Trained:
         warnings.warn(
             f"texts of new items must hold words that the encoder knows, got {len(empty)} without "
             f"any, for example {empty[0]!r}: codes of these items mean nothing",
-            stacklevel=4,
+            stacklevel=depth_of_caller(),
         )
     if (run.path / SPACE_NAME).is_dir():
         vectors = FusedSpace.load(run.path / SPACE_NAME).transform(vectors)
@@ -244,6 +247,8 @@ def _embedded(run: Trained, texts: list[str]) -> npt.NDArray[Any]:
 
 def _columns(items: Any) -> dict[str, Any]:
     """Sort what was given into columns by the names of ``_COLUMNS``."""
+    if hasattr(items, "collect_schema") and hasattr(items, "collect"):  # lazy, of polars
+        items = items.collect()
     if isinstance(items, Mapping) or hasattr(items, "columns"):
         given = list(items) if isinstance(items, Mapping) else list(items.columns)
         return {
@@ -279,7 +284,27 @@ def _texts(column: Any, what: str, count: int) -> list[str]:
         raise DataError(
             f"{what} of new items must have {count} entries, got {len(texts)}; give one each"
         )
-    return ["" if text is None or text != text else str(text) for text in texts]  # NaN is empty
+    return ["" if _is_missing(text) else str(text) for text in texts]
+
+
+def _is_missing(value: Any) -> bool:
+    """Tell whether a value is None, NaN, or pandas' NA, which equals nothing and is no truth."""
+    try:
+        return value is None or bool(value != value)
+    except TypeError:
+        return True
+
+
+def _check_unicode(texts: Sequence[str], what: str) -> None:
+    """Refuse halves of characters, which no file can hold."""
+    for text in texts:
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise DataError(
+                f"{what} of new items must be text that can be written, got {text!a:.60}; read its "
+                "source in the right encoding"
+            ) from None
 
 
 def _matrix(column: Any, count: int) -> npt.NDArray[np.float32]:

@@ -29,7 +29,7 @@ from genrec.serving.ranking import rank_all, with_beams
 from genrec.serving.recommendations import Recommendations
 from genrec.serving.request import Request
 from genrec.serving.shelf import Shelf, Users
-from genrec.serving.stock import Limits, Unknown
+from genrec.serving.stock import Limits, Unknown, depth_of_caller
 from genrec.tokenizer.semantic_id import SemanticIdTokenizer
 from genrec.trained import Trained, load_trained
 
@@ -498,7 +498,7 @@ def _with_items(shelf: Shelf, new: NewItems) -> Shelf:
             f"{len(back)} of the new items were removed before and come back with the ID and "
             f"title they had, the first {new.keys[int((rows >= 0).argmax())]!r}; give a "
             "changed item a key of its own",
-            stacklevel=5,
+            stacklevel=depth_of_caller(),
         )
     run = shelf.run
     if len(fresh):

@@ -80,13 +80,16 @@ def test_texts_are_embedded_by_the_encoder_that_the_run_keeps(run, tmp_path):
         by_text.add_items([("odd", "", "zzz"), ("fine", "", "red")])
 
 
-@pytest.mark.parametrize("kind", ["polars", "pandas", "columns", "records", "matrix"])
+@pytest.mark.parametrize("kind", ["polars", "lazy", "pandas", "columns", "records", "matrix"])
 def test_tables_of_all_kinds_are_read(recommender, kind):
     columns = {"item_id": [100, 101], "title": ["x", None], "vector": new_vectors().tolist()}
     if kind == "polars":
         recommender.add_items(pl.DataFrame(columns))
+    elif kind == "lazy":
+        recommender.add_items(pl.LazyFrame(columns))
     elif kind == "pandas":
-        recommender.add_items(pytest.importorskip("pandas").DataFrame(columns))
+        pandas = pytest.importorskip("pandas")
+        recommender.add_items(pandas.DataFrame(columns | {"title": ["x", pandas.NA]}))
     elif kind == "columns":
         recommender.add_items(columns)
     elif kind == "records":
@@ -103,6 +106,8 @@ def test_tables_of_all_kinds_are_read(recommender, kind):
     ("items", "error", "message"),
     [
         ({"title": ["x"]}, DataError, "must have item_id and text or vector, got title;"),
+        ([("\ud800", "x", "y")], DataError, r"item_id of new items must be .*, got '\\ud800'; re"),
+        ([("x", "x", "\ud800")], DataError, r"text of new items must be text .*, got '\\ud800'"),
         (
             [(9010, "no vec")],
             DataError,
