@@ -284,18 +284,13 @@ def _locate(source: str, raw_dir: Path) -> tuple[Path, str | None, str | None]:
 
 def _check_out(out: Path, *, force: bool) -> None:
     """Refuse a folder whose content would be lost: the result replaces the whole folder."""
-    from genrec.data.prepared import is_prepared
+    from genrec.data.prepared import check_replaceable, is_prepared
 
-    if is_prepared(out):
-        if not force:
-            raise ConfigError(
-                f"--out must be a new or empty folder, got the prepared data set {out}, on which "
-                "runs may rest; choose another folder, or add --force to replace it"
-            )
-    elif out.is_file() or (out.is_dir() and any(out.iterdir())):
+    check_replaceable(out, "--out")
+    if is_prepared(out) and not force:
         raise ConfigError(
-            f"--out must be a new or empty folder, got {out} with other files; choose another "
-            "folder"
+            f"--out must be a new or empty folder, got the prepared data set {out}, on which runs "
+            "may rest; choose another folder, or add --force to replace it"
         )
 
 

@@ -21,9 +21,16 @@ import numpy.typing as npt
 
 from genrec.atomic import atomic_directory, read_json, write_json_atomic
 from genrec.digests import sealed, verify
-from genrec.errors import ArtifactError, DataError, MissingPathError
+from genrec.errors import ArtifactError, ConfigError, DataError, MissingPathError
 
-__all__ = ["PreparedDataset", "StringArray", "is_prepared", "open_array", "write_prepared"]
+__all__ = [
+    "PreparedDataset",
+    "StringArray",
+    "check_replaceable",
+    "is_prepared",
+    "open_array",
+    "write_prepared",
+]
 
 FORMAT = "genrec-dataset"
 FORMAT_VERSION = 1
@@ -292,6 +299,26 @@ def is_prepared(path: str | os.PathLike[str]) -> bool:
     return (Path(path) / "meta.json").is_file() and (Path(path) / "sequence_items.npy").is_file()
 
 
+def check_replaceable(path: str | os.PathLike[str], what: str = "place to prepare into") -> None:
+    """Refuse a path at which something else than a prepared data set would be lost.
+
+    Args:
+        path: The folder to make.
+        what: The path's name, for errors.
+
+    Raises:
+        ConfigError: If a file or another folder that is not empty lies there.
+    """
+    folder = Path(path)
+    if is_prepared(folder):
+        return
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+        raise ConfigError(
+            f"{what} must be a new or empty folder, got {folder} with other files; choose "
+            "another folder"
+        )
+
+
 def write_prepared(
     path: str | os.PathLike[str],
     *,
@@ -322,7 +349,9 @@ def write_prepared(
 
     Raises:
         DataError: If the arrays contradict each other.
+        ConfigError: If something else lies at the path.
     """
+    check_replaceable(path)
     assert set(columns) == {*_STRINGS, *_ARRAYS}, sorted(columns)
     strings = {key: _packed(columns[key]) for key in _STRINGS}
     arrays: dict[str, npt.NDArray[Any]] = {

@@ -41,7 +41,9 @@ __all__ = [
 
 Kind = Literal["key", "number_key", "time", "rating", "text"]
 
-_DECIMAL_COMMA = re.compile(r"[+-]?[0-9]*,[0-9]+")
+_DECIMAL_COMMA = re.compile(r"[-+]?(?:[0-9]*|[0-9]{1,3}(?:\.[0-9]{3})+),[0-9]+")
+#: Thousands in a column of decimal commas.
+_THOUSANDS = r"^[-+]?[0-9]{1,3}(?:\.[0-9]{3})+(?:,[0-9]+)?$"
 
 #: Type of the result, and what the reason of a rejection calls a value of the kind.
 _KINDS: dict[Kind, tuple[pl.DataType, str]] = {
@@ -166,11 +168,11 @@ def accept(
 
 
 def has_decimal_comma(values: Sequence[str]) -> bool:
-    """Tell whether numbers are written ``4,5``: most fit that, and none has a point."""
+    """Tell whether numbers are written ``4,5``: most fit that, and more so than ``4.5``."""
     commas = sum(bool(_DECIMAL_COMMA.fullmatch(value.strip())) for value in values)
     whole = sum(value.strip().isdigit() for value in values)
-    points = any("." in value for value in values)
-    return commas > 0 and not points and 2 * (commas + whole) > len(values)
+    points = sum("." in value and "," not in value for value in values)
+    return commas > points and 2 * (commas + whole) > len(values)
 
 
 def find_columns(columns: Sequence[Column], names: Sequence[str], where: object) -> list[int]:
@@ -219,7 +221,14 @@ def _plain(column: Column, dtype: pl.DataType) -> pl.Expr:
         plain = value.str.strip_chars()
         value = pl.when(plain != "").then(value if column.kind == "text" else plain)
         if column.decimal_comma:
-            value = value.str.replace(",", ".", literal=True)
+            whole = value.str.replace_all(".", "", literal=True)
+            value = (
+                pl.when(value.str.contains(_THOUSANDS))
+                .then(whole.str.replace(",", ".", literal=True))
+                .when(value.str.contains(".", literal=True))
+                .then(value + "?")  # a column has one sign: what has the other is no number
+                .otherwise(value.str.replace(",", ".", literal=True))
+            )
     return value
 
 

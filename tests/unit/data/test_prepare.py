@@ -306,3 +306,10 @@ def test_card_in_words(tmp_path):
     assert "repaired rows: 1" in text
     assert "time span: 1970-01-01 00:00:10 UTC to 1970-01-01 00:00:40 UTC" in text
     assert "history length: min 3" in text
+
+
+def test_other_files_are_never_replaced(tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(ConfigError, match="must be a new or empty folder, got .* with other files"):
+        prepare(tables([("u", "a", 1, 5.0)], [("a", "x")]), tmp_path, encoder=LengthEncoder())
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]

@@ -399,17 +399,19 @@ def test_tables_of_a_german_spreadsheet(excel, tmp_path):
         (["4,5", "3", ",5"], [4.5, 3.0, 0.5]),
         (["4.5", "3", "5"], [4.5, 3.0, 5.0]),
         (["4.5", "4,5", "5"], [4.5, 5.0]),  # a column has one sign: the other is a mistake
+        (["3.5", "4,5", "1.234,5", "2,0", "5"], [4.5, 1234.5, 2.0, 5.0]),
     ],
 )
 def test_decimal_commas(tmp_path, ending, ratings, expected):
-    log = LOG.head(3).with_columns(pl.Series("rating", ratings))
+    log = LOG.head(len(ratings)).with_columns(pl.Series("rating", ratings))
     raw = read(store(ITEMS, tmp_path / "i.csv"), store(log, tmp_path / f"l.{ending}"))
     assert raw.interactions["rating"].to_list() == expected
     rejected = raw.rejected.as_list()
-    assert sum(entry["rows"] for entry in rejected) == 3 - len(expected)
+    assert sum(entry["rows"] for entry in rejected) == len(ratings) - len(expected)
     if rejected:
         assert rejected[0]["reason"] == "rating is no number"
-        assert rejected[0]["first_lines"] == [2 if ending != "csv" else 3]
+        wrong = 0 if len(ratings) > 3 else 1
+        assert rejected[0]["first_lines"] == [wrong + (2 if ending == "csv" else 1)]
 
 
 @pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
