@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -223,6 +224,13 @@ def prepare_source(
     start = time.perf_counter()
     _check_out(out, force=force)
     options = options or PrepareOptions()
+    named_texts = getattr((reader_options or {}).get("columns"), "text", ())
+    if options.text_template and named_texts:
+        warnings.warn(
+            f"--text-column has no effect beside --text-template, got {', '.join(named_texts)}; "
+            "leave one of them out",
+            stacklevel=2,
+        )
     if like is not None:
         kept = load_encoder(like, **({} if encoder_model_name else encoder_options or {}))
         template = options.text_template or kept.text_template

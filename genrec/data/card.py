@@ -95,7 +95,7 @@ def format_card(card: Mapping[str, Any]) -> str:
             value = (
                 " to ".join(map(str, value)) if key == "time_span" else "; ".join(map(str, value))
             )
-        lines.append(f"{label}: {_plain(value)}")
+        lines.append(f"{label}: {_plain(value) or 'none'}")
     for what in ("repaired", "rejected"):
         entries = card.get(what, [])
         if what == "rejected" or entries:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -96,7 +97,13 @@ def test_the_card_counts_the_columns_of_a_template(run, shop, tmp_path):
         card = json.loads((out / "meta.json").read_text())["card"]
         assert card["columns"]["text"] == "name, colour (of the text template)"
         assert card["columns_not_used"] == {"catalogue.csv": "weight"}
-    run(shop, "--out", second, *COLUMNS, *raw, "--force", "--text-template", "{weight}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")  # shown, as a user sees it
+        done = run(
+            shop, "--out", second, *COLUMNS, *raw, "--force",
+            "--text-template", "{weight}", "--text-column", "name",
+        )  # fmt: skip
+    assert "warning: --text-column has no effect beside --text-template, got name" in done.stderr
     card = json.loads((second / "meta.json").read_text())["card"]
     assert card["columns_not_used"] == {"catalogue.csv": "colour"}
     assert card["columns"]["title"] == "name (guessed)"

@@ -12,3 +12,9 @@ def test_many_rejected_rows_are_warned_of(rejected, said):
     card = {"name": "shop", "source": "log.csv", "steps": [step], "rejected": [entry]}
     last = format_card(card).splitlines()[-1]
     assert last.startswith(f"warning: {said} of the rows were rejected" if said else "  ")
+
+
+def test_what_is_empty_says_so():
+    assert "columns not used: none" in format_card(
+        {"name": "x", "source": "y", "steps": [], "columns_not_used": {}}
+    )
