@@ -76,7 +76,8 @@ def ideas(
     found = []
     if not isinstance(data, Missing) and not any(name.startswith("SASRec") for name, _ in runs):
         name = Path(data.path).name
-        words = ["genrec", "train", "sasrec", "amazon", "--data", str(data.path), "--name", name]
+        recipe = "sample" if data.num_items <= 3_000 else "amazon"  # as `genrec train auto`
+        words = ["genrec", "train", "sasrec", recipe, "--data", str(data.path), "--name", name]
         found.append(("Train the usual model over item ids beside it.", shlex.join(words)))
         if runs:
             words = ["genrec", "report", *(str(run.path) for _, run in runs)]

@@ -153,6 +153,11 @@ class BodyRoute(APIRoute):
         return handle
 
 
+def _described(info: dict[str, Any], about: dict[str, Any]) -> dict[str, Any]:
+    """Say of the service what holds with what is served now."""
+    return {**info, **about, "random_user": about["random_user"] and info["num_users"] > 0}
+
+
 def _add_asking(app: FastAPI, service: Service, about: dict[str, Any]) -> None:
     """Add the routes that change nothing."""
 
@@ -195,7 +200,7 @@ def _add_asking(app: FastAPI, service: Service, about: dict[str, Any]) -> None:
     @app.get("/v1/info", response_model=m.InfoAnswer)
     def show_info() -> Any:
         """Say what is served."""
-        return {**service.info(), **about}
+        return _described(service.info(), about)
 
 
 def _add_random_user(app: FastAPI, service: Service) -> None:
@@ -252,7 +257,7 @@ def _add_changing(app: FastAPI, service: Service, about: dict[str, Any]) -> None
     async def swap_model(told: m.ModelRequest) -> Response:
         """Serve a newer run; no request is lost."""
         info = await run_in_threadpool(service.swap, told.path)
-        return _json({**info, **about})
+        return _json(_described(info, about))
 
 
 def _add_watching(app: FastAPI, service: Service, metrics: Metrics) -> None:

@@ -309,7 +309,8 @@ def test_card_in_words(tmp_path):
 
 
 def test_other_files_are_never_replaced(tmp_path):
-    (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(ConfigError, match="must be a new or empty folder, got .* with other files"):
-        prepare(tables([("u", "a", 1, 5.0)], [("a", "x")]), tmp_path, encoder=LengthEncoder())
-    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("mine")
+    with pytest.raises(ConfigError, match=r"must be a new or empty folder, got .* with other file"):
+        run(tables(LOG, ITEMS), tmp_path)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine.txt"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 
 import pytest
 
@@ -334,3 +335,13 @@ def test_what_is_not_known_is_named(client):
         client.post("/v1/items", json={"items": [{"item": "n1"}]}, headers=RIGHT), 422
     )
     assert "got neither for 'n1'" in line
+
+
+def test_without_a_data_set_there_is_no_random_user(run, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    meta = json.loads((tmp_path / "run" / "meta.json").read_text())
+    (tmp_path / "run" / "meta.json").write_text(json.dumps({**meta, "prepared": "gone"}))
+    with client_of(tmp_path / "run") as client:
+        info = client.get("/v1/info").json()
+        assert (info["num_users"], info["random_user"]) == (0, False)
+        assert client.get("/v1/users/random").status_code == 404
