@@ -262,7 +262,7 @@ class PrefixIndex:
         count = table.index_select(0, safe + 1) - first
         count = torch.where(states.flatten() >= 0, count, 0)
         width = widest = self.max_children[level]
-        if self.device.type == "cpu" and level:
+        if self.device.type == "cpu":
             width = min(widest, max(at_least, int(count.max()) if len(count) else 0))
         shape = (*states.shape, width)
         codes = self._windows[level][:, :width].index_select(0, first)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from genrec.data import splits
 from genrec.data.splits import count_repeats, global_time, leave_one_out
 from genrec.errors import ConfigError, DataError
 
@@ -108,3 +109,10 @@ def test_shares_too_small_for_one_interaction_leave_one_to_test():
         np.array([0, 10]), np.arange(10), valid_share=0.01, test_share=0.01
     )
     assert (train_ends.tolist(), valid_ends.tolist()) == ([9], [9])
+
+
+def test_each_rule_is_said_in_words() -> None:
+    assert [rule.partition(": ")[0] for rule in splits.SPLIT_RULES.values()] == [
+        "leave-one-out",
+        "global-time",
+    ]

@@ -55,6 +55,30 @@ def test_dead_beams_have_no_children() -> None:
     assert step.legal.tolist() == [[[False], [True]]]
 
 
+@pytest.mark.parametrize(
+    ("states", "at_least", "width"),
+    [
+        ([[1]], 1, 1),
+        ([[1, 2]], 1, 2),
+        ([[0, 1]], 1, 3),
+        ([[1]], 2, 2),
+        ([[1]], 9, 3),
+        ([[-1, -1]], 1, 1),
+        ([], 2, 2),
+    ],
+)
+def test_a_window_is_as_wide_as_its_states_need(states, at_least, width) -> None:
+    index = PrefixIndex.from_ids([[0, 0], [0, 1], [0, 2], [1, 0], [2, 0], [2, 1]], (3, 3))
+    beams = torch.tensor(states, dtype=torch.long) if states else torch.zeros(0, 1).long()
+    step = index.step(beams, 1, at_least=at_least)
+    assert step.legal.shape == (*beams.shape, width)
+    assert step.codes.shape == step.states.shape == step.legal.shape
+    if at_least == 1:
+        plain = index.step(beams, 1)
+        assert torch.equal(plain.codes, step.codes)
+        assert plain.legal.shape == step.legal.shape
+
+
 def test_long_ids_beyond_one_integer() -> None:
     rng = np.random.default_rng(0)
     ids = rng.integers(0, 3, (30, 8)) + 60_000
