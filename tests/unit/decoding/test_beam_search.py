@@ -413,3 +413,37 @@ def test_the_best_by_hand(backwards: bool, second: int) -> None:
     ranked[..., 3] = ranked[..., 2]
     chosen, alive = _top(ranked, states, allowed, 2)
     assert (chosen.tolist(), alive.tolist()) == ([[1, second]], [[True, True]])
+
+
+def test_few_live_beams_among_many_users_leave_room_for_all() -> None:
+    """Windows are as wide as live beams need, and yet each user has as many beams as before."""
+    ids = np.array([[first, second] for first in range(8) for second in range(1 + first)])
+    index, users = PrefixIndex.from_ids(ids, (8, 8)), 50
+    model = TableModel((8, 8), users, seed=0, ties=False)
+    only = torch.zeros(len(ids), dtype=torch.bool)
+    only[0] = True  # below a prefix with no other child
+    found = constrained_beam_search(
+        model.step, index, batch_size=users, num_beams=20, legal=index.allow(only)
+    )
+    assert found.items.shape == (users, 20)
+    assert found.items[:, 0].tolist() == [0] * users
+    assert (found.items[:, 1:] == -1).all()
+
+
+@pytest.mark.parametrize("ids", [[[0, 0], [0, 1], [1, 0]], [[0, 0], [0, 0], [1, 0]]])
+@pytest.mark.parametrize("seed", range(6))
+def test_what_a_user_has_takes_no_beam(ids, seed) -> None:
+    """All below a prefix is gone, or all of an ID that two items share."""
+    index = PrefixIndex.from_ids(ids, (2, 2))
+    model = TableModel((2, 2), 2, seed=seed, ties=False)
+    had = torch.tensor([[0, 1], [0, -1]])
+    found = constrained_beam_search(
+        model.step,
+        index,
+        batch_size=2,
+        num_beams=1,
+        num_results=1,
+        legal=index.exclude_per_user(had),
+    )
+    assert found.items[0].tolist() == [2]
+    assert found.items[1].item() in (1, 2)  # what shares its ID or prefix is still there
