@@ -7,7 +7,9 @@ so that a run that was stopped goes on where it was, and memory holds one chunk.
 from __future__ import annotations
 
 import io
+import os
 import shutil
+import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -89,10 +91,15 @@ def _check_out(out: Path, given: dict[str, Path | None]) -> None:
 
 @contextmanager
 def _alone(out: Path) -> Iterator[None]:
-    """Keep other calls from writing the same file."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    file = out.parent / f".{out.name}.lock"
-    lock = FileLock(file, blocking=False)
+    """Keep other calls from writing the same file.
+
+    The lock's file stays, since deleting it would let two owners hold one name; so it does not lie
+    beside the result, but among this machine's temporary files.
+    """
+    user = os.getuid() if hasattr(os, "getuid") else ""
+    name = f"{user} {out.resolve()}".encode(errors="surrogateescape")
+    place = Path(tempfile.gettempdir()) / f"genrec-{xxhash.xxh3_64_hexdigest(name)}.lock"
+    lock = FileLock(place, blocking=False)
     try:
         lock.acquire()
     except Timeout:
@@ -103,7 +110,6 @@ def _alone(out: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        file.unlink(missing_ok=True)
         lock.release()
 
 
