@@ -156,21 +156,29 @@ def answer_of(words: list[str]) -> dict[str, float]:
     return found
 
 
-def measure_library(run: str, histories: list[list[str]], seconds: float) -> dict[str, float]:
+def measure_library(
+    run: str, histories: list[list[str]], seconds: float, batch_size: int | None
+) -> dict[str, float]:
     """Recommend in one call to all, again and again."""
     from genrec.entry import settle_process
 
     settle_process()
+    import torch
+
     from genrec.serving.recommender import Recommender
 
     recommender = Recommender.from_pretrained(run)
     recommender.recommend(histories[:64], k=K, on_unknown="ignore")
     users, began, cpu = 0, time.perf_counter(), time.process_time()
     while time.perf_counter() - began < seconds or users == 0:
-        found = recommender.recommend(histories, k=K, on_unknown="ignore")
+        found = recommender.recommend(histories, k=K, on_unknown="ignore", batch_size=batch_size)
         users += len(found.items) + 0 * len(found.titles)
     used = time.process_time() - cpu
-    return {"users_per_s": users / (time.perf_counter() - began), "cpu_us": used / users * 1e6}
+    return {
+        "users_per_s": users / (time.perf_counter() - began),
+        "cpu_us": used / users * 1e6,
+        "threads": torch.get_num_threads(),
+    }
 
 
 def sample_histories(run: str, data: str | None, count: int) -> list[list[str]]:
@@ -196,6 +204,9 @@ def compare(told: argparse.Namespace) -> dict[str, Any]:
     words += [] if told.threads is None else ["--threads", str(told.threads)]
     library = [__file__, str(file), "--library", run, "--seconds", str(told.seconds)]
     first = answer_of(library)
+    # What a service could reach at most: its searches of so few users each, without any HTTP.
+    share = max(1, CLIENTS[-1] // (told.threads or int(first["threads"])))
+    small = answer_of([*library, "--batch-size", str(share)])
     results: dict[str, dict[str, Any]] = {str(clients): {} for clients in CLIENTS}
     for name, more in (("batched", []), ("alone", ["--max-batch", "1"])):
         service = Server(run, [*words, *more])
@@ -217,6 +228,8 @@ def compare(told: argparse.Namespace) -> dict[str, Any]:
         "results": results,
         "library_users_per_s": round(rate, 1),
         "library_cpu_us": round((first["cpu_us"] + last["cpu_us"]) / 2, 1),
+        "library_small_batch": share,
+        "library_small_users_per_s": round(small["users_per_s"], 1),
         "users": len(histories),
         "k": K,
         "seconds": told.seconds,
@@ -241,6 +254,7 @@ def main() -> None:
     words.add_argument("--port", type=int, help=argparse.SUPPRESS)
     words.add_argument("--clients", type=int, help=argparse.SUPPRESS)
     words.add_argument("--library", help=argparse.SUPPRESS)
+    words.add_argument("--batch-size", type=int, help=argparse.SUPPRESS)
     told = words.parse_args()
     if told.port is not None:
         bodies = [
@@ -251,7 +265,7 @@ def main() -> None:
         return
     if told.library is not None:
         histories = json.loads(Path(told.run).read_text())
-        print(json.dumps(measure_library(told.library, histories, told.seconds)))
+        print(json.dumps(measure_library(told.library, histories, told.seconds, told.batch_size)))
         return
     import tempfile
 

@@ -78,7 +78,15 @@ def test_the_benchmark_of_the_service_runs(sample_decoder, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
-    known = {"results", "library_users_per_s", "library_cpu_us", "users", "cores", "versions"}
+    known = {
+        "results",
+        "library_users_per_s",
+        "library_cpu_us",
+        "library_small_batch",
+        "users",
+        "cores",
+        "versions",
+    }
     assert known <= set(found)
     assert list(found["results"]) == ["1", "8", "64"]
     for row in found["results"].values():
