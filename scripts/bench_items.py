@@ -197,7 +197,7 @@ def batch_file(
     order = np.argsort(lengths, kind="stable")
     batches = [
         torch.from_numpy(rows.padded(part, MAX_ITEMS))
-        for part in np.array_split(order, max(1, int(lengths.sum()) // 1024))
+        for part in np.array_split(order, max(1, int(lengths.sum()) // 2048))
     ]
 
     def in_memory() -> int:

@@ -29,8 +29,8 @@ __all__ = ["Request", "read_beams"]
 
 Rows = npt.NDArray[np.int64]
 
-#: Users of a batch, and on a CPU history items too: more of both leaves its caches.
-_MOST_USERS, _MOST_USERS_CPU, _MOST_ITEMS_CPU = 256, 128, 1024
+#: Most users of a batch, and on a CPU most items of their histories, which else leave its caches.
+_MOST_USERS, _MOST_ITEMS_CPU = 256, 2048
 
 
 def read_beams(num_beams: Any, ranker: str, *, searches: bool) -> int | None:
@@ -216,7 +216,7 @@ def _parts(order: Rows, lengths: Rows, batch_size: int | None, *, on_cpu: bool) 
     while end > 0:
         size = batch_size or _MOST_USERS
         if batch_size is None and on_cpu:
-            size = max(1, min(_MOST_USERS_CPU, _MOST_ITEMS_CPU // int(lengths[order[end - 1]])))
+            size = max(1, min(_MOST_USERS, _MOST_ITEMS_CPU // int(lengths[order[end - 1]])))
         parts.append(order[max(0, end - size) : end])
         end -= size
     return parts

@@ -23,6 +23,16 @@ def test_lists_are_sets_of_each_user() -> None:
     assert ItemFilter(sets=sets).allows(asked).tolist() == [[not x for x in row] for row in found]
 
 
+@pytest.mark.parametrize("num_items", [6, 100_000])  # marks for all of them, and bisection
+def test_few_items_and_many_are_looked_up_alike(num_items) -> None:
+    listed = torch.randint(-1, num_items, (4, 5), generator=torch.Generator().manual_seed(0))
+    listed[1] = -1
+    asked = torch.cat([listed.clamp(min=0), torch.tensor([[0, num_items - 1]] * 4)], dim=1)
+    sets = [set(row) - {-1} for row in listed.tolist()]
+    found = [[item in sets[user] for item in row] for user, row in enumerate(asked.tolist())]
+    assert ItemSets(listed, num_items).contains(asked).tolist() == found
+
+
 @pytest.mark.parametrize("shape", [(1, 3), (0, 3), (2, 0)])
 def test_nothing_listed(shape) -> None:
     sets = ItemSets(torch.full(shape, -1), 5)
