@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
-import gin
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -44,8 +43,6 @@ __all__ = [
     "RqVaeOutput",
     "RqVaeParts",
 ]
-
-gin.constants_from_enum(QuantizeForwardMode, module="genrec.models.rqvae")
 
 MODEL_NAME = "rqvae"  # what config.json calls this model
 _ENCODE_ROWS = 8192

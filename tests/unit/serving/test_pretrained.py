@@ -75,9 +75,9 @@ def test_nothing_is_overwritten_unasked(changed, tmp_path, data):
         Recommender(Popularity.fit(data)).save(tmp_path / "other")
 
 
-LITTLE = """
+HIDE = """
 import sys
-hidden = set(sys.argv[2].split(","))
+hidden = set(sys.argv[1].split(","))
 
 class Hiding:
     def __init__(self, finder):
@@ -88,15 +88,22 @@ class Hiding:
         return getattr(self.finder, name)
 
 sys.meta_path[:] = [Hiding(finder) for finder in sys.meta_path]
+"""
+SERVE = """
 from genrec import Recommender
-recommender = Recommender.from_pretrained(sys.argv[1])
+recommender = Recommender.from_pretrained(sys.argv[2])
 found = recommender.recommend([["a1", "a2"], ["c3"], []], k=10)
 recommender.add_items([("newer", "", [10.0, 0, 0, 0, 0, 0])])
 print([found.items, recommender.similar_items("newer", k=1).items[0][0]])
 """
+FIND = """
+from genrec.registry import QUANTIZERS, RANKERS, find
+print(*(find(table, name).__name__ for table in (QUANTIZERS, RANKERS) for name in table))
+"""
 
 
-def test_torch_numpy_safetensors_and_xxhash_are_enough(changed, tmp_path):
+def run_with_little(code: str, *words: str) -> str:
+    """Run Python where torch, numpy, safetensors and xxhash alone can be imported."""
     tomllib = pytest.importorskip("tomllib", reason="tomllib came with Python 3.11")
     project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["project"]
     needed = [name.partition(">")[0] for name in project["dependencies"]]
@@ -104,14 +111,26 @@ def test_torch_numpy_safetensors_and_xxhash_are_enough(changed, tmp_path):
     hidden = {name.replace("-", "_") for name in needed} - little
     hidden |= {"gin", "sklearn", "pandas"}
     hidden -= {"filelock"}  # torch itself needs it
-    changed.save(tmp_path / "saved")
     done = subprocess.run(
-        [sys.executable, "-c", LITTLE, str(tmp_path / "saved"), ",".join(hidden)],
+        [sys.executable, "-c", HIDE + code, ",".join(hidden), *words],
         capture_output=True,
         text=True,
     )
     assert done.stderr == ""
-    assert done.stdout.strip() == str([changed.recommend(HISTORIES, k=10).items, "a"])
+    return done.stdout.strip()
+
+
+def test_torch_numpy_safetensors_and_xxhash_are_enough(changed, tmp_path):
+    changed.save(tmp_path / "saved")
+    found = run_with_little(SERVE, str(tmp_path / "saved"))
+    assert found == str([changed.recommend(HISTORIES, k=10).items, "a"])
+
+
+def test_every_model_and_quantizer_opens_with_as_little():
+    from genrec.registry import QUANTIZERS, RANKERS, find
+
+    names = (find(table, name).__name__ for table in (QUANTIZERS, RANKERS) for name in table)
+    assert run_with_little(FIND) == " ".join(names)
 
 
 def git_digest(content: bytes) -> str:
