@@ -12,13 +12,21 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from genrec.errors import ArtifactError, GenRecError, StorageError
+from genrec.errors import ArtifactError, ConfigError, GenRecError, StorageError
 
-__all__ = ["atomic_directory", "atomic_file", "read_json", "sweep", "write_json_atomic"]
+__all__ = [
+    "FolderKind",
+    "atomic_directory",
+    "atomic_file",
+    "read_json",
+    "sweep",
+    "write_json_atomic",
+]
 
 
 _HOST = hashlib.blake2s(socket.gethostname().encode(), digest_size=4).hexdigest()
@@ -114,6 +122,63 @@ def _file(target: Path) -> Iterator[Path]:
         _sync(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class FolderKind:
+    """Folders of one kind of artefact, where a newer one may take the place of an older one.
+
+    Attributes:
+        name: In words, with its article.
+        needed: Names without which a folder is none of them.
+        others: More names that one may hold, besides those that ``files`` in its ``meta.json``
+            lists.
+        format: ``format`` in ``meta.json``; None where that names none.
+    """
+
+    name: str
+    needed: frozenset[str]
+    others: frozenset[str] = frozenset()
+    format: str | None = None
+
+    def is_at(self, path: str | os.PathLike[str]) -> bool:
+        """Tell whether there is one at a path, damaged perhaps, and perhaps with more beside it."""
+        folder = Path(path)
+        if not all((folder / name).exists() for name in self.needed):
+            return False
+        meta = _meta(folder)
+        return self.format is None or meta is None or meta.get("format") == self.format
+
+    def check_replaceable(self, path: str | os.PathLike[str], what: str) -> None:
+        """Refuse a place at which anything but an older one would be lost.
+
+        Args:
+            path: The folder to make.
+            what: The path's name, for errors.
+
+        Raises:
+            ConfigError: If a file lies there, or a folder that holds something else.
+        """
+        folder = Path(path)
+        if not folder.exists():
+            return
+        strange = {file.name for file in folder.iterdir()} if folder.is_dir() else {folder.name}
+        if self.is_at(folder):
+            files = (_meta(folder) or {}).get("files")
+            listed = files if isinstance(files, dict) else {}
+            strange -= self.needed | self.others | {name.partition("/")[0] for name in listed}
+        if strange:
+            raise ConfigError(
+                f"{what} must be new or empty, or hold {self.name} and nothing else, got {folder} "
+                f"with {min(strange)!r}; name another one"
+            )
+
+
+def _meta(folder: Path) -> dict[str, Any] | None:
+    """Read what describes an artefact; None where it is damaged, or not there."""
+    with suppress(ArtifactError):
+        return read_json(folder / "meta.json")
+    return None
 
 
 @contextmanager

@@ -292,10 +292,10 @@ def _locate(source: str, raw_dir: Path) -> tuple[Path, str | None, str | None]:
 
 def _check_out(out: Path, *, force: bool) -> None:
     """Refuse a folder whose content would be lost: the result replaces the whole folder."""
-    from genrec.data.prepared import check_replaceable, is_prepared
+    from genrec.data.prepared import PREPARED
 
-    check_replaceable(out, "--out")
-    if is_prepared(out) and not force:
+    PREPARED.check_replaceable(out, "--out")
+    if PREPARED.is_at(out) and not force:
         raise ConfigError(
             f"--out must be a new or empty folder, got the prepared data set {out}, on which runs "
             "may rest; choose another folder, or add --force to replace it"

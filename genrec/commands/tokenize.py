@@ -295,12 +295,12 @@ def app_command(app: typer.Typer) -> None:
 
     def work(told: TokenizeArguments) -> None:
         from genrec.runs import find_run
-        from genrec.tokenizer.artifact import check_table_folder
+        from genrec.tokenizer.artifact import ID_TABLE
         from genrec.tokenizer.semantic_id import ARTIFACT_NAME
 
         run = find_run(told.run_dir)
         written = told.out or run / (EXTENDED_NAME if told.extend else ARTIFACT_NAME)
-        check_table_folder(written, "--out")
+        ID_TABLE.check_replaceable(written, "--out")
         for option, file, suffix in (
             ("--npy", told.npy, ".npy"),
             ("--index-json", told.index_json, ".json"),

@@ -19,7 +19,7 @@ import polars as pl
 from genrec.data import splits
 from genrec.data.card import DataCard, history_quantiles, time_span
 from genrec.data.options import PrepareOptions
-from genrec.data.prepared import PreparedDataset, check_replaceable, write_prepared
+from genrec.data.prepared import PREPARED, PreparedDataset, write_prepared
 from genrec.data.tables import (
     ITEM,
     RATING,
@@ -69,7 +69,7 @@ def prepare(
         ConfigError: If an option asks for what the source does not have, or something else lies
             where the data set shall be.
     """
-    check_replaceable(out)
+    PREPARED.check_replaceable(out, "place to prepare into")
     options = _with_defaults(options or PrepareOptions(), raw)
     if raw.items_only:
         options = replace(options, keep_unseen_items=True)

@@ -19,14 +19,14 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
-from genrec.atomic import atomic_directory, read_json, write_json_atomic
+from genrec.atomic import FolderKind, atomic_directory, read_json, write_json_atomic
 from genrec.digests import sealed, verify
-from genrec.errors import ArtifactError, ConfigError, DataError, MissingPathError
+from genrec.errors import ArtifactError, DataError, MissingPathError
 
 __all__ = [
+    "PREPARED",
     "PreparedDataset",
     "StringArray",
-    "check_replaceable",
     "is_prepared",
     "open_array",
     "write_prepared",
@@ -54,6 +54,16 @@ _NO_ARRAY = (
 )
 _ARRAYS = ("item_embeddings", *_INTEGERS)
 _STRINGS = ("item_keys", "item_titles", "item_texts", "user_keys")
+
+PREPARED = FolderKind(
+    "a prepared data set",
+    needed=frozenset({"meta.json", "sequence_items.npy"}),
+    others=frozenset(
+        {f"{name}.npy" for name in (*_ARRAYS, *_STRINGS)}
+        | {f"{name}.offsets.npy" for name in _STRINGS}
+        | {"encoder"}
+    ),
+)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -296,27 +306,7 @@ def open_array(path: Path, *dtypes: npt.DTypeLike, ndim: int | None = 1) -> npt.
 
 def is_prepared(path: str | os.PathLike[str]) -> bool:
     """Tell whether :meth:`PreparedDataset.load` would find something to read at a path."""
-    return (Path(path) / "meta.json").is_file() and (Path(path) / "sequence_items.npy").is_file()
-
-
-def check_replaceable(path: str | os.PathLike[str], what: str = "place to prepare into") -> None:
-    """Refuse a path at which something else than a prepared data set would be lost.
-
-    Args:
-        path: The folder to make.
-        what: The path's name, for errors.
-
-    Raises:
-        ConfigError: If a file or another folder that is not empty lies there.
-    """
-    folder = Path(path)
-    if is_prepared(folder):
-        return
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-        raise ConfigError(
-            f"{what} must be a new or empty folder, got {folder} with other files; choose "
-            "another folder"
-        )
+    return PREPARED.is_at(path)
 
 
 def write_prepared(
@@ -351,7 +341,7 @@ def write_prepared(
         DataError: If the arrays contradict each other.
         ConfigError: If something else lies at the path.
     """
-    check_replaceable(path)
+    PREPARED.check_replaceable(path, "place to prepare into")
     assert set(columns) == {*_STRINGS, *_ARRAYS}, sorted(columns)
     strings = {key: _packed(columns[key]) for key in _STRINGS}
     arrays: dict[str, npt.NDArray[Any]] = {

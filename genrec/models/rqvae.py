@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
@@ -43,6 +44,11 @@ __all__ = [
     "RqVaeOutput",
     "RqVaeParts",
 ]
+
+with suppress(ImportError):  # a trained model works without gin
+    import gin
+
+    gin.constants_from_enum(QuantizeForwardMode, module="genrec.models.rqvae")
 
 MODEL_NAME = "rqvae"  # what config.json calls this model
 _ENCODE_ROWS = 8192

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from genrec.atomic import atomic_directory, write_json_atomic
+from genrec.atomic import FolderKind, atomic_directory, write_json_atomic
 from genrec.data.catalogue import Catalogue
 from genrec.data.prepared import PreparedDataset
 from genrec.decoding.array_index import ArrayIndex
@@ -40,6 +40,7 @@ Recommend = Callable[..., Recommendations]
 #: What tracing, quantising and running need; the extra ``onnx``.
 _PACKAGES = ("onnx", "onnxruntime")
 _OPSET = 18
+_EXPORTED = FolderKind("an exported recommender", frozenset({"meta.json"}), format=FORMAT)
 
 
 def export_onnx(
@@ -87,12 +88,13 @@ def export_onnx(
             "model must be one that can be taken apart for ONNX, got "
             f"{type(run.model).__name__}; export the run of a decoder or of SASRec"
         )
-    target = check_target(path, overwrite=overwrite)
+    target = Path(path)
     if target.resolve() in (run.path.resolve(), *run.path.resolve().parents):
         raise ConfigError(
             f"folder to save to must lie beside the run, got {target}, which holds it; name "
             "another one"
         )
+    check_target(target, _EXPORTED, overwrite=overwrite)
     taken = run.model.graphs(run.catalogue, run.options)
     traced = {name: _trace(graph) for name, graph in taken.graphs.items()}
     with atomic_directory(target) as folder:

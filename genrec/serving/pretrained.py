@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from genrec.atomic import atomic_directory, read_json, write_json_atomic
+from genrec.atomic import FolderKind, atomic_directory, read_json, write_json_atomic
 from genrec.checkpoint import RunDirectory
 from genrec.data.text.fused_space import SPACE_NAME
 from genrec.data.text.kept_encoder import ENCODER_NAME
@@ -37,6 +37,12 @@ PORTABLE = (
     "steps",
     "torch",
 )
+_SAVED = FolderKind(
+    "a saved recommender",
+    needed=frozenset({"meta.json", "best", "catalogue"}),
+    others=frozenset({"README.md", "metrics.json", "step_0"})
+    | {ARTIFACT_NAME, ENCODER_NAME, QUANTIZER_NAME, SPACE_NAME},
+)
 _PLACE = "path/to/this/folder"
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -53,9 +59,10 @@ def save_run(run: Trained, path: str | os.PathLike[str], *, overwrite: bool) -> 
         The folder.
 
     Raises:
-        ConfigError: If the folder is not empty and not to be replaced.
+        ConfigError: If the folder is not empty and not to be replaced, or holds something else.
     """
-    target = check_target(path, overwrite=overwrite)
+    target = Path(path)
+    check_target(target, _SAVED, overwrite=overwrite)
     with atomic_directory(target) as folder:
         config, weights = run.model.saved_config(), run.model.state_dict()
         RunDirectory(folder).save(0, weights=weights, config=config, pointers=("best",))
@@ -76,16 +83,15 @@ def save_run(run: Trained, path: str | os.PathLike[str], *, overwrite: bool) -> 
     return target
 
 
-def check_target(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
-    """Return the path of a folder to make; refuse one that is taken and not to be replaced."""
-    target = Path(path)
-    taken = target.is_dir() and not overwrite and any(target.iterdir())
-    if taken or (target.exists() and not target.is_dir()):
+def check_target(target: Path, kind: FolderKind, *, overwrite: bool) -> None:
+    """Refuse a folder to make that is taken and not to be replaced."""
+    what = "folder to save to"
+    if target.is_dir() and not overwrite and any(target.iterdir()):
         raise ConfigError(
-            f"folder to save to must be new or empty, got {target}; name another one, or pass "
-            "overwrite=True"
+            f"{what} must be new or empty, got {target}; name another one, or pass overwrite=True "
+            f"to replace {kind.name}"
         )
-    return target
+    kind.check_replaceable(target, what)
 
 
 def fetch(

@@ -8,22 +8,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from genrec.atomic import atomic_directory, read_json, write_json_atomic
+from genrec.atomic import FolderKind, atomic_directory, read_json, write_json_atomic
 from genrec.data.prepared import StringArray, open_array
 from genrec.digests import sealed, verify
-from genrec.errors import ArtifactError, ConfigError, MissingPathError
+from genrec.errors import ArtifactError, MissingPathError
 
 __all__ = [
     "ARTIFACT_NAME",
+    "ID_TABLE",
     "check_codes",
-    "check_table_folder",
     "join_keys",
     "pack_keys",
     "read_artifact",
@@ -37,6 +36,13 @@ ARTIFACT_NAME = "semantic_ids"  # folder inside a stage-one run
 _FORMAT = "genrec-semantic-ids"
 _FORMAT_VERSION = 1
 _AGAIN = "make them again with `genrec tokenize RUN_DIR`"
+
+ID_TABLE = FolderKind(
+    "an ID table",
+    needed=frozenset({"meta.json"}),
+    others=frozenset({"ids.npy", "item_keys.npy", "item_keys.offsets.npy"}),
+    format=_FORMAT,
+)
 
 
 def write_artifact(
@@ -57,44 +63,13 @@ def write_artifact(
     Raises:
         ConfigError: If something else lies at the path.
     """
-    check_table_folder(path)
+    ID_TABLE.check_replaceable(path, "folder of an ID table")
     with atomic_directory(path) as folder:
         np.save(folder / "ids.npy", ids.astype("<i4", copy=False))
         item_keys.save(folder, "item_keys")
         head = {"format": _FORMAT, "version": _FORMAT_VERSION}
         shape = {"num_items": ids.shape[0], "num_levels": ids.shape[1]}
         write_json_atomic(folder / "meta.json", sealed(folder, head | shape | meta))
-
-
-def check_table_folder(path: str | os.PathLike[str], what: str = "folder of an ID table") -> None:
-    """Refuse a folder that holds anything but a table, which would be lost with it.
-
-    Args:
-        path: Where a table shall be written.
-        what: The path's name, for errors.
-
-    Raises:
-        ConfigError: If something else lies there.
-    """
-    folder = Path(path)
-    if not folder.exists():
-        return
-    strange = {file.name for file in folder.iterdir()} if folder.is_dir() else {folder.name}
-    if (folder / "meta.json").is_file():
-        with suppress(ArtifactError):  # a damaged one is made again
-            meta = read_json(folder / "meta.json")
-            if meta.get("format") != _FORMAT:
-                raise ConfigError(_taken(what, folder, "meta.json"))
-        strange -= {"meta.json", "ids.npy", "item_keys.npy", "item_keys.offsets.npy"}
-    if strange:
-        raise ConfigError(_taken(what, folder, min(strange)))
-
-
-def _taken(what: str, folder: Path, name: str) -> str:
-    return (
-        f"{what} must be new, or hold an ID table and nothing else, got {folder} with {name!r}; "
-        "name another one"
-    )
 
 
 def read_artifact(

@@ -9,8 +9,6 @@ import dataclasses
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-import gin
-
 from genrec.data.prepared import PreparedDataset
 from genrec.data.processed import RecDataset, load_or_prepare
 from genrec.errors import ConfigError, did_you_mean
@@ -32,9 +30,6 @@ from genrec.training.session import Session, run_training
 from genrec.training.settings import DataSettings, RunSettings, TrainingSettings
 
 __all__ = ["RqVaeSettings", "train"]
-
-# Under the name that gin files use; here, since a trained model works where there is no gin.
-gin.constants_from_enum(QuantizeForwardMode, module="genrec.models.rqvae")
 
 
 @dataclass(frozen=True, kw_only=True)

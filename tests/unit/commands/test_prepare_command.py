@@ -118,6 +118,11 @@ def test_a_prepared_set_is_replaced_with_force_and_nothing_else(run, shop, tmp_p
     assert "on which runs may rest; choose another folder, or add --force" in done.stderr
     assert (out / "meta.json").stat().st_mtime_ns == before
     assert run(shop, "--out", out, *COLUMNS, *raw, "--force").exit_code == 0
+    (out / "notes.txt").write_text("mine")
+    done = run(shop, "--out", out, *COLUMNS, *raw, "--force")
+    assert done.exit_code == 2
+    assert "hold a prepared data set and nothing else, got" in done.stderr
+    assert (out / "notes.txt").read_text() == "mine"
     assert (out / "meta.json").stat().st_mtime_ns != before
     for force in ([], ["--force"]):
         assert run(shop, "--out", shop, *COLUMNS, *force).exit_code == 2
@@ -186,7 +191,7 @@ def test_the_command_to_send_has_all_that_was_typed(run, shop, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["{shop}", "--out", "{shop}", *COLUMNS], "--out must be a new or empty folder"),
+        (["{shop}", "--out", "{shop}", *COLUMNS], "--out must be new or empty, or hold a prep"),
         (
             ["{shop}", "--out", "{out}"],
             "for the user, the item, the time, got who, what, when",

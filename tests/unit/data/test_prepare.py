@@ -311,6 +311,9 @@ def test_card_in_words(tmp_path):
 def test_other_files_are_never_replaced(tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("mine")
-    with pytest.raises(ConfigError, match=r"must be a new or empty folder, got .* with other file"):
+    with pytest.raises(
+        ConfigError,
+        match=r"or hold a prepared data set and nothing else, got .* with 'mine.txt'",
+    ):
         run(tables(LOG, ITEMS), tmp_path)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine.txt"]

@@ -268,6 +268,9 @@ def test_what_cannot_be_exported_is_said_first(ours, data, tmp_path, monkeypatch
         ours.save_onnx(tmp_path)
     with pytest.raises(ConfigError, match="folder to save to must be new or empty"):
         ours.save_onnx(tmp_path / "mine", overwrite=True)  # a file
+    with pytest.raises(ConfigError, match="or hold an exported recommender and nothing else, got"):
+        ours.save_onnx(tmp_path, overwrite=True)
+    assert (tmp_path / "mine").read_text() == "mine"
     with pytest.raises(ConfigError, match="folder to save to must lie beside the run, got"):
         ours.save_onnx(ours.path.parent, overwrite=True)
     assert (ours.path / "meta.json").is_file()
@@ -289,7 +292,7 @@ def genrec(*words: object):
 
 
 @pytest.mark.usefixtures("exported_again")
-def test_the_command(ours, theirs, tmp_path):
+def test_the_command(ours, theirs, folder, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "file").write_text("mine")
     words = ("export", ours.path, "--onnx", tmp_path / "mine", "--users", 7)
@@ -297,9 +300,15 @@ def test_the_command(ours, theirs, tmp_path):
     assert (done.exit_code, done.stdout) == (2, "")
     assert done.stderr == (
         f"error: --onnx must be new or empty, got {tmp_path}/mine; name another one, or pass "
-        "--force\n"
+        "--force to replace an exported recommender\n"
     )
-    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["file"]
+    assert genrec(*words, "--force").stderr == (
+        "error: --onnx must be new or empty, or hold an exported recommender and nothing else, "
+        f"got {tmp_path}/mine with 'file'; name another one\n"
+    )
+    (tmp_path / "mine" / "file").unlink()
+    shutil.copytree(folder, tmp_path / "mine", dirs_exist_ok=True)
+    assert genrec(*words).exit_code == 2
     done = genrec(*words, "--force")
     assert (done.exit_code, done.stderr) == (0, "")
     compared, wrote = done.stdout.splitlines()

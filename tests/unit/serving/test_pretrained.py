@@ -71,6 +71,12 @@ def test_nothing_is_overwritten_unasked(changed, tmp_path, data):
     assert (tmp_path / "file").read_text() == "mine"
     changed.save(tmp_path / "saved")
     changed.save_pretrained(tmp_path / "saved")
+    (tmp_path / "saved" / ".git").mkdir()
+    for place in (tmp_path, tmp_path / "saved", changed.path, tmp_path / "file"):
+        before = sorted(file.name for file in tmp_path.rglob("*"))
+        with pytest.raises(ConfigError, match="or hold a saved recommender and nothing else, got"):
+            changed.save(place, overwrite=True)
+        assert sorted(file.name for file in tmp_path.rglob("*")) == before
     with pytest.raises(ConfigError, match="only a recommender of a run can be saved, got popul"):
         Recommender(Popularity.fit(data)).save(tmp_path / "other")
 

@@ -91,7 +91,7 @@ def test_nothing_else_is_lost_for_a_table(run, tmp_path, taken):
     before = sorted(path.name for path in out.iterdir())
     done = tokenize(run, "--out", out)
     assert done.exit_code == 2
-    assert "--out must be new, or hold an ID table and nothing else, got" in done.stderr
+    assert "--out must be new or empty, or hold an ID table and nothing else, got" in done.stderr
     assert sorted(path.name for path in out.iterdir()) == before
     (tmp_path / "items.csv").write_text("item_id\n")
     done = tokenize(run, "--npy", tmp_path / "items.csv")
