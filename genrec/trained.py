@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,12 +33,14 @@ __all__ = [
     "QUANTIZER_NAME",
     "KeptRun",
     "Trained",
+    "find_other_log",
     "keep_quantizer",
     "load_quantizer",
     "load_ranker",
     "load_trained",
     "open_data",
     "quantizer_inputs",
+    "was_trained_on",
     "with_ids",
 ]
 
@@ -140,6 +142,28 @@ def load_trained(
     return Trained(ranker, catalogue, options, meta, run, model, table or own)
 
 
+def was_trained_on(meta: Mapping[str, Any], data: PreparedDataset) -> bool:
+    """Whether a run saw the items, interactions and splits of a data set, as far as it says."""
+    return bool(meta.get("log_fingerprint", data.log_fingerprint) == data.log_fingerprint)
+
+
+def find_other_log(metas: Sequence[Mapping[str, Any]]) -> int | None:
+    """Find the first run that was trained on other interactions than the first of all.
+
+    Args:
+        metas: ``meta.json`` of the runs. Texts and vectors of their data sets may differ.
+
+    Returns:
+        Its place, or None where all say the same, or nothing.
+    """
+    names = ("log_fingerprint", "data_fingerprint")
+    name = names[any(names[0] not in meta for meta in metas)]
+    for place, meta in enumerate(metas):
+        if len({metas[0].get(name), meta.get(name)} - {None}) > 1:
+            return place
+    return None
+
+
 class KeptRun(Protocol):
     """A run as far as it says where its data set lies."""
 
@@ -169,7 +193,7 @@ def open_data(run: KeptRun) -> PreparedDataset:
             "with --data"
         )
     data = PreparedDataset.load(prepared)
-    if run.meta.get("log_fingerprint", data.log_fingerprint) != data.log_fingerprint:
+    if not was_trained_on(run.meta, data):
         raise ArtifactError(
             f"data set of {run.path} must be the one that it was trained on, got other items, "
             f"interactions or splits at {prepared}, which was prepared again; prepare it as it "

@@ -64,7 +64,7 @@ def evaluate_runs(
     from genrec.evaluation.tables import format_table, known_results, write_metrics
     from genrec.rankers import baselines
     from genrec.runs import find_run
-    from genrec.trained import load_trained, open_data
+    from genrec.trained import load_trained, open_data, was_trained_on
     from genrec.training.processes import start_accelerator
 
     accelerator = start_accelerator()
@@ -101,8 +101,7 @@ def evaluate_runs(
         notes = _notes({labels.get(name, name): ranker for name, ranker in rankers.items()})
         labelled = {labels.get(name, name): row for name, row in results.items()}
         print(format_table(labelled, split, ks=shown, hide_history=hide_history, notes=notes))
-        trained_on = runs[0].meta.get("log_fingerprint", data.log_fingerprint)
-        if data.log_fingerprint != trained_on:
+        if not was_trained_on(runs[0].meta, data):
             print(
                 f"{data.path} is not what {paths[0]} was trained on, so metrics.json stays as it "
                 "is; what is held out here may have been trained on",
@@ -122,16 +121,15 @@ def evaluate_runs(
 
 
 def _check_same_data(paths: Sequence[Path], runs: Sequence[Trained]) -> None:
-    # Texts and vectors may differ: a model of item ids needs none of them.
-    names = ("log_fingerprint", "data_fingerprint")
-    name = names[any(names[0] not in run.meta for run in runs)]
-    for path, run in zip(paths, runs, strict=True):
-        found = {runs[0].meta.get(name), run.meta.get(name)} - {None}
-        if len(found) > 1:
-            raise ArtifactError(
-                f"{run.ranker.name} must have been trained on the data set of the run {paths[0]}, "
-                f"{runs[0].meta.get('prepared')}, got {path} of another; train it on that one"
-            )
+    from genrec.trained import find_other_log
+
+    other = find_other_log([run.meta for run in runs])
+    if other is not None:
+        raise ArtifactError(
+            f"{runs[other].ranker.name} must have been trained on the data set of the run "
+            f"{paths[0]}, {runs[0].meta.get('prepared')}, got {paths[other]} of another; train it "
+            "on that one"
+        )
 
 
 def _names(paths: Sequence[Path], runs: Sequence[Trained]) -> list[str]:

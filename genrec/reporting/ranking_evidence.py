@@ -24,7 +24,7 @@ from genrec.rankers import Ranker, baselines, training_counts
 from genrec.reporting.level_losses import Sight, find_likely, measure_levels, standard_error
 from genrec.reporting.ranking_diagnosis import Bucket, Diagnosis, Level, Search
 from genrec.threads import side_by_side
-from genrec.trained import Trained
+from genrec.trained import Trained, was_trained_on
 
 __all__ = ["HISTORY_ENDS", "POPULARITY_ENDS", "bucket_rows", "measure"]
 
@@ -128,9 +128,8 @@ def bucket_rows(values: Rows, ends: Sequence[int]) -> list[Rows]:
 
 
 def _check_same_data(run: Trained, data: PreparedDataset) -> None:
-    wanted = run.meta.get("log_fingerprint", data.log_fingerprint)
     same = run.ranker.item_keys.digest() == data.items_fingerprint
-    if not same or wanted != data.log_fingerprint:
+    if not same or not was_trained_on(run.meta, data):
         raise ArtifactError(
             f"--data must be the data set that the run was trained on, got {data.path} with "
             f"other {'interactions' if same else 'items'}; give {run.meta.get('prepared')}"

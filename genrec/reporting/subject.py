@@ -17,7 +17,7 @@ from genrec.metric_rows import metric_rows
 from genrec.runs import find_run
 from genrec.tokenizer.artifact import ARTIFACT_NAME
 from genrec.tokenizer.semantic_id import SemanticIdTokenizer
-from genrec.trained import Trained, load_trained
+from genrec.trained import Trained, find_other_log, load_trained
 
 __all__ = [
     "Missing",
@@ -146,15 +146,14 @@ def check_same_data(subjects: Sequence[Subject]) -> None:
     Raises:
         ArtifactError: If users, items or interactions are not the same.
     """
-    names = ("log_fingerprint", "data_fingerprint")
-    name = names[any(names[0] not in subject.meta for subject in subjects)]
-    for subject in subjects[1:]:
-        if subjects[0].meta.get(name) != subject.meta.get(name):
-            raise ArtifactError(
-                f"RUNS must have been trained on one data set, got {subjects[0].path} on "
-                f"{subjects[0].meta.get('prepared')} and {subject.path} on "
-                f"{subject.meta.get('prepared')}; write a report for each"
-            )
+    place = find_other_log([subject.meta for subject in subjects])
+    if place is not None:
+        first, other = subjects[0], subjects[place]
+        raise ArtifactError(
+            f"RUNS must have been trained on one data set, got {first.path} on "
+            f"{first.meta.get('prepared')} and {other.path} on {other.meta.get('prepared')}; write "
+            "a report for each"
+        )
 
 
 def find_stage_one(subject: Subject) -> Path:
