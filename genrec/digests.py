@@ -1,9 +1,10 @@
 """Digests of the files of an artefact, so that damage is noticed before it changes a result.
 
 An artefact's ``meta.json`` (in a step ``files.json``) holds ``files``, the size and digest of
-every other file, and ``seal``, a digest of itself; that of a run only the latter. Artefacts written
-before this have neither and open unchecked. ``GENREC_SKIP_DIGESTS=1`` opens all of them unchecked,
-for sets so large that reading them once takes too long.
+every other file, and ``seal``, a digest of itself; ``meta.json`` and ``metrics.json`` of a run hold
+the latter. Artefacts written before this have neither and open unchecked.
+``GENREC_SKIP_DIGESTS=1`` opens all of them unchecked, for sets so large that reading them once
+takes too long.
 
 The digest is XXH3, 64 bits: 29 GB/s on one core where zlib's CRC-32 has 1.4, BLAKE2b 0.3 and
 SHA-256 0.4. It finds every accident and is no protection against a forger.

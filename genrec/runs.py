@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import sys
@@ -13,7 +12,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from genrec.errors import ConfigError, MissingPathError
+from genrec.digests import read_signed
+from genrec.errors import ConfigError, GenRecError, MissingPathError
 from genrec.recipes import recipe_names
 
 __all__ = ["RunSummary", "find_run", "list_runs"]
@@ -225,12 +225,11 @@ def _text(value: Any) -> str | None:
 
 
 def _read(file: Path) -> dict[str, Any] | None:
-    """Read a JSON object; None where there is none that can be read."""
+    """Read what describes a run; None where there is none, or not as it was written."""
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, RecursionError, ValueError):
+        return read_signed(file)
+    except (GenRecError, OSError):
         return None
-    return found if isinstance(found, dict) else None
 
 
 def _step(folder: Path) -> int | None:

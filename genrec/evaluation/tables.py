@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from genrec.atomic import read_json, write_json_atomic
+from genrec.atomic import write_json_atomic
 from genrec.checkpoint import RunDirectory
+from genrec.digests import read_signed, signed
 from genrec.errors import ArtifactError
 from genrec.evaluation.settings import EvaluationSettings
 from genrec.rankers import Ranker, SearchingRanker
@@ -85,10 +86,10 @@ def write_metrics(
         ranker: That of the run.
     """
     file = Path(run) / "metrics.json"
-    known = read_json(file) if file.is_file() else {}
+    known = read_signed(file) if file.is_file() else {}
     rows = {name: dict(row) for name, row in results.items()}
     known[split] = {"settings": _described(settings, ranker), **rows}
-    write_json_atomic(file, known)
+    write_json_atomic(file, signed(known))
 
 
 def known_results(
@@ -106,13 +107,13 @@ def known_results(
         Metrics by ranker, of those that have all lengths of ``settings.ks``.
 
     Raises:
-        ArtifactError: If the file holds something else.
+        ArtifactError: If the file holds something else, or is not as it was written.
     """
     file = Path(run) / "metrics.json"
     pointers = [Path(run) / name for name in RunDirectory(run).pointers()]
     if not file.is_file() or any(p.stat().st_mtime > file.stat().st_mtime for p in pointers):
         return {}
-    known: dict[str, Any] = read_json(file).get(split, {})
+    known: dict[str, Any] = read_signed(file).get(split, {})
     if not isinstance(known, dict) or not all(isinstance(row, dict) for row in known.values()):
         raise ArtifactError(
             f"metrics.json must hold rows of metrics for {split}, got something else in {file}; it "

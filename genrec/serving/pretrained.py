@@ -11,11 +11,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from genrec.atomic import FolderKind, atomic_directory, read_json, write_json_atomic
+from genrec.atomic import FolderKind, atomic_directory, write_json_atomic
 from genrec.checkpoint import RunDirectory
 from genrec.data.text.fused_space import SPACE_NAME
 from genrec.data.text.kept_encoder import ENCODER_NAME
-from genrec.digests import signed
+from genrec.digests import read_signed, signed
 from genrec.errors import ConfigError, MissingPathError
 from genrec.tokenizer.semantic_id import ARTIFACT_NAME
 from genrec.trained import QUANTIZER_NAME, Trained
@@ -78,7 +78,7 @@ def save_run(run: Trained, path: str | os.PathLike[str], *, overwrite: bool) -> 
         meta = {name: run.meta[name] for name in PORTABLE if name in run.meta}
         meta["items_fingerprint"] = run.catalogue.items_fingerprint
         write_json_atomic(folder / "meta.json", signed(meta))
-        card = model_card(run, read_json(metrics) if metrics.is_file() else {})
+        card = model_card(run, read_signed(metrics) if metrics.is_file() else {})
         (folder / "README.md").write_text(card, encoding="utf-8")
     return target
 

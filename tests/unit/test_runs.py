@@ -135,6 +135,7 @@ def test_a_run_that_trains_says_so(shelf):
         ("metrics.json", "{", "finished"),
         ("metrics.json", '{"test": [1], "valid": {"x": {"recall@10": null}}}', "finished"),
         ("metrics.json", '{"test": {"x": {"recall@10": NaN}}}', "finished"),
+        ("metrics.json", '{"test": {"x": {"recall@10": 0.9}}, "seal": "edited"}', "finished"),
         ("step_5/model.safetensors", None, "damaged"),
     ],
 )

@@ -290,6 +290,21 @@ def test_the_only_run_below_a_folder_is_opened(runs, tmp_path, capsys):
     assert "taking the run below it" in capsys.readouterr().err
 
 
+def test_edited_metrics_are_not_believed(runs):
+    run = runs["Toy"]
+    evaluate_runs([run])
+    kept = (run / "metrics.json").read_text()
+    known = json.loads(kept)
+    known["test"]["Toy"]["recall@10"] = 0.99
+    (run / "metrics.json").write_text(json.dumps(known))
+    with pytest.raises(
+        ArtifactError, match=r"metrics.json must be as it was written, got"
+    ):
+        evaluate_runs([run], reuse=True)
+    (run / "metrics.json").write_text(kept)
+    evaluate_runs([run], reuse=True)
+
+
 def test_a_data_set_that_was_prepared_again_is_refused(runs, capsys, write_data):
     """Its held-out items may be what the run was trained on."""
     run = runs["Toy"]
