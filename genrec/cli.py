@@ -49,12 +49,25 @@ class _Commands(TyperGroup):
             elif message:
                 path = getattr(getattr(error, "ctx", None), "command_path", self.name)
                 message = re.sub(r"(?<=argument ')\w+", lambda name: name[0].upper(), message)
+                got = _given(error, sys.argv[1:] if args is None else args)
+                if got is not None and repr(got) not in message:
+                    message = f"{message.rstrip('.')}, got {got!r:.80}"
                 print(
                     f"error: {printable(message.rstrip('.'))}; see `{path} --help`",
                     file=sys.stderr,
                 )
             status = getattr(error, "exit_code", 2)
         raise SystemExit(status if isinstance(status, int) else 0)
+
+
+def _given(error: Exception, words: Sequence[str]) -> str | None:
+    """Find what was given to the option that an error names, which the error itself may not say."""
+    options: Sequence[str] = getattr(getattr(error, "param", None), "opts", ())
+    for place in reversed(range(len(words))):
+        name, equals, value = words[place].partition("=")
+        if name in options:
+            return value if equals else next(iter(words[place + 1 : place + 2]), None)
+    return None
 
 
 def build_app() -> typer.Typer:

@@ -93,6 +93,9 @@ def test_numbers_below_one_are_refused(words):
     answer = call(*words)
     assert answer.exit_code == 2
     assert f"Invalid value for '{words[-2]}'" in answer.output
+    assert f", got '{words[-1]}'; see `genrec {words[0]} --help`" in answer.output
+    joined = call(*words[:-2], f"{words[-2]}={words[-1]}")
+    assert words[-2] == "-k" or joined.output == answer.output
 
 
 def test_the_sample_shop_is_the_one_that_is_shipped(tmp_path):
