@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import and_
 from typing import Protocol
 
 import torch
@@ -140,13 +142,11 @@ class LegalSet:
 
     def allows(self, states: Tensor, level: int) -> Tensor:
         """Tell which states, shape ``(B, ...)``, of a level may be visited."""
-        allowed = [nodes.allows(states, level) for nodes, _ in self.parts]
-        return torch.stack(allowed).all(dim=0) if len(allowed) > 1 else allowed[0]
+        return reduce(and_, (nodes.allows(states, level) for nodes, _ in self.parts))
 
     def allows_items(self, items: Tensor) -> Tensor:
         """Tell which items, shape ``(B, R)``, may be returned; -1 counts as item 0."""
-        allowed = [items_filter.allows(items) for _, items_filter in self.parts]
-        return torch.stack(allowed).all(dim=0) if len(allowed) > 1 else allowed[0]
+        return reduce(and_, (items_filter.allows(items) for _, items_filter in self.parts))
 
 
 def _contains(keys: Tensor, wanted: Tensor, count: int) -> Tensor:

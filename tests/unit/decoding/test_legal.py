@@ -33,9 +33,10 @@ def test_few_items_and_many_are_looked_up_alike(num_items) -> None:
     assert ItemSets(listed, num_items).contains(asked).tolist() == found
 
 
+@pytest.mark.parametrize("num_items", [5, 100_000])
 @pytest.mark.parametrize("shape", [(1, 3), (0, 3), (2, 0)])
-def test_nothing_listed(shape) -> None:
-    sets = ItemSets(torch.full(shape, -1), 5)
+def test_nothing_listed(shape, num_items) -> None:
+    sets = ItemSets(torch.full(shape, -1), num_items)
     assert [len(part) for part in sets.pairs()] == [0, 0]
     asked = torch.zeros(shape[0], 2, dtype=torch.long)
     assert not sets.contains(asked).any()
