@@ -297,9 +297,7 @@ def test_edited_metrics_are_not_believed(runs):
     known = json.loads(kept)
     known["test"]["Toy"]["recall@10"] = 0.99
     (run / "metrics.json").write_text(json.dumps(known))
-    with pytest.raises(
-        ArtifactError, match=r"metrics.json must be as it was written, got"
-    ):
+    with pytest.raises(ArtifactError, match=r"metrics.json must be as it was written, got"):
         evaluate_runs([run], reuse=True)
     (run / "metrics.json").write_text(kept)
     evaluate_runs([run], reuse=True)

@@ -22,6 +22,7 @@ __all__ = [
     "check_encoding",
     "count_lines",
     "decoded",
+    "first_bytes",
     "first_line",
     "fits",
     "line_chunks",
@@ -184,6 +185,12 @@ def numbered_lines(path: Path, rejected: RejectedRows | None = None) -> Iterator
                 line = stream.readline(_COUNT_BYTES)
             if rejected is not None:
                 rejected.add(path.name, _TOO_LONG, line=number)
+
+
+def first_bytes(path: Path) -> bytes:
+    """Read what a file begins with, without a UTF-8 mark and blanks; empty if none."""
+    with open_binary(path) as stream:
+        return stream.read(1 << 10).removeprefix(_UTF8_MARK).lstrip()
 
 
 def first_line(path: Path) -> bytes:

@@ -19,7 +19,7 @@ from genrec.data.files.json_lines import (
     read_objects,
     sample_objects,
 )
-from genrec.data.files.line_chunks import first_line
+from genrec.data.files.line_chunks import first_bytes, first_line
 from genrec.data.files.rejected import RejectedRows
 from genrec.data.files.times import TimeReader, looks_like_times
 from genrec.errors import DataError, MissingPathError
@@ -68,6 +68,11 @@ class TableFile:
         if self._suffix in _PARQUET:
             self.names = list(self._parquet_schema())
         elif self._suffix in _JSON:
+            if first_bytes(path).startswith(b"["):
+                raise DataError(
+                    f"table must hold one JSON object a line, got a list in {path}; write it as "
+                    f"JSON lines, for example with `jq -c '.[]' {path} > {path.stem}-lines.jsonl`"
+                )
             samples = sample_objects(path, _SAMPLE_ROWS)
             if not samples:
                 raise DataError(

@@ -321,6 +321,8 @@ def test_files_that_cannot_be_read(tmp_path):
         ("i.xlsx", b"x", r"must end in one of .*, got .*i\.xlsx; convert it"),
         ("i.parquet", b"not parquet", "Parquet file must be readable, got"),
         ("i.jsonl", b"", "one JSON object a line, got none in"),
+        ("i.json", b'\xef\xbb\xbf[\n{"item": "a"},\n{"item": "b"}]', "a line, got a list in"),
+        ("i.jsonl", b' [{"item": "a"}, {"item": "b"}]', "a line, got a list in"),
         ("i.csv", b"", "header line, got an empty file"),
     ):
         (tmp_path / name).write_bytes(content)
