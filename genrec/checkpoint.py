@@ -13,6 +13,7 @@ import re
 import shutil
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -290,7 +291,8 @@ def resolve_step(
 
     Raises:
         MissingPathError: If there is none.
-        ArtifactError: If a pointer other than ``latest`` names a step that is gone.
+        ArtifactError: If a pointer other than ``latest`` names a step that is gone, or is lost
+            though the run's ``meta.json`` says which it was.
     """
     folder = Path(path)
     if folder.is_file() and folder.name == _MODEL:
@@ -306,6 +308,11 @@ def resolve_step(
                 f"{name} must name a step of the run, got {folder} where it names none; give a "
                 "step folder, or delete that file to use the latest step"
             )
+        if name != "latest" and (lost := _said_best(folder, name)) is not None:
+            raise ArtifactError(
+                f"{name} must name a step of the run, got {folder} that has lost it; put it back "
+                f"with `echo {lost} > {folder / name}`"
+            )
     if (newest := run.newest()) is not None:
         if "latest" in prefer:
             warnings.warn(f"{folder} has lost its latest; using {newest.name}", stacklevel=2)
@@ -315,6 +322,15 @@ def resolve_step(
         f"checkpoint must be a run folder or a step folder with {_MODEL}, got {folder}{exported}; "
         "give the folder that training printed at its end"
     )
+
+
+def _said_best(run: Path, name: str) -> str | None:
+    """Name the step that a finished run's description gives a pointer; None where it gives none."""
+    with suppress(ArtifactError, FileNotFoundError):
+        found = read_json(run / "meta.json").get("best")
+        if isinstance(found, dict) and name in found:
+            return f"step_{found[name][0]}"
+    return None
 
 
 def load_model_files(

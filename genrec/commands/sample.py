@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from genrec.commands import add_command
-from genrec.errors import ConfigError
+from genrec.errors import ConfigError, StorageError
 
 __all__ = ["SampleArguments", "app_command"]
 
@@ -32,6 +32,8 @@ def app_command(app: typer.Typer) -> None:
         folder = told.folder
         try:
             write_sample(folder, seed=told.seed, num_users=told.users)
+        except StorageError:  # it says itself what is wrong
+            raise
         except OSError as error:
             raise ConfigError(
                 f"FOLDER must be writable, got {folder} with {error.strerror}; name another"

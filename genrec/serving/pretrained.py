@@ -40,7 +40,7 @@ PORTABLE = (
 _SAVED = FolderKind(
     "a saved recommender",
     needed=frozenset({"meta.json", "best", "catalogue"}),
-    others=frozenset({"README.md", "metrics.json", "step_0"})
+    others=frozenset({"README.md", "latest", "metrics.json", "step_0"})
     | {ARTIFACT_NAME, ENCODER_NAME, QUANTIZER_NAME, SPACE_NAME},
 )
 _PLACE = "path/to/this/folder"
@@ -65,7 +65,7 @@ def save_run(run: Trained, path: str | os.PathLike[str], *, overwrite: bool) -> 
     check_target(target, _SAVED, overwrite=overwrite)
     with atomic_directory(target) as folder:
         config, weights = run.model.saved_config(), run.model.state_dict()
-        RunDirectory(folder).save(0, weights=weights, config=config, pointers=("best",))
+        RunDirectory(folder).save(0, weights=weights, config=config, pointers=("best", "latest"))
         run.catalogue.save(folder)
         if run.table is not None:
             run.table.save(folder / ARTIFACT_NAME)

@@ -78,5 +78,6 @@ def artefacts(shop: Shop) -> dict[str, tuple[Path, Opener]]:
         "quantiser": (shop.decoder / "quantizer", lambda path: {
             k: v.tolist() for k, v in load_quantizer(path).state_dict().items()}),
         "description": (shop.decoder / "meta.json", read_signed),
+        "metrics": (shop.decoder / "metrics.json", read_signed),
         "whole run": (shop.decoder, _recommended),
     }  # fmt: skip

@@ -1,7 +1,7 @@
 """Feed damaged inputs to whatever reads any: each gives a result or one line, in bounded time.
 
 A reader is a :class:`Reader` of :func:`readers`: it writes an input that is damaged by a draw and
-reads it. To fuzz something else, the service for example, add one there.
+reads it. To fuzz something else, add one there.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the fuzzing feeds: loaders, gin, run and prepared folders, tables of codes, Recommender."""
+"""What the fuzzing feeds: loaders, gin, run and prepared folders, codes, Recommender, service."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ from genrec.tokenizer.index_json import read_index_json
 from genrec.tokenizer.semantic_id import SemanticIdTokenizer
 from soaking.artefacts import artefacts, plain
 from soaking.fuzz import Reader, bend
+from soaking.service import service_readers
 from soaking.shop import RQVAE, Shop
 
 __all__ = ["readers"]
@@ -97,7 +98,7 @@ def readers(shop: Shop) -> list[Reader]:
         Reader("diagnose", _of_folder(shop.rqvae, diagnose_run), 0.2),
         Reader("Recommender", lambda draw, folder: _recommend(recommender, draw), 3.0),
     ]  # fmt: skip
-    return found
+    return found + service_readers(shop)
 
 
 def _write(path: Path, content: bytes) -> Path:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from genrec.atomic import write_json_atomic
 from genrec.checkpoint import RunDirectory, load_model_files, resolve_step, write_model_files
 from genrec.errors import ArtifactError, MissingPathError
 
@@ -42,6 +43,21 @@ def test_weights_of_every_type_come_back_and_may_share_memory(tmp_path):
     for name, tensor in given.items():
         assert found[name].dtype == tensor.dtype
         assert torch.equal(found[name], tensor)
+
+
+def test_a_best_that_was_lost_is_no_other_step(tmp_path):
+    """As where a run was copied in part."""
+    run = RunDirectory(tmp_path)
+    save(run, 5, "best")
+    save(run, 7)
+    write_json_atomic(tmp_path / "meta.json", {"best": {"best": [5, 0.25]}})
+    assert resolve_step(tmp_path).name == "step_5"
+    (tmp_path / "best").unlink()
+    with pytest.raises(ArtifactError, match=r"got .* has lost it; put it back with `echo step_5 >"):
+        resolve_step(tmp_path)
+    assert resolve_step(tmp_path, prefer=("latest",)).name == "step_7"
+    (tmp_path / "meta.json").write_text("{")  # says nothing
+    assert resolve_step(tmp_path).name == "step_7"
 
 
 def test_trainer_state_round_trip(tmp_path):

@@ -158,7 +158,10 @@ class TableFile:
         if self._suffix in _PARQUET and self._parquet_schema()[source].is_temporal():
             return TimeReader.of_column(self._parquet_schema()[source])
         reader = TimeReader.guess(
-            self.sample(source), time_format=time_format, where=f"{source!r} of {self.path}"
+            self.sample(source),
+            time_format=time_format,
+            where=f"{source!r} of {self.path}",
+            counted=ticks_per_s is not None,
         )
         return reader if ticks_per_s is None else reader.of_unit(ticks_per_s)
 

@@ -18,20 +18,18 @@ __all__ = ["TimeReader", "looks_like_times", "ticks_of_unit"]
 _INTEGER = re.compile(r"[+-]?[0-9]{1,19}")
 _CLOCKS = (" %H:%M:%S", "T%H:%M:%S", " %H:%M", "")
 _ISO_FORMATS = tuple(f"%Y-%m-%d{clock}" for clock in _CLOCKS)
-#: Other usual ways to write a date; 01/02/2024 is two days, of which only other rows tell which.
-_OTHER_FORMATS = tuple(
-    date + clock
-    for date in (
-        "%d.%m.%Y",
-        "%d.%m.%y",
-        "%Y/%m/%d",
-        "%d/%m/%Y",
-        "%m/%d/%Y",
-        "%d-%m-%Y",
-        "%m-%d-%Y",
-    )
-    for clock in _CLOCKS
+_DATES = (
+    *("%d.%m.%Y", "%d.%m.%y", "%Y/%m/%d", "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y", "%m-%d-%Y"),
+    *("%d %b %Y", "%d %B %Y", "%d-%b-%Y", "%b %d, %Y", "%B %d, %Y"),
 )
+#: Other usual ways to write a date; 01/02/2024 is two days, of which only other rows tell which.
+_OTHER_FORMATS = (
+    *(date + clock for date in _DATES for clock in _CLOCKS),
+    *("%a, %d %b %Y %H:%M:%S %z", "%Y-%m", "%Y/%m"),
+)
+#: Dates in digits alone, which are no count of seconds.
+_DIGIT_FORMATS = {8: "%Y%m%d", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}
+_DIGIT_YEARS = (1900, 2100)
 _TRIED_VALUES = 200
 _UNITS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}  # ticks per second
 _STORED: dict[int, Literal["ms", "us", "ns"]] = {10**3: "ms", 10**6: "us", 10**9: "ns"}
@@ -62,7 +60,12 @@ class TimeReader:
 
     @classmethod
     def guess(
-        cls, samples: Sequence[str], *, time_format: str | None = None, where: str = "time"
+        cls,
+        samples: Sequence[str],
+        *,
+        time_format: str | None = None,
+        where: str = "time",
+        counted: bool = False,
     ) -> TimeReader:
         """Tell from some values how a column is to be read.
 
@@ -70,6 +73,7 @@ class TimeReader:
             samples: Some values of the column, as text.
             time_format: Format of text times for ``strptime``; None guesses.
             where: Name of column and file, for the error.
+            counted: Whether whole numbers are known to count a unit, so that none is a date.
 
         Returns:
             The reader.
@@ -81,6 +85,9 @@ class TimeReader:
         values = [text.strip() for text in samples if text.strip()]
         numbers = [number for number in map(_number, values) if number is not None]
         # One odd value must not turn a column of numbers into one of text.
+        whole_values = [text.removesuffix(".0") for text in values]  # of a column with gaps
+        if time_format is None and not counted and (digits := _digit_format(whole_values)):
+            time_format, values = digits, whole_values
         if time_format is None and len(numbers) * 2 >= len(values):
             whole = all(_INTEGER.fullmatch(text) for text in values if _number(text) is not None)
             typical = sorted(map(abs, numbers))[len(numbers) // 2] if numbers else 0.0
@@ -133,8 +140,11 @@ class TimeReader:
         if self.style == "text":
             # chrono's %f counts nanoseconds, its %.f are the digits behind a point.
             form = None if self.text_format is None else self.text_format.replace(".%f", "%.f")
-            # polars reads no offset that differs by row.
-            if form is None or "%z" in form or "%f" in form:
+            value = value.cast(pl.String)
+            if self.text_format in _DIGIT_FORMATS.values():
+                value = value.str.strip_suffix(".0")
+            # polars reads no offset that differs by row, and no date without a day.
+            if form is None or "%z" in form or "%f" in form or "%d" not in form:
                 per_tick = _MICRO // self.ticks_per_s
                 return value.map_elements(
                     lambda text: _ticks(text, self.text_format, per_tick),
@@ -202,11 +212,40 @@ def ticks_of_unit(unit: str | None) -> int | None:
 
 
 def looks_like_times(values: Sequence[str]) -> bool:
-    """Tell whether most of some values are written as dates; numbers could be anything."""
+    """Tell whether most of some values are written as dates, or all are seconds of recent years."""
     tried = [value.strip() for value in values[:_TRIED_VALUES]]
-    if all(_INTEGER.fullmatch(value) for value in tried):
-        return False
+    numbers = [value.removesuffix(".0") for value in tried]
+    if all(_INTEGER.fullmatch(value) for value in numbers):
+        return _digit_format(numbers) is not None or _are_recent(list(map(int, numbers)))
     return any(2 * count > len(tried) for count in _fits(tried).values())
+
+
+def _digit_format(values: Sequence[str]) -> str | None:
+    """Find the format of dates in digits alone, which nine of ten values must have."""
+    for length, form in _DIGIT_FORMATS.items():
+        fitting = sum(
+            len(value) == length
+            and value.isdecimal()
+            and _DIGIT_YEARS[0] <= int(value[:4]) < _DIGIT_YEARS[1]
+            and _ticks(value, form) is not None
+            for value in values
+        )
+        if 10 * fitting >= 9 * len(values) > 0:
+            return form
+    return None
+
+
+def _are_recent(numbers: Sequence[int]) -> bool:
+    """Tell whether whole numbers are seconds or milliseconds from 2001 to 2033, days apart.
+
+    Order numbers of as many digits lie nearer to each other.
+    """
+    return any(
+        all(10**9 * scale <= number < 2 * 10**9 * scale for number in numbers)
+        and max(numbers) - min(numbers) > 86_400 * scale * 7
+        for scale in (1, 10**3)
+        if numbers
+    )
 
 
 def _fits(values: Sequence[str]) -> dict[str | None, int]:
@@ -229,7 +268,7 @@ def _format_of(values: Sequence[str], where: str) -> str | None:
     best = [form for form, count in fits.items() if count == most]
     if most == 0 or best[0] is None:
         return None
-    if len(best) > 1:
+    if len({tuple(_ticks(value, form) for value in tried) for form in best}) > 1:
         raise DataError(
             f"times must be of one form, got {tried[0]!r} in {where}, which fits "
             f"{' and '.join(map(repr, best))}; say which with --time-format {best[0]!r}"

@@ -13,32 +13,41 @@ from genrec.errors import ConfigError, DataError, did_you_mean
 
 __all__ = ["ChosenColumns", "MissingColumns", "TableColumns", "choose_columns", "usual_column"]
 
-#: Usual names of each role in English, German, French, Spanish and Italian: in lower case, without
-#: accents and other signs, the surest first.
+#: Usual names of each role in English, German, French, Spanish, Italian, Portuguese, Dutch and
+#: Polish: in lower case, without accents and other signs, the surest first.
 _NAMES = {
     "user": "userid user uid customerid customer visitorid reviewerid memberid sessionid session "
     "kundennummer kundennr kundenid kunde kaufer nutzerid nutzer benutzerid benutzer "
     "idclient clientid numeroclient client idutilisateur utilisateur "
-    "idcliente clienteid cliente idusuario usuario codicecliente idutente utente",
+    "idcliente clienteid cliente idusuario usuario codicecliente idutente utente "
+    "utilizador idutilizador codigocliente klantnummer klantid klant gebruikersid gebruiker "
+    "idklienta numerklienta klient iduzytkownika uzytkownik",
     "item": "itemid item iid productid product asin parentasin movieid articleid sku trackid "
     "newsid artikelnummer artikelnr artikelid artikel produktnummer produktid produkt "
     "idproduit produit idarticle article referenceproduit codeproduit "
     "idproducto producto idarticulo articulo codigoproducto "
-    "idprodotto prodotto idarticolo articolo codiceprodotto codicearticolo",
+    "idprodotto prodotto idarticolo articolo codiceprodotto codicearticolo "
+    "idproduto produto codigoproduto artigo artikelcode productnummer productcode "
+    "idproduktu produktu numerproduktu kodproduktu produkty towar idtowaru",
     "time": "timestamp time datetime date ts unixreviewtime eventtime createdat orderdate "
     "purchasedate purchasedat zeitstempel zeitpunkt bestelldatum kaufdatum datum "
     "horodatage datecommande datedecommande dateachat datedachat "
-    "marcadetiempo fechahora fechacompra fechapedido fecha dataora dataordine dataacquisto data",
+    "marcadetiempo fechahora fechacompra fechapedido fecha dataora dataordine dataacquisto "
+    "datacompra datadacompra datapedido datadopedido datahora besteldatum aankoopdatum tijdstip "
+    "datazamowienia datazakupu czas data",
     "rating": "rating ratings stars score overall bewertung bewertungen sterne note etoiles "
-    "evaluation calificacion valoracion puntuacion valutazione voto punteggio",
+    "evaluation calificacion valoracion puntuacion valutazione voto punteggio "
+    "avaliacao nota classificacao pontuacao beoordeling waardering cijfer ocena",
     "title": "title name itemname productname producttitle headline itemtitle titel bezeichnung "
     "artikelbezeichnung artikelname produktname produktbezeichnung titre nom nomproduit libelle "
-    "designation titulo nombre nombreproducto titolo nome nomeprodotto",
+    "designation titulo nombre nombreproducto titolo nome nomeprodotto nomeproduto "
+    "productnaam artikelnaam omschrijving naam tytul nazwa nazwaproduktu",
     "text": "brand store manufacturer author artist publisher category categories genre genres "
     "tags keywords type description summary text body content about features "
     "marke hersteller autor verlag kategorie kategorien beschreibung "
     "marque auteur editeur categorie marca categoria editorial descripcion "
-    "autore editore descrizione",
+    "autore editore descrizione "
+    "descricao autor fabricante beschrijving merk uitgever schrijver opis kategoria marka",
 }
 
 

@@ -20,8 +20,7 @@ FAILURE = "service failed; its log says where"
 
 
 def _error(status: int, message: str, headers: dict[str, str] | None = None) -> Response:
-    line = " ".join(message.split())
-    return Response(error_body(line), status, headers, media_type="application/json")
+    return Response(error_body(message), status, headers, media_type="application/json")
 
 
 def _refused(errors: Any) -> Refusal:

@@ -12,6 +12,7 @@ from typing import Any
 
 import orjson
 
+from genrec.errors import printable
 from genrec.serving.http.refusals import Refusal
 
 __all__ = ["Guard", "error_body"]
@@ -203,8 +204,8 @@ class _Gone(Exception):
 
 
 def error_body(message: str) -> bytes:
-    """Write an error as the service answers it."""
-    return orjson.dumps({"error": {"message": message}})
+    """Write an error as the service answers it: one line that steers no terminal."""
+    return orjson.dumps({"error": {"message": printable(" ".join(message.split()))}})
 
 
 async def _send_json(status: int, body: bytes, headers: Mapping[str, str], send: Send) -> None:

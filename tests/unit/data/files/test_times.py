@@ -39,6 +39,25 @@ def ticks(reader, *values):
         (["01/02/2024", "31/12/2024"], "text", 1_000, "01/02/2024", 1706745600000),
         (["01/02/2024", "12/31/2024"], "text", 1_000, "01/02/2024", 1704153600000),
         (["2024/12/31", "?"], "text", 1_000, "2024/12/31", 1735603200000),
+        (["17 Apr 2024"], "text", 1_000, "3 Dec 2024", 1733184000000),
+        (["17 April 2024 10:30"], "text", 1_000, "3 May 2024 00:00", 1714694400000),
+        (["May 3, 2024"], "text", 1_000, "Jun 4, 2024", 1717459200000),  # May is short and long
+        (["17-Apr-2024"], "text", 1_000, "03-Dec-2024", 1733184000000),
+        (["2024-03"], "text", 1_000, "2024-04", 1711929600000),
+        (
+            ["Fri, 27 Nov 2026 10:00:00 +0100"],
+            "text",
+            1_000,
+            "Sat, 28 Nov 2026 10:00:00 +0000",
+            1795860000000,
+        ),
+        (["20240417", "20241203"], "text", 1_000, "20241203", 1733184000000),
+        (["20240417.0"], "text", 1_000, "20241203.0", 1733184000000),
+        (["20240417"] * 9 + ["unknown"], "text", 1_000, "20241203", 1733184000000),
+        (["20240417120501"], "text", 1_000, "20241203000001", 1733184001000),
+        (["202404171205"], "text", 1_000, "202412030000", 1733184000000),
+        (["20240417", "20241303"], "integer", 1, "20241303", 20241303),  # no month
+        (["18230417", "18231203"], "integer", 1, "18231203", 18231203),  # no year of a log
         ([], "integer", 1, "5", 5),
         (["12", "oops", "13"], "integer", 1, "14", 14),  # one odd value changes nothing
     ],
@@ -50,6 +69,17 @@ def test_styles(samples, style, ticks_per_s, value, expected):
     # Parsed by polars as a number, it gives the same.
     typed = pl.DataFrame({"t": [value]}).select(pl.col("t").cast(reader.dtype))
     assert typed.select(reader.expression(pl.col("t"), reader.dtype)).item() == expected
+
+
+@pytest.mark.parametrize("dtype", [pl.Int32(), pl.Int64(), pl.Float64()])
+def test_dates_that_are_stored_as_numbers(dtype):
+    """As in Parquet, with gaps and without; 20240417 is no second of August 1970."""
+    frame = pl.DataFrame({"t": pl.Series([20240417, 20241203], dtype=dtype)})
+    reader = TimeReader.guess(list(map(str, frame["t"].to_list())))
+    found = frame.select(reader.expression(pl.col("t"), dtype)).to_series().to_list()
+    assert found == [1713312000000, 1733184000000]
+    counted = TimeReader.guess(["20240417"], counted=True)
+    assert (counted.style, counted.ticks_per_s) == ("integer", 1)
 
 
 def test_format_by_setting():
@@ -98,7 +128,17 @@ def test_a_format_that_does_not_fit_is_named():
         (["31.12.2024 14:05", "1.1.2025 00:00"], True),
         (["2024-12-31T14:05:00Z", "?"], False),  # half of them
         (["2024-12-31", "2025-01-01", "?"], True),
-        (["20241231", "20250101"], False),
+        (["20241231", "20250101"], True),
+        (["20241231", "20251301"], False),  # no month: a number
+        (["20240417120501"], True),
+        (["17 Apr 2024", "3 Dec 2024"], True),
+        (["Aug 11, 2024", "December 1, 2024"], False),  # half of each
+        (["2024-03", "2024-04"], True),
+        (["Fri, 27 Nov 2026 10:00:00 +0100"], True),
+        (["1700000000", "1710000000"], True),
+        (["1700000000000.0", "1710000000000.0"], True),
+        (["1000000001", "1000006000"], False),  # numbers of orders
+        (["4006381333931", "4012345678901"], False),  # numbers of goods
         (["red", "blue"], False),
         ([], False),
     ],

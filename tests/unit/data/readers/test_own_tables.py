@@ -455,6 +455,9 @@ def test_all_that_is_missing_is_asked_at_once(tmp_path):
         (("Client ID", "Référence produit", "Date d'achat", "Note"), "ID produit"),
         (("Usuario", "Artículo", "Fecha", "Calificación"), "ID artículo"),
         (("Utente", "Codice prodotto", "Data", "Valutazione"), "Prodotto"),
+        (("Utilizador", "Código produto", "Data da compra", "Avaliação"), "ID produto"),
+        (("Klantnummer", "Artikelcode", "Besteldatum", "Beoordeling"), "Artikelcode"),
+        (("Klient", "ID produktu", "Data zamówienia", "Ocena"), "Produkt ID"),
     ],
 )
 def test_names_of_other_languages(tmp_path, names, key):

@@ -11,10 +11,12 @@ import pytest
 fastapi = pytest.importorskip("fastapi", reason="the extra serve is not installed")
 pytest.importorskip("httpx", reason="httpx is in the extra dev")
 
+from pydantic import ValidationError  # noqa: E402
 from starlette.testclient import TestClient  # noqa: E402
 
 from genrec.serving.http.app import build_app  # noqa: E402
 from genrec.serving.http.batcher import QueueFull  # noqa: E402
+from genrec.serving.http.messages import RecommendRequest  # noqa: E402
 from genrec.serving.http.metrics import Metrics  # noqa: E402
 from genrec.serving.http.service import Service, Source  # noqa: E402
 from genrec.serving.http.settings import ServiceSettings  # noqa: E402
@@ -83,6 +85,11 @@ def test_recommend(client):
         (422, '{"histories": [["a1"]], "k": 2.0}', "k: "),
         (422, '{"histories": [["a1"]], "k": true}', "k: "),
         (422, '{"histories": [["a1"]], "K": 3}', "K: extra inputs are not permitted"),
+        (
+            422,
+            '{"histories": [["a1"]], "K\\n\\u001b[1m": 3}',
+            r"K \\u001b\[1m: extra inputs are not",
+        ),
         (422, '{"histories": ["a1"]}', "histories.0: .*array, got 'a1'"),
         (422, '{"histories": [[1.5]]}', "histories.0.0"),
         (422, '{"histories": [[true]]}', "histories.0.0"),
@@ -102,6 +109,21 @@ def test_recommend(client):
 def test_what_is_wrong_is_said_in_one_line(client, status, body, said):
     line = message_of(client.post("/v1/recommend", content=body), status)
     assert re.search(said, line), line
+
+
+@pytest.mark.parametrize(
+    ("told", "most"),
+    [
+        ({"histories": [["a1"] * 1_001]}, 1_000),
+        ({"histories": [["a1"]], "allow": ["a1"] * 10_001}, 10_000),
+        ({"histories": [["a1"]], "exclude": ["a1"] * 10_001}, 10_000),
+    ],
+)
+def test_lists_have_an_end(told, most):
+    with pytest.raises(ValidationError, match=f"at most {most} items"):
+        RecommendRequest.model_validate(told)
+    longest = {name: keys[:most] for name, keys in told.items() if name != "histories"}
+    RecommendRequest.model_validate({"histories": [told["histories"][0][:most]], **longest})
 
 
 @pytest.mark.parametrize("size", [3e38, 1e20, 1e18])
