@@ -394,7 +394,7 @@ class PrefixIndex:
         # Some of a leaf's items may be illegal, so look further than the results asked for.
         longest = int(count.max()) if self.leaf_offsets is not None and legal is not None else 1
         slots = num_results if legal is None or longest <= 1 else int(ends[:, -1].max())
-        slot = torch.arange(max(slots, 1), device=leaves.device).expand(batch, -1).contiguous()
+        slot = torch.arange(slots, device=leaves.device).expand(batch, -1).contiguous()
         beam = torch.searchsorted(ends, slot, right=True)  # (B, slots)
         inside = beam < width
         beam = beam.clamp(max=width - 1)

@@ -447,3 +447,35 @@ def test_what_a_user_has_takes_no_beam(ids, seed) -> None:
     )
     assert found.items[0].tolist() == [2]
     assert found.items[1].item() in (1, 2)  # what shares its ID or prefix is still there
+
+
+def test_a_prefix_of_which_all_is_excluded_takes_no_beam() -> None:
+    index = PrefixIndex.from_ids([[0, 0], [1, 0], [1, 1], [2, 0], [2, 1]], (3, 2))
+    legal = index.exclude_per_user(torch.tensor([[3, 4]]))
+    assert legal.allows(torch.arange(3).unsqueeze(0), 1).tolist() == [[True, True, False]]
+    log_probs = torch.tensor([[[-2.0, -1.0, -0.5]]])  # the last prefix is the likeliest
+    found = constrained_beam_search(
+        lambda level, *_: torch.zeros(1, 1, 2) if level else log_probs,
+        index,
+        batch_size=1,
+        num_beams=1,
+        legal=legal,
+    )
+    assert found.items.tolist() == [[1]]
+
+
+def test_nothing_is_kept_for_gradients() -> None:
+    weight = torch.zeros(1, 1, 2, requires_grad=True)
+    index = PrefixIndex.from_ids([[0], [1]], (2,))
+    found = constrained_beam_search(lambda *_: weight * 2, index, batch_size=1, num_beams=2)
+    assert not found.scores.requires_grad
+
+
+def test_where_nothing_is_legal_there_is_no_item() -> None:
+    """Of items that share an ID, too, of which a search looks further than the results."""
+    index = PrefixIndex.from_ids([[0], [0], [1]], (2,))
+    legal = index.exclude_per_user(torch.arange(3).expand(2, -1))
+    leaves = torch.tensor([[0, 1], [-1, -1]])
+    for among in (leaves, leaves[1:].expand(2, -1)):
+        items, beams = index.items(among, 2, legal)
+        assert items.tolist() == beams.tolist() == [[-1, -1]] * 2
