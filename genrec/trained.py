@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,6 +20,7 @@ from genrec.data.catalogue import Catalogue
 from genrec.data.prepared import PreparedDataset, is_prepared
 from genrec.data.text.fused_space import SPACE_NAME, FusedSpace
 from genrec.data.text.kept_encoder import ENCODER_NAME
+from genrec.data.text.known_vectors import KnownVectors
 from genrec.digests import read_signed
 from genrec.errors import ArtifactError, GenRecError, MissingPathError
 from genrec.rankers import Ranker
@@ -381,4 +382,21 @@ def _extended(
     known = {}
     if titles_from is not None:
         known = dict(zip(titles_from.item_keys, titles_from.item_titles, strict=True))
-    return with_ids(catalogue.extended(added, [known.get(key, key) for key in added]), table)
+    titles = [known.get(key, key) for key in added]
+    vectors = None if titles_from is None else _vectors_of(added, catalogue, titles_from)
+    return with_ids(catalogue.extended(added, titles, vectors), table)
+
+
+def _vectors_of(
+    keys: Sequence[str], catalogue: Catalogue, data: PreparedDataset
+) -> npt.NDArray[Any] | None:
+    """Take the text vectors of new items from a data set that embeds the known ones as before."""
+    row_of = {key: row for row, key in enumerate(data.item_keys)}
+    rows = [row_of.get(key, -1) for key in keys]
+    if catalogue.sketch is None or min(rows, default=-1) < 0:
+        return None
+    known = KnownVectors(catalogue.item_keys, catalogue.sketch, data.embedding_dim)
+    with suppress(ArtifactError):
+        known.check(data)
+        return np.asarray(data.item_embeddings[rows])
+    return None

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from genrec.atomic import atomic_directory, read_json, write_json_atomic
 from genrec.data.prepared import PreparedDataset, StringArray, open_array
-from genrec.data.text.known_vectors import NUM_PROJECTIONS, vector_sketch
+from genrec.data.text.known_vectors import NUM_COMPARED, NUM_PROJECTIONS, vector_sketch
 from genrec.digests import sealed, verify
 from genrec.errors import ArtifactError
 
@@ -28,10 +28,10 @@ CATALOGUE_NAME = "catalogue"  # folder inside a run
 _FORMAT = "genrec-catalogue"
 _FORMAT_VERSION = 1
 #: Beside keys and titles, where they are known; catalogues of older runs have none of them.
-_ARRAYS: dict[str, tuple[type, tuple[int, ...]]] = {
-    "counts": (np.int64, ()),
-    "removed": (np.bool_, ()),
-    "sketch": (np.float32, (NUM_PROJECTIONS,)),
+_ARRAYS: dict[str, tuple[type, tuple[tuple[int, ...], ...]]] = {
+    "counts": (np.int64, ((),)),
+    "removed": (np.bool_, ((),)),
+    "sketch": (np.float32, ((NUM_PROJECTIONS,), (NUM_COMPARED,))),
 }
 
 
@@ -49,9 +49,9 @@ class Catalogue:
         counts: How often each item was taken, shape ``(N,)``, int64; None where unknown.
         removed: Which items shall not be recommended any more, shape ``(N,)``, bool; None for
             none. They keep their rows, so that histories may hold them.
-        sketch: Of the text vectors, by which equal ones are known, from
+        sketch: Of the text vectors, by which equal ones and neighbours are known, from
             :func:`~genrec.data.text.known_vectors.vector_sketch`, shape ``(N, P)``, float32; NaN
-            where an item's is unknown, None where all are.
+            where an item's is unknown, None where all are. In older runs P is 8.
     """
 
     item_keys: StringArray
@@ -93,8 +93,10 @@ class Catalogue:
         new = len(keys)
         known = self.sketch
         if known is not None:
-            blank = np.full((new, known.shape[1]), np.nan, dtype=np.float32)
-            known = np.concatenate([known, blank if vectors is None else vector_sketch(vectors)])
+            more = np.full((new, known.shape[1]), np.nan, dtype=np.float32)
+            if vectors is not None:
+                more = vector_sketch(vectors)[:, : known.shape[1]]
+            known = np.concatenate([known, more])
         return Catalogue(
             StringArray.from_strings([*self.item_keys, *keys]),
             StringArray.from_strings([*self.item_titles, *titles]),
@@ -167,8 +169,8 @@ class Catalogue:
                 f"and titles, got {found} in {folder}; train the run again"
             )
         for name, array in arrays.items():
-            kind, width = _ARRAYS[name]
-            if array.shape != (count, *width) or array.dtype != kind:
+            kind, widths = _ARRAYS[name]
+            if array.shape not in [(count, *width) for width in widths] or array.dtype != kind:
                 raise ArtifactError(
                     f"{name} of a catalogue must be {count} values of {kind.__name__}, "
                     f"got {array.dtype} of shape {array.shape} in {folder}; train the run again"

@@ -1,7 +1,7 @@
 """Weights of the item-token model for a catalogue that has grown.
 
 Shape legend: N = items, R = rows of a table, A = levels above a row, D = width, V = vectors of a
-prefix.
+prefix, M = new items, K = nearest items, P = numbers of a sketch.
 """
 
 from __future__ import annotations
@@ -13,17 +13,29 @@ from torch import Tensor
 
 from genrec.decoding.trie import PrefixIndex
 
-__all__ = ["grown_weights"]
+__all__ = ["grown_weights", "nearest_items"]
+
+#: Items whose vectors a new one begins with, by likeness of their texts.
+_NEAREST = 5
+#: Numbers of a sketch by which neighbours can be told; those of older runs have fewer.
+_LEAST_NUMBERS = 32
+_BLOCK_ITEMS = 1 << 18
 
 
 @torch.no_grad()
 def grown_weights(
-    weights: Mapping[str, Tensor], sizes: Mapping[str, Tensor], old: PrefixIndex, new: PrefixIndex
+    weights: Mapping[str, Tensor],
+    sizes: Mapping[str, Tensor],
+    old: PrefixIndex,
+    new: PrefixIndex,
+    near: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Move vectors of items and prefixes to where a larger catalogue has them.
 
-    A new item has no history to learn from: its vector is the mean of those that share the longest
-    prefix with it, so that it is found where they are, and a new prefix's likewise.
+    A new item has no history to learn from: its vector is the mean of those of the items with the
+    nearest texts, as long as theirs are, since a shorter one would hardly ever win against items
+    that were trained. Where these are unknown it is the mean of those that share the longest
+    prefix with it, and a new prefix's likewise.
 
     Args:
         weights: Those of the trained model.
@@ -31,6 +43,8 @@ def grown_weights(
             ``tree.prefixes``.
         old: The catalogue of the trained model.
         new: One that begins with the same items.
+        near: Old items with the nearest texts, from :func:`nearest_items`; None where no texts
+            are known.
 
     Returns:
         Weights of the larger model.
@@ -56,8 +70,54 @@ def grown_weights(
         below.scatter_reduce_(0, rows, items, "amin", include_self=False)
         fresh = below >= count  # no old item lies below
         filled[fresh] = _relatives(vectors, before, level, old, new, below[fresh])
+        if near is not None and name.startswith("tokens.vectors."):
+            known = near[:, 0] >= 0  # (M,)
+            places = torch.arange(count, len(rows), device=weight.device)[known]
+            filled[places] = _as_long_mean(vectors[near[known]])
         grown[name] = filled.flatten(0, 1)
     return grown
+
+
+@torch.no_grad()
+def nearest_items(sketch: Tensor, known: int) -> Tensor | None:
+    """Find, for each new item, the old ones with the nearest texts, by cosine.
+
+    Args:
+        sketch: Of the items' text vectors, the new ones' last, shape ``(N, P)``, floating point;
+            NaN where unknown.
+        known: Number of old items.
+
+    Returns:
+        Shape ``(M, K)``, int64; a row of -1 where an item's text is unknown or says nothing. None
+        where the sketches are too short to tell.
+    """
+    if sketch.shape[1] < _LEAST_NUMBERS or known == 0:
+        return None
+    asked = _unit(sketch[known:])
+    best = asked.new_full((len(asked), 0), 0.0)
+    rows = torch.empty(len(asked), 0, dtype=torch.long, device=sketch.device)
+    for begin in range(0, known, _BLOCK_ITEMS):  # a row of scores for each is too much
+        others = _unit(sketch[begin : min(begin + _BLOCK_ITEMS, known)])
+        likeness = (asked @ others.T).nan_to_num(nan=-torch.inf)
+        places = torch.arange(begin, begin + len(others), device=sketch.device)
+        best = torch.cat([best, likeness], dim=1)
+        rows = torch.cat([rows, places.expand(len(asked), -1)], dim=1)
+        best, chosen = best.topk(min(_NEAREST, best.shape[1]), dim=1)
+        rows = rows.gather(1, chosen)
+    # One whose text nobody's is like, or that has none, stands with nobody.
+    return rows.masked_fill(best[:, -1:].isinf() | (best[:, :1] <= 0), -1)
+
+
+def _unit(sketch: Tensor) -> Tensor:
+    """Scale to length one; a zero becomes NaN, as what is unknown is."""
+    return sketch / sketch.norm(dim=1, keepdim=True)
+
+
+def _as_long_mean(vectors: Tensor) -> Tensor:
+    """Average ``(M, K, V, D)`` over K to vectors of the mean length: ``(M, V, D)``."""
+    mean = vectors.mean(dim=1)
+    lengths = vectors.norm(dim=-1, keepdim=True).mean(dim=1)
+    return mean * (lengths / mean.norm(dim=-1, keepdim=True).clamp(min=1e-12))
 
 
 def _relatives(

@@ -25,7 +25,7 @@ from genrec.models.beam_ranker import BeamRanker, CodeLogProbs, index_of
 from genrec.models.code_tree import SEEN_SCALE, CodeTree
 from genrec.models.graphs import Graphs, on_cpu
 from genrec.models.item_graphs import item_graphs
-from genrec.models.item_growth import grown_weights
+from genrec.models.item_growth import grown_weights, nearest_items
 from genrec.models.item_head import first_code_scores, item_loss, item_scores
 from genrec.models.item_settings import (
     HistorySettings,
@@ -629,16 +629,22 @@ class ItemTokenRetrievalModel(SavedModel):
         if index.num_items > self.num_items:
             trained = np.asarray(catalogue.codes)[: self.num_items]
             old = PrefixIndex.from_ids(trained, self.level_sizes, device=self.device)
-            model = self.grown(old, index)
+            sketch = catalogue.sketch
+            texts = None if sketch is None else torch.from_numpy(np.array(sketch)).to(self.device)
+            model = self.grown(old, index, texts)
         model._check_index(index)
         return model, index
 
-    def grown(self, old: PrefixIndex, new: PrefixIndex) -> ItemTokenRetrievalModel:
-        """Let the model know more items, by the items whose codes are nearest to theirs.
+    def grown(
+        self, old: PrefixIndex, new: PrefixIndex, texts: Tensor | None = None
+    ) -> ItemTokenRetrievalModel:
+        """Let the model know more items, by those whose texts, or else codes, are nearest.
 
         Args:
             old: The catalogue that it was trained on.
             new: One that begins with the same items.
+            texts: Sketches of all items' text vectors, shape ``(N, P)``, float32; None where they
+                are unknown.
 
         Returns:
             A new model in evaluation mode; what the catalogue lacked before stands where its
@@ -647,7 +653,8 @@ class ItemTokenRetrievalModel(SavedModel):
         self._check_index(old)
         sizes = {"num_items": new.num_items, "num_states": new.num_states[1:]}
         model = self.from_config(self.config | sizes).to(self.device).eval()
-        model.load_state_dict(grown_weights(self.state_dict(), model.state_dict(), old, new))
+        near = None if texts is None else nearest_items(texts, old.num_items)
+        model.load_state_dict(grown_weights(self.state_dict(), model.state_dict(), old, new, near))
         return model
 
     @classmethod

@@ -193,8 +193,10 @@ def with_known_ids(
     table = run.table.extended(keys, codes)
     catalogue = with_ids(run.catalogue.extended(keys, titles), table)
     if sketch is not None and catalogue.sketch is not None:
-        known = catalogue.sketch[: run.catalogue.num_items]
-        catalogue = replace(catalogue, sketch=np.concatenate([known, sketch]))
+        known = catalogue.sketch.copy()
+        width = min(known.shape[1], sketch.shape[1])  # one of the two may be of an older version
+        known[run.catalogue.num_items :, :width] = sketch[:, :width]
+        catalogue = replace(catalogue, sketch=known)
     return _recommended(run, catalogue, table)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from genrec.data.catalogue import Catalogue
 from genrec.data.prepared import PreparedDataset, StringArray, is_prepared
-from genrec.data.text.known_vectors import SAME_VECTOR
+from genrec.data.text.known_vectors import NUM_COMPARED, SAME_VECTOR
 from genrec.errors import ArtifactError, ConfigError, MissingPathError
 from genrec.rankers import Popularity, Ranker
 from genrec.serving.items import item_vectors
@@ -134,6 +134,7 @@ class Shelf(Stock):
         untaken = torch.ones(catalogue.num_items, dtype=torch.bool)
         if catalogue.counts is not None:
             untaken = torch.from_numpy(catalogue.counts == 0)
+        sketch = sketch[:, :NUM_COMPARED]
         own = sketch[part]
         length = own.double().norm(dim=1, keepdim=True)  # squares of large ones overflow in float32
         same = (length > 0) & (untaken[part, None] | untaken)

@@ -18,12 +18,21 @@ from genrec.data.prepared import PreparedDataset, StringArray, open_array
 from genrec.digests import sealed, verify
 from genrec.errors import ArtifactError
 
-__all__ = ["KNOWN_VECTORS_NAME", "NUM_PROJECTIONS", "SAME_VECTOR", "KnownVectors", "vector_sketch"]
+__all__ = [
+    "KNOWN_VECTORS_NAME",
+    "NUM_COMPARED",
+    "NUM_PROJECTIONS",
+    "SAME_VECTOR",
+    "KnownVectors",
+    "vector_sketch",
+]
 
 KNOWN_VECTORS_NAME = "known_vectors"  # folder inside a stage-one run
 
-#: Numbers kept of each vector: 32 bytes an item, whatever the width.
-NUM_PROJECTIONS = 8
+#: Numbers kept of each vector: 256 bytes an item, whatever the width. Older runs kept the first
+#: eight, by which equal vectors are known; neighbours need all.
+NUM_PROJECTIONS = 64
+NUM_COMPARED = 8
 #: Two sketches are of one vector if they differ by less of its length: float16 copies and other
 #: batch sizes of a GPU stay below it.
 _TOLERANCE = 0.01
@@ -113,7 +122,8 @@ class KnownVectors:
         here = np.flatnonzero(known >= 0)
         if len(here) == 0:
             return 0
-        before, now = self.sketch[known[here]], vector_sketch(data.item_embeddings)[here]
+        before = self.sketch[known[here], :NUM_COMPARED]
+        now = vector_sketch(data.item_embeddings)[here, :NUM_COMPARED]
         length = np.linalg.norm(before, axis=1).clip(min=np.linalg.norm(before, axis=1).mean())
         moved = np.linalg.norm(now - before, axis=1) > _TOLERANCE * length + 1e-6
         if moved.mean() > _MAX_EDITED:
@@ -130,8 +140,10 @@ _FIX = "prepare it with `genrec prepare ... --like RUN_DIR`, which uses the run'
 def vector_sketch(vectors: npt.NDArray[Any], *, block: int = 65_536) -> npt.NDArray[np.float32]:
     """Project vectors, ``(N, D)``, memory-mapped or not, to ``(N, P)``; NaN and Inf count as 0."""
     # The same directions for ever: a run compares with what another version wrote.
-    directions = np.random.RandomState(0).standard_normal((vectors.shape[1], NUM_PROJECTIONS))
-    directions = directions.astype(np.float32)
+    draw, width = np.random.RandomState(0), vectors.shape[1]
+    parts = (NUM_COMPARED, NUM_PROJECTIONS - NUM_COMPARED)
+    drawn = [draw.standard_normal((width, count)) for count in parts]
+    directions = np.concatenate(drawn, axis=1).astype(np.float32)
     result = np.empty((len(vectors), NUM_PROJECTIONS), dtype=np.float32)
     for start in range(0, len(vectors), block):
         rows = np.nan_to_num(np.asarray(vectors[start : start + block], dtype=np.float32))

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from genrec.data.schemas import SequenceBatch
 from genrec.decoding.trie import PrefixIndex
 from genrec.errors import ArtifactError, ConfigError, MissingPathError
-from genrec.models import code_tree
+from genrec.models import code_tree, item_growth
 from genrec.models.item_graphs import item_graphs
 from genrec.models.item_retrieval import ItemTokenRetrievalModel
 from genrec.models.item_settings import (
@@ -312,6 +312,50 @@ def test_new_items_start_from_their_nearest_relatives(count: int) -> None:
         table = model.tree.prefixes[1].weight.view(-1, count, 16)
         found = bigger.tree.prefixes[1].weight.view(-1, count, 16)[new.paths.states[item, 1]]
         torch.testing.assert_close(found, table[rows].mean(dim=0))
+
+
+@pytest.mark.parametrize("block", [4, 1_000])
+def test_nearest_items_equal_plain_loops(block: int, monkeypatch) -> None:
+    monkeypatch.setattr(item_growth, "_BLOCK_ITEMS", block)
+    sketch = torch.randn(40, 64, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    sketch[3] = torch.nan  # an old item without a known text
+    sketch[4] = 0.0
+    sketch[31] = 7.5 * sketch[12]
+    sketch[32], sketch[33], sketch[34] = torch.nan, 0.0, -sketch[:3].mean(dim=0) * 0
+    found = item_growth.nearest_items(sketch, 30)
+    assert found is not None
+    for place, row in enumerate(found.tolist(), start=30):
+        likeness = {}
+        for old in range(30):
+            product = float(sketch[place].norm() * sketch[old].norm())
+            if product > 0:
+                likeness[old] = float(sketch[place] @ sketch[old]) / product
+        wanted = sorted(likeness, key=lambda old: -likeness[old])[:5]
+        assert row == (wanted or [-1] * 5)
+    assert found[1, 0] == 12
+    assert item_growth.nearest_items(sketch[:, :8], 30) is None  # of an older run
+
+
+def test_new_items_begin_where_the_nearest_texts_are() -> None:
+    ids = random_ids(40)
+    old, new = PrefixIndex.from_ids(ids[:30], SIZES), PrefixIndex.from_ids(ids, SIZES)
+    model = build(old, **VARIANTS["defaults"])
+    sketch = torch.randn(40, 64, generator=torch.Generator().manual_seed(1))
+    sketch[35] = torch.nan
+    near = item_growth.nearest_items(sketch, 30)
+    bigger, by_codes = model.grown(old, new, sketch), model.grown(old, new)
+    vectors = model.tokens.vectors.weight
+    for item in range(30, 40):
+        found = bigger.tokens.vectors.weight[item]
+        if item == 35:
+            assert torch.equal(found, by_codes.tokens.vectors.weight[item])
+            continue
+        kin = vectors[near[item - 30]]
+        wanted = kin.mean(dim=0) * kin.norm(dim=1).mean() / kin.mean(dim=0).norm()
+        torch.testing.assert_close(found, wanted)
+    for name, weight in by_codes.state_dict().items():
+        if not name.startswith("tokens.vectors"):
+            assert torch.equal(weight, bigger.state_dict()[name]), name
 
 
 def test_items_without_vectors_are_found_by_their_codes() -> None:
