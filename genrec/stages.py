@@ -158,6 +158,11 @@ def plan(words: Sequence[str], options: Options) -> list[Step]:
             settings = configure(stage.settings, recipe, [*words_of_gin, *bindings[name]])
         settings = dataclasses.replace(settings, recipe=recipe_name(recipe))
         if options.name is not None:
+            if not re.fullmatch(r"[^/\\\0]+", options.name) or options.name in (".", ".."):
+                raise ConfigError(
+                    f"--name must be the name of a folder below runs/{name}, got "
+                    f"{options.name!r}; for example my-shop"
+                )
             root = Path(settings.save_dir_root).parent / options.name
             settings = dataclasses.replace(settings, save_dir_root=str(root))
         anew = before is not None and not before.done
@@ -165,7 +170,8 @@ def plan(words: Sequence[str], options: Options) -> list[Step]:
         if options.resume and len(chosen) == 1 and not options.restart:
             settings = dataclasses.replace(settings, resume=True)
         elif options.resume and not anew:
-            done, settings = _go_on(settings)
+            with _named(name, len(chosen)):
+                done, settings = _go_on(settings)
         steps[name] = Step(name, recipe, settings, run_path(settings), done)
     _check_folders(list(steps.values()))
     return list(steps.values())
@@ -188,7 +194,10 @@ def run_plan(steps: Sequence[Step]) -> None:
         what = "done before" if step.done else "go on with" if begun else "train"
         say(f"{number}/{len(steps)} {step.stage}: recipe {step.settings.recipe}; {what} {step.run}")
     for step in steps:
-        if not step.done:
+        if step.done:
+            with _named(step.stage, len(steps)):
+                _check_data(step)
+        else:
             if len(steps) > 1:
                 say(f"== {step.stage}")
             with _named(step.stage, len(steps)):
@@ -316,12 +325,35 @@ def _shorthands(options: Options) -> dict[str, Any]:
 
 def _go_on(settings: TrainingSettings) -> tuple[bool, TrainingSettings]:
     """Tell whether a run is finished; if not, go on with it."""
-    from genrec.training.session import read_meta, run_path
+    from genrec.training.session import check_unchanged, read_meta, run_path
 
     # The last thing that a training writes is how long it took.
-    if "train_seconds" in read_meta(run_path(settings)):
-        return True, settings
-    return False, dataclasses.replace(settings, resume=True)
+    if "train_seconds" not in read_meta(run_path(settings)):
+        return False, dataclasses.replace(settings, resume=True)
+    changed = check_unchanged(settings, run_path(settings))
+    return not changed, dataclasses.replace(settings, resume=bool(changed))
+
+
+def _check_data(step: Step) -> None:
+    """Refuse another data set than a stage that is kept was trained on, where one is named."""
+    from genrec.data.processed import load_or_prepare
+    from genrec.training.session import read_meta
+
+    settings: Any = step.settings
+    if not hasattr(settings, "encoder_model_name") or settings.dataset_folder is None:
+        return
+    data = load_or_prepare(
+        settings.dataset,
+        settings.dataset_folder,
+        split=settings.dataset_split,
+        encoder_model_name=settings.encoder_model_name,
+        processed_dir=settings.processed_dir,
+    )
+    if read_meta(step.run).get("data_fingerprint", data.fingerprint) != data.fingerprint:
+        raise ConfigError(
+            f"resume needs the data set that the run in {step.run} was trained on, got another "
+            f"one in {settings.dataset_folder}; name that one, or train another run with --name"
+        )
 
 
 def _check_folders(steps: Sequence[Step]) -> None:

@@ -6,6 +6,7 @@ import json
 import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from genrec.checkpoint import RunDirectory
@@ -166,6 +167,55 @@ def test_going_on_keeps_what_is_finished_and_resumes_the_rest():
     checkpoint("runs/decoder/sample")
     one, two = plan(["sample"], Options(resume=True))
     assert (one.done, two.done, two.settings.resume) == (True, False, True)
+
+
+def finish(step) -> None:
+    """Leave what a training of these settings leaves at its end."""
+    checkpoint(str(step.run), finished=True)
+    meta = {"train_seconds": 1.0, "settings": step.settings.as_dict(), "data_fingerprint": "x"}
+    (step.run / "meta.json").write_text(json.dumps(meta))
+
+
+def test_a_finished_stage_is_kept_only_as_it_was_told_to_be():
+    for step in plan(["sample"], Options()):
+        finish(step)
+    assert [step.done for step in plan(["sample"], Options(resume=True))] == [True, True]
+    for binding, what in (
+        ("rqvae.iterations=900", "iterations None -> 900"),
+        ("decoder.learning_rate=0.002", r"learning_rate 0\.003 -> 0\.002"),
+    ):
+        stage = binding.partition(".")[0]
+        with pytest.raises(ConfigError, match=rf"{what}; put it back, or add {stage}\.resume_cha"):
+            plan(["sample"], Options(resume=True, bindings=[binding]))
+    more = ["decoder.learning_rate=0.002", "decoder.resume_changed=True"]
+    one, two = plan(["sample"], Options(resume=True, bindings=more))
+    assert (one.done, two.done, two.settings.resume) == (True, False, True)
+
+
+def test_a_finished_stage_is_kept_only_with_its_data(write_data, capsys):
+    vectors = np.eye(4, dtype=np.float32)
+    mine, other = (
+        write_data(Path(name), [*"abcd"], vectors, [walk, walk])
+        for name, walk in (("mine", [0, 1, 2]), ("other", [3, 2, 1]))
+    )
+    steps = plan(["sample"], Options(data="mine"))
+    for step in steps:
+        finish(step)
+    meta = json.loads((steps[0].run / "meta.json").read_text())
+    meta["data_fingerprint"] = mine.fingerprint
+    (steps[0].run / "meta.json").write_text(json.dumps(meta))
+    run_plan(plan(["sample"], Options(data="mine", resume=True)))
+    run_plan(plan(["sample"], Options(resume=True)))
+    assert "2/2 decoder: recipe decoder/sample; done before" in capsys.readouterr().out
+    assert mine.fingerprint != other.fingerprint
+    with pytest.raises(ConfigError, match="got another one in other; name that one, or train ano"):
+        run_plan(plan(["sample"], Options(data="other", resume=True)))
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../x", "/abs", "a/b", "a\\b"])
+def test_a_name_is_that_of_a_folder(name):
+    with pytest.raises(ConfigError, match="--name must be the name of a folder below runs/rqvae"):
+        plan(["sample"], Options(name=name))
 
 
 def test_one_stage_alone_begins_where_there_is_nothing_to_go_on_with(monkeypatch, capsys):
