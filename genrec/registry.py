@@ -36,6 +36,11 @@ def find(table: Mapping[str, str], name: str) -> type[Any]:
         ArtifactError: If the table has no such name.
     """
     if name not in table:
+        if table is RANKERS and name in QUANTIZERS:
+            raise ArtifactError(
+                "run must be one that recommends, got a run of stage one; give the one that "
+                "`genrec train decoder` made on it, runs/decoder/NAME"
+            )
         kind = "a quantiser" if table is QUANTIZERS else "a model that recommends"
         raise ArtifactError(
             f"checkpoint must hold {kind}, got {name!r}; {did_you_mean(str(name), table)}"

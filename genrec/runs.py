@@ -16,7 +16,7 @@ from genrec.digests import read_signed
 from genrec.errors import ConfigError, GenRecError, MissingPathError
 from genrec.recipes import recipe_names
 
-__all__ = ["RunSummary", "find_run", "list_runs"]
+__all__ = ["RunSummary", "find_run", "list_runs", "warn_if_stopped", "warn_of_journal"]
 
 _MAX_DEPTH = 3  # runs/STAGE/NAME/SPLIT
 
@@ -49,6 +49,27 @@ def find_run(path: str | os.PathLike[str], *, part: str = "meta.json") -> Path:
         print(f"{folder}: taking the run below it, {below[0]}", file=sys.stderr)
         return below[0]
     return folder
+
+
+def warn_if_stopped(run: Path) -> None:
+    """Say on stderr that a training was stopped, whose run can be used all the same."""
+    if _left_by_training(run) and _summary(run).state == "stopped":
+        print(
+            f"warning: {run} was stopped before its end, its best step so far is used; go on "
+            "with --resume",
+            file=sys.stderr,
+        )
+
+
+def warn_of_journal(run: Path) -> None:
+    """Say on stderr that a service has changed the items of a run, which nobody else knows."""
+    journal = run.with_name(run.name + ".journal")
+    if journal.is_file() and journal.stat().st_size:
+        print(
+            f"warning: items added and removed by `genrec serve` stand in {journal}, which only "
+            "the service reads; name removed ones with --exclude",
+            file=sys.stderr,
+        )
 
 
 @dataclass(frozen=True)

@@ -190,8 +190,9 @@ def open_data(run: KeptRun) -> PreparedDataset:
     prepared = run.meta.get("prepared")
     if prepared is None or not is_prepared(prepared):
         raise MissingPathError(
-            f"data set of {run.path} must still be at its place, got none at {prepared}; name it "
-            "with --data"
+            f"data set of {run.path} must still be at its place, got "
+            f"{'no word of where' if prepared is None else f'none at {prepared}'}; name it with "
+            "--data"
         )
     data = PreparedDataset.load(prepared)
     if not was_trained_on(run.meta, data):

@@ -63,7 +63,7 @@ def evaluate_runs(
     from genrec.evaluation.settings import EvaluationSettings
     from genrec.evaluation.tables import format_table, known_results, write_metrics
     from genrec.rankers import baselines
-    from genrec.runs import find_run
+    from genrec.runs import find_run, warn_if_stopped
     from genrec.trained import load_trained, open_data, was_trained_on
     from genrec.training.processes import start_accelerator
 
@@ -72,6 +72,9 @@ def evaluate_runs(
     paths = [find_run(path) for path in paths]
     runs = [load_trained(path, device=device, num_beams=num_beams) for path in paths]
     _check_same_data(paths, runs)
+    if accelerator.is_main_process:
+        for path in paths:
+            warn_if_stopped(path)
     data = data if data is not None else open_data(runs[0])
     settings = [EvaluationSettings.from_options(run.options) for run in runs]
     shown = tuple(ks or settings[0].ks)

@@ -274,6 +274,26 @@ class RecommendArguments:
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False
 
 
+def _rules(told: RecommendArguments, users: Sequence[str] | None) -> dict[str, Any]:
+    """Read what may be recommended and what not, for some users or for nobody by name."""
+    import polars as pl
+
+    from genrec.serving.tables import ItemLists
+
+    rules: dict[str, Any] = {}
+    for name, path in (("allow", told.allow), ("exclude", told.exclude)):
+        if path is None:
+            continue
+        lists = ItemLists.read(path, f"--{name}")
+        if lists.each is not None and users is None:
+            raise ConfigError(
+                f"--{name} must list items for everybody where no --user is named, got a column "
+                f"of users in {path}; name the users, or leave the column out"
+            )
+        rules[name] = lists.of(pl.Series(users or [], dtype=pl.String))
+    return rules
+
+
 def _named(told: RecommendArguments) -> dict[str, str]:
     """Choose how messages name what was typed."""
     return _OPTIONS if told.out is None else _OPTIONS | _FILE_OPTIONS
@@ -283,17 +303,13 @@ def app_command(app: typer.Typer) -> None:
     """Add the command to an application."""
 
     def work(told: RecommendArguments) -> None:
-        from genrec.runs import find_run
+        from genrec.runs import find_run, warn_if_stopped, warn_of_journal
         from genrec.serving.files import recommend_to_file
         from genrec.serving.recommender import Recommender
         from genrec.tokenizer.semantic_id import SemanticIdTokenizer
 
-        if told.out is None and any(
-            path is not None for path in (told.input, told.allow, told.exclude)
-        ):
-            raise ConfigError(
-                "--input, --allow and --exclude must have --out, got none; name the file to write"
-            )
+        if told.out is None and told.input is not None:
+            raise ConfigError("--input must have --out, got none; name the file to write")
         if told.out is not None and (told.history or told.user):
             raise ConfigError(
                 "--out must have --input or all users, got --history or --user; leave them out"
@@ -316,23 +332,30 @@ def app_command(app: typer.Typer) -> None:
                 raise ConfigError(f"--ray must have --out, got {told.ray}; name the file to write")
             place: dict[str, Any] = {"ids": told.ids, "data": told.data, "device": told.device}
             run = find_run(told.run_dir)
+            warn_if_stopped(run)
+            warn_of_journal(run)
             count = recommend_on(told.ray, run, told.out, **place, **files, **options)
             print(f"wrote {told.out}: {count:,} users")
             return
         table = SemanticIdTokenizer.load(told.ids) if told.ids is not None else None
+        run = find_run(told.run_dir)
         recommender = Recommender.from_pretrained(
-            find_run(told.run_dir), tokenizer=table, data=told.data, device=told.device
+            run, tokenizer=table, data=told.data, device=told.device
         )
+        warn_if_stopped(run)
+        warn_of_journal(run)
         if told.out is not None:
             count = recommend_to_file(recommender, told.out, **files, **options)
             print(f"wrote {told.out}: {count:,} users")
             return
         if told.history:
             lists = [_keys_of(line) for line in told.history]
+            options |= _rules(told, told.user)
             answers = recommend_after(recommender, lists, users=told.user or None, **options)
         else:
             known = recommender.data
             chosen = pick_users(known, told.user or (), told.users)
+            options |= _rules(told, [known.user_keys[user] for user in chosen])
             answers = recommend_for(recommender, known, chosen, **options)
         if told.as_json:
             lines = (json.dumps(answer, ensure_ascii=False) for answer in answers)

@@ -179,8 +179,11 @@ def _filtered(
                 f"min_rating must have interactions with a rating, got none in {raw.source}; "
                 "leave min_rating out"
             )
-        rated = (frame[RATING] >= options.min_rating).fill_null(False).to_numpy()
-        rows = rows.where(rated)
+        has_rating = frame[RATING].is_not_null().to_numpy()
+        if not has_rating.all():
+            rows, frame = rows.where(has_rating), frame.filter(pl.Series(has_rating))
+            card.step("with a rating, which min_rating needs", **rows.counts())
+        rows = rows.where((frame[RATING] >= options.min_rating).to_numpy())
         card.step(f"rating at least {options.min_rating:g}", **rows.counts())
     rows = ordered(rows, options.ties)
     if rows.times is not None:
@@ -197,9 +200,14 @@ def _filtered(
         rows, rounds = k_core(rows, min_user=min_user, min_item=min_item)
         card.step(f"at least {min_user} a user and {min_item} an item", **rows.counts())
         card.note(k_core_rounds=rounds)
+    if len(raw.interactions) == 0 and not raw.items_only:
+        raise DataError(
+            f"a data set must have interactions, got none in {raw.source} that could be read; "
+            "look at the file"
+        )
     if len(rows) == 0 and not raw.items_only:
         raise DataError(
-            f"a data set must keep at least one interaction, got 0 of {len(frame)} in "
+            f"a data set must keep at least one interaction, got 0 of {len(raw.interactions)} in "
             f"{raw.source} after the filters; loosen min_rating or the minimum counts"
         )
     return rows, user_keys, item_keys

@@ -44,9 +44,9 @@ def format_table(
     """
     columns = [f"{name}@{k}" for name in ("recall", "ndcg") for k in ks]
     first = next(iter(results))
-    users = int(results[first]["users"])
+    targets = int(results[first]["users"])
     width = max(26, *(len(f"{name}, item level") + 2 for name in results))
-    lines = [", ".join([f"{split} split", f"{users:,} users", "all items ranked", *notes])]
+    lines = [", ".join([f"{split} split", f"{targets:,} targets", "all items ranked", *notes])]
     for way, (title, hidden) in _WAYS.items():
         if hide_history not in (None, way):
             continue

@@ -9,7 +9,9 @@ from __future__ import annotations
 import io
 import os
 import shutil
+import sys
 import tempfile
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -35,6 +37,7 @@ __all__ = ["SUFFIXES", "Chunks", "recommend_chunk", "recommend_to_file"]
 Compute = Callable[["Chunks", Sequence[tuple[int, int]]], Iterable[tuple[int, bytes]]]
 
 SUFFIXES = (".parquet", ".csv", ".jsonl")
+_SAY_EVERY_S = 20.0
 
 
 def recommend_to_file(
@@ -136,12 +139,26 @@ def _write(
     }
     sizes = {start: min(chunk_size, source.count - start) for start in files}
     todo = [(start, sizes[start]) for start, file in files.items() if not file.is_file()]
+    done = source.count - sum(size for _, size in todo)
     with tqdm(total=source.count, unit=" users", disable=None, mininterval=1.0) as progress:
-        progress.update(source.count - sum(size for _, size in todo))
-        for start, part in compute(chunks, todo):
-            with atomic_file(files[start]) as temporary:
-                temporary.write_bytes(part)
-            progress.update(sizes[start])
+        progress.update(done)
+        said = time.monotonic()
+        try:
+            for start, part in compute(chunks, todo):
+                with atomic_file(files[start]) as temporary:
+                    temporary.write_bytes(part)
+                progress.update(sizes[start])
+                done += sizes[start]
+                if progress.disable and time.monotonic() - said > _SAY_EVERY_S:  # no terminal
+                    said = time.monotonic()
+                    print(f"{done:,} of {source.count:,} users", file=sys.stderr, flush=True)
+        except KeyboardInterrupt:
+            print(
+                f"stopped after {done:,} of {source.count:,} users; the same call goes on from "
+                "there",
+                file=sys.stderr,
+            )
+            raise
     served = _join(parts, len(files), out, source, _all_whole(recommender))
     shutil.rmtree(parts)
     exclude_seen = bool(options.get("exclude_seen", True))

@@ -89,6 +89,13 @@ class UserSource:
         with _readable(table.path, option):
             count = int(found.select(pl.len()).collect().item())
             users = pl.Int64() if user is None else _result_type(table, user, found.select("user"))
+            twice = count - int(found.select(pl.col("user").n_unique()).collect().item())
+        if twice:
+            warnings.warn(
+                f"{option} must have one row a user with a history, got {twice:,} rows of users "
+                f"named before in {table.path}; each row gets its own recommendations",
+                stacklevel=2,
+            )
         items = pl.Int64() if table.holds_integers(item) in (True, None) else pl.String()
         return cls(count, chunk, users, items)
 

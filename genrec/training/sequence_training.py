@@ -396,9 +396,7 @@ class SequenceWork:
 def _how_to_improve(step: int, num_steps: int, settings: SequenceSettings) -> str:
     """Say what to change in a run whose best step, of so many, is not good enough."""
     if step > 0.8 * num_steps:
-        name = "iterations" if settings.epochs is None else "epochs"
-        length = getattr(settings, name)
-        first = f"it was best near its end, so train longer, for example train.{name}={4 * length}"
+        first = f"it was best near its end, so train longer, {_longer(num_steps, settings)}"
     else:
         first = (
             f"it was best at step {step:,} of {num_steps:,} and then fitted its training data "
@@ -410,6 +408,14 @@ def _how_to_improve(step: int, num_steps: int, settings: SequenceSettings) -> st
         f"{first}; `genrec diagnose {settings.pretrained_rqvae_path}` tells whether the semantic "
         "IDs are good, `genrec train sasrec` what the usual model reaches"
     )
+
+
+def _longer(num_steps: int, settings: SequenceSettings) -> str:
+    """Name four times the length; of iterations and epochs the shorter counted."""
+    if settings.iterations is None or settings.iterations > num_steps:
+        return f"for example train.epochs={4 * (settings.epochs or 1):g}"
+    no_epochs = "" if settings.epochs is None else " and train.epochs=None"
+    return f"for example train.iterations={4 * settings.iterations}{no_epochs}"
 
 
 class _Validator:
@@ -432,7 +438,7 @@ class _Validator:
         work.session.say(
             f"step {step:,}: {label} loss {loss:.4f}, "
             + ", ".join(f"{name} {metrics[name]:.4f}" for name in shown)
-            + f" ({int(metrics['users']):,} users, {metrics['users_per_s']:,.0f} users/s)"
+            + f" ({int(metrics['users']):,} targets, {metrics['users_per_s']:,.0f} a second)"
         )
         return {f"{label}/{k}": v for k, v in metrics.items()} | {"valid/loss": loss}
 

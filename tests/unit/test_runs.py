@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from genrec.cli import build_app
 from genrec.errors import ConfigError, MissingPathError
 from genrec.run_lock import RunLock
-from genrec.runs import find_run, list_runs
+from genrec.runs import find_run, list_runs, warn_if_stopped, warn_of_journal
 from genrec.training.tokenizer_run import find_tokenizer
 
 
@@ -96,6 +96,20 @@ def shelf(tmp_path):
     (root / "sasrec" / "begun" / "config.gin").write_text("")
     (root / "sasrec" / "begun" / "meta.json").write_text('{"stage": 3}')
     return root
+
+
+def test_what_a_user_of_a_run_may_not_know_is_said(shelf, capsys):
+    warn_if_stopped(shelf / "decoder" / "amazon")
+    warn_of_journal(shelf / "decoder" / "amazon")
+    assert capsys.readouterr().err == ""
+    warn_if_stopped(shelf / "decoder" / "cut")
+    assert "decoder/cut was stopped before its end" in capsys.readouterr().err
+    (shelf / "decoder" / "amazon.journal").write_text("")
+    warn_of_journal(shelf / "decoder" / "amazon")
+    assert capsys.readouterr().err == ""
+    (shelf / "decoder" / "amazon.journal").write_text("x")
+    warn_of_journal(shelf / "decoder" / "amazon")
+    assert "stand in" in capsys.readouterr().err
 
 
 def test_runs_are_listed_newest_first(shelf):

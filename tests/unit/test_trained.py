@@ -146,7 +146,7 @@ def test_one_table_for_all(runs, capsys):
     found = evaluate_runs(list(runs.values()))
     assert list(found) == [*NAMES, "popularity", "co-occurrence"]
     shown = capsys.readouterr().out
-    assert shown.startswith("test split, 50 users, all items ranked, 8 beams, 6 history items\n")
+    assert shown.startswith("test split, 50 targets, all items ranked, 8 beams, 6 history items\n")
     for name in found:
         label = f"{name} {runs[name].name}" if name in runs else name  # of several runs
         assert shown.count(f"\n{label}, item level") == 2  # history hidden, and not hidden
@@ -247,7 +247,9 @@ def test_a_quantiser_does_not_recommend_and_a_model_makes_no_ids(runs, tmp_path)
     quantizer.save(tmp_path / "kmeans" / "step_1")
     RunDirectory(tmp_path / "kmeans").point("latest", 1)
     write_json_atomic(tmp_path / "kmeans" / "meta.json", {})
-    with pytest.raises(ArtifactError, match="a model that recommends, got 'residual_kmeans'"):
+    with pytest.raises(
+        ArtifactError, match=r"got a run of stage one; give the one that .*runs/decoder/NAME"
+    ):
         load_ranker(tmp_path / "kmeans")
     assert isinstance(load_quantizer(tmp_path / "kmeans"), ResidualKMeans)
     with pytest.raises(ArtifactError, match="must hold a quantiser, got 'SasRec'; allowed: res"):

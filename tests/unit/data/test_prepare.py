@@ -173,6 +173,14 @@ def test_a_source_may_ask_for_a_core_and_options_overrule_it(tmp_path):
     assert list(run(raw, tmp_path, min_item_interactions=0).item_keys) == ["a", "b", "c"]
 
 
+def test_rows_without_a_rating_are_counted_apart(tmp_path):
+    data = run(tables(LOG, ITEMS), tmp_path, min_rating=3)
+    named = {step["step"]: step["interactions"] for step in data.meta["card"]["steps"]}
+    assert named["read"] == 7
+    assert named["with a rating, which min_rating needs"] == 6
+    assert named["rating at least 3"] == 5
+
+
 @pytest.mark.parametrize(
     ("raw", "options", "message"),
     [

@@ -282,6 +282,46 @@ def test_the_command_takes_another_place_of_the_data(run, data, tmp_path):
     assert (found["user"], len(found["recommended"]), found["popular"]) == ("user 3", 5, False)
 
 
+@pytest.mark.parametrize("by", [("--history", "a1,a2"), ("--user", "user 3")])
+def test_lists_of_items_count_on_the_screen_too(run, tmp_path, by):
+    words = ("recommend", run, *by, "-k", 3, "--json", "--device", "cpu")
+
+    def keys(*more: object) -> list[str]:
+        answer = call(*words, *more)
+        assert answer.exit_code == 0, answer.stderr
+        return [item["key"] for item in json.loads(answer.stdout)["recommended"]]
+
+    best, second, third = keys()
+    (tmp_path / "few.txt").write_text(f"{third}\n{second}\n")
+    assert keys("--allow", tmp_path / "few.txt") == [second, third]
+    assert not {second, third} & set(keys("--exclude", tmp_path / "few.txt"))
+    (tmp_path / "each.csv").write_text(f"user_id,item_id\nuser 3,{third}\nuser 4,{best}\n")
+    if by[0] == "--user":
+        assert keys("--allow", tmp_path / "each.csv") == [third]
+    else:
+        answer = call(*words, "--allow", tmp_path / "each.csv")
+        assert answer.exit_code == 2
+        assert "--allow must list items for everybody where no --user is named" in answer.stderr
+
+
+def test_users_that_come_twice_are_told(recommender, tmp_path):
+    rows = [{"user_id": user, "history": ["a1"]} for user in ("x", "y", "x")]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.warns(UserWarning, match="got 1 rows of users named before in"):
+        recommend_to_file(recommender, tmp_path / "out.csv", histories=tmp_path / "in.jsonl")
+
+
+def test_an_interrupted_file_says_that_it_goes_on(recommender, tmp_path, capsys):
+    def stopped(chunks, todo):
+        yield todo[0][0], chunks.part(*todo[0])
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        recommend_to_file(recommender, tmp_path / "out.csv", chunk_size=10, compute=stopped)
+    assert "stopped after 10 of 30 users; the same call goes on" in capsys.readouterr().err
+    assert recommend_to_file(recommender, tmp_path / "out.csv", chunk_size=10) == 30
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -293,7 +333,7 @@ def test_the_command_takes_another_place_of_the_data(run, data, tmp_path):
         ),
         (("--history", "a1", "--on-unknown", "skip"), "--on-unknown must be raise, warn or ignore"),
         (("--history", "a1", "--out", "x.csv"), "--out must have --input or all users, got --hi"),
-        (("--input", "x.csv"), "--input, --allow and --exclude must have --out, got none"),
+        (("--input", "x.csv"), "--input must have --out, got none"),
         (("--history", ""), "--history must hold item keys with commas between them, got ''; leav"),
         (("--history", " ,,"), "--history must hold item keys with commas between them, got ' ,,'"),
         (("--user", "nobody"), "--user must be a user of the data set, got 'nobody'"),
