@@ -37,6 +37,7 @@ from genrec.training.sequence_training import (
     LayerSettings,
     SequenceSettings,
     SequenceTask,
+    check_heads,
     train_sequence,
 )
 from genrec.training.settings import RunSettings
@@ -196,6 +197,9 @@ class DecoderSettings(
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_heads(
+            self, "attn_embed_dim" if self.encoder_tokens == "code" else "decoder_embed_dim"
+        )
         if (self.rescore or self.rescore_grid) and not self.item_head_weight:
             raise ConfigError(
                 "rescore and rescore_grid must be 0 and empty without an item head, got "

@@ -191,6 +191,7 @@ def build_work(session: Session, data: PreparedDataset, settings: RqVaeSettings)
             f"{settings.vae_input_dim}; set train.vae_input_dim={width} or choose another "
             "train.encoder_model_name"
         )
+    _check_room(settings, data.num_items)
     vectors: Any = data.item_embeddings
     space = None
     if settings.collaborative_weight > 0:
@@ -454,6 +455,16 @@ class _GradientTraining:
         for alarm in collapse_alarms(report):
             self.session.say(f"warning: {alarm}")
         return metrics
+
+
+def _check_room(settings: RqVaeSettings, num_items: int) -> None:
+    """Refuse fewer tuples of codes than items where each item shall have one of its own."""
+    sizes = per_level("vae_codebook_size", settings.vae_codebook_size, settings.vae_n_layers)
+    if settings.collision_policy == "reassign" and math.prod(sizes) < num_items:
+        raise ConfigError(
+            f"collision_policy 'reassign' must have a tuple of codes an item, got {num_items:,} "
+            f"items for {' x '.join(map(str, sizes))}; set a larger train.vae_codebook_size"
+        )
 
 
 def _check_balance(model: RqVae, batch_size: int) -> None:

@@ -17,7 +17,12 @@ from genrec.models.item_settings import HistorySettings, ItemHeadSettings
 from genrec.models.sasrec import SasRec
 from genrec.settings import again, setting
 from genrec.training.optimizer import OptimizerSettings
-from genrec.training.sequence_training import LayerSettings, SequenceSettings, train_sequence
+from genrec.training.sequence_training import (
+    LayerSettings,
+    SequenceSettings,
+    check_heads,
+    train_sequence,
+)
 from genrec.training.settings import RunSettings
 
 __all__ = ["SasRecSettings", "SasRecTask", "train"]
@@ -38,6 +43,10 @@ class SasRecSettings(SequenceSettings):
     attn_layers: int = setting("Number of blocks", 2, least=1)
     ff_dim: int = again(LayerSettings, "ff_dim")
     dropout_p: float = again(LayerSettings, "dropout_p", 0.5)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_heads(self, "embed_dim")
 
 
 class SasRecTask:

@@ -410,6 +410,21 @@ def _how_to_improve(step: int, num_steps: int, settings: SequenceSettings) -> st
     )
 
 
+def check_heads(settings: Any, width: str) -> None:
+    """Refuse a width, the setting of this name, that heads cannot share out, before any training.
+
+    Raises:
+        ConfigError: If they do not fit.
+    """
+    wide, heads = getattr(settings, width), settings.attn_heads
+    if wide % heads:
+        fitting = max(count for count in range(1, heads) if wide % count == 0)
+        raise ConfigError(
+            f"{width} must be a multiple of attn_heads, got {wide} and {heads}; set for example "
+            f"train.attn_heads={fitting}"
+        )
+
+
 def _longer(num_steps: int, settings: SequenceSettings) -> str:
     """Name four times the length; of iterations and epochs the shorter counted."""
     if settings.iterations is None or settings.iterations > num_steps:

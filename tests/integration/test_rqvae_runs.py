@@ -253,6 +253,10 @@ def test_training_goes_on_from_other_weights(run: Train) -> None:
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "width": ({"vae_input_dim": 768}, "vae_input_dim must equal the width .* 24, got 768"),
     "tokenizer": ({"tokenizer": "rqkmeans"}, "tokenizer must be known, got 'rqkmeans'"),
+    "room": (
+        {"collision_policy": "reassign", "vae_codebook_size": 2},
+        "collision_policy 'reassign' must have a tuple of codes an item, got .* items for 2 x 2",
+    ),
     "policy": (
         {"collision_policy": "dedup"},
         "collision_policy must be known, got 'dedup'; did you mean dedup_token",

@@ -176,6 +176,19 @@ def finish(step) -> None:
     (step.run / "meta.json").write_text(json.dumps(meta))
 
 
+@pytest.mark.parametrize(
+    ("words", "bindings", "said"),
+    [
+        (["sample"], ["decoder.attn_heads=3"], "decoder_embed_dim must .* got 64 and 3; .*heads=2"),
+        (["paper"], ["decoder.attn_heads=7"], "attn_embed_dim must .* got 384 and 7; .*=6"),
+        (["sasrec", "sample"], ["train.attn_heads=5"], "embed_dim must .* got 64 and 5; .*=4"),
+    ],
+)
+def test_heads_that_do_not_fit_are_refused_before_the_first_stage(words, bindings, said):
+    with pytest.raises(ConfigError, match=said):
+        plan(words, Options(bindings=bindings))
+
+
 def test_a_finished_stage_is_kept_only_as_it_was_told_to_be():
     for step in plan(["sample"], Options()):
         finish(step)
