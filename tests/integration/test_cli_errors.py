@@ -139,6 +139,7 @@ def test_commands(tmp_path, words, message):
 def test_a_mistake_under_a_quiet_launcher_is_one_line(tmp_path):
     """Accelerate ends with 1 whatever the status was, and without --quiet adds a traceback."""
     words = ["--quiet", "--cpu", "--num_processes", "1", "--num_machines", "1"]
+    words += ["--num_cpu_threads_per_process", "1"]
     words += ["--mixed_precision", "no", "--dynamo_backend", "no", "-m", "genrec", "train", "sampl"]
     done = subprocess.run(
         [sys.executable, "-m", "accelerate.commands.launch", *words],
