@@ -26,3 +26,4 @@ echo "== a page about all of it"
 genrec report "$run" --out runs/report.html
 
 echo "== the run lies in $run, its tokenizer in $tokenizer, the page in $PWD/runs/report.html"
+echo "== to go on with the command genrec: source $VIRTUAL_ENV/bin/activate"
