@@ -95,6 +95,7 @@ def configure(
             gin.parse_config_files_and_bindings(
                 files, list(bindings), finalize_config=True, skip_unknown=False
             )
+        bound = gin.config_str()  # which some numbers cannot be written in
     except ModuleNotFoundError as error:
         missing = re.search(r"No module named '([\w.]+)'", str(error))  # gin drops error.name
         raise ConfigError(
@@ -104,7 +105,7 @@ def configure(
     except _GIN_ERRORS as error:
         unread = _unread_value(bindings, Path(config) if config is not None else None)
         raise ConfigError(unread or _explain(error, names, root)) from error
-    if found := re.search(rf"^(\S+/)(?:genrec\.)?{root}\.(\w+) =", gin.config_str(), re.MULTILINE):
+    if found := re.search(rf"^(\S+/)(?:genrec\.)?{root}\.(\w+) =", bound, re.MULTILINE):
         # gin keeps it for a scope that nobody ever enters.
         raise ConfigError(
             f"setting must stand below {root} alone, got {found[1]}{root}.{found[2]}; write "

@@ -152,7 +152,9 @@ ODD = ["[", "'", "(", "@train()", "@train", "%nothing", "...", "1j", "set()", "l
 ODD += ["%gin.REQUIRED", "1e30", "0", "nan"]
 
 
-@pytest.mark.parametrize("value", [*ODD, "1 2", "[" * 2000 + "]" * 2000, "9" * 5000])
+@pytest.mark.parametrize(
+    "value", [*ODD, "1 2", "[" * 2000 + "]" * 2000, "9" * 5000, "0x" + "f" * 5000]
+)
 @pytest.mark.parametrize("name", ["iterations", "dataset", "log_every"])
 def test_values_that_are_none_are_one_line(name, value):
     with pytest.raises(GenRecError) as caught:
