@@ -18,7 +18,7 @@ from genrec.checkpoint import RunDirectory, load_model_files
 from genrec.data.catalogue import Catalogue
 from genrec.data.prepared import PreparedDataset
 from genrec.data.text.fused_space import FusedSpace
-from genrec.digests import sealed, verify
+from genrec.digests import read_signed, sealed, signed, verify
 from genrec.errors import ArtifactError, GenRecError
 from genrec.tokenizer.semantic_id import SemanticIdTokenizer
 
@@ -190,3 +190,21 @@ def test_files_of_any_length_are_covered(tmp_path, bytes_, monkeypatch):
         file.write_bytes(bent)
         with pytest.raises(ArtifactError, match=r"it must be .* another a\.bin; mend it"):
             verify(tmp_path, meta, what="it", fix="mend it")
+
+
+def test_every_flipped_bit_of_a_description_is_refused(tmp_path):
+    """Those of the name of its digest too, without which it would count as an older one's."""
+    meta = {"test": {"recall@10": 0.25}, "data_fingerprint": "0123456789abcdef"}
+    write_json_atomic(tmp_path / "meta.json", signed(meta))
+    whole = (tmp_path / "meta.json").read_bytes()
+    assert read_signed(tmp_path / "meta.json") == meta
+    for bit in range(8 * len(whole)):
+        bent = bytearray(whole)
+        bent[bit // 8] ^= 1 << bit % 8
+        (tmp_path / "meta.json").write_bytes(bent)
+        try:
+            assert read_signed(tmp_path / "meta.json") == meta, bit  # a blank between two values
+        except ArtifactError:
+            continue
+    write_json_atomic(tmp_path / "meta.json", meta)  # of an older version
+    assert read_signed(tmp_path / "meta.json") == meta
