@@ -11,7 +11,9 @@ import pytest
 from genrec import PreparedDataset, Recommender
 
 
-def test_a_trained_run_takes_new_items_and_recommends_their_kind(sample_decoder, tmp_path):
+@pytest.mark.parametrize("told", ["vector", "text"])
+def test_a_trained_run_takes_new_items_and_recommends_their_kind(sample_decoder, tmp_path, told):
+    """Told by vectors, or by texts, which the run embeds with its own TF-IDF."""
     meta = json.loads((sample_decoder / "meta.json").read_text())
     meta.pop("seal")  # edited by hand
     data = PreparedDataset.load(meta["prepared"])
@@ -21,8 +23,10 @@ def test_a_trained_run_takes_new_items_and_recommends_their_kind(sample_decoder,
     recommender = Recommender.from_pretrained(run, device="cpu")
     keys = [f"new {row}" for row in twins]
     titles = [f"like {data.item_titles[row]}" for row in twins]
-    table = {"item_id": keys, "title": titles, "vector": data.item_embeddings[twins]}
-    recommender.add_items(table)
+    contents = {"vector": data.item_embeddings[twins]}
+    if told == "text":
+        contents = {"text": [data.item_texts[row] for row in twins]}
+    recommender.add_items({"item_id": keys, "title": titles, **contents})
     assert recommender.num_items == data.num_items + 20
     near = recommender.similar_items(keys, k=10)
     found = [data.item_keys[row] in items for row, items in zip(twins, near.items, strict=True)]

@@ -292,6 +292,27 @@ def test_the_only_run_below_a_folder_is_opened(runs, tmp_path, capsys):
     assert "taking the run below it" in capsys.readouterr().err
 
 
+def test_new_items_of_a_table_bring_their_texts_with_a_data_set(
+    runs, data, table, tmp_path, write_data
+):
+    more = table.extended(["N1"], table.ids[:1])
+    run, walks = runs["generation"], [[0, 1, 2]]
+    vectors = np.random.default_rng(0).normal(size=(N, data.embedding_dim)).astype(np.float32)
+    known = write_data(tmp_path / "known", KEYS, vectors, walks)
+    Catalogue.from_data(known).save(run)
+    same = write_data(tmp_path / "same", [*KEYS, "N1"], np.stack([*vectors, vectors[0]]), walks)
+    found = load_trained(run, table=more, titles_from=same).catalogue.sketch
+    assert found.shape == (N + 1, 64)
+    np.testing.assert_allclose(found[N], found[0], rtol=1e-5)
+    other = write_data(
+        tmp_path / "other", [*KEYS, "N1"], np.stack([*vectors[::-1], vectors[0]]), walks
+    )
+    for source in (None, data, other):  # unknown, or of another encoder
+        found = load_trained(run, table=more, titles_from=source).catalogue.sketch
+        assert np.isnan(found[N]).all()
+        assert np.isfinite(found[:N]).all()
+
+
 def test_edited_metrics_are_not_believed(runs):
     run = runs["Toy"]
     evaluate_runs([run])

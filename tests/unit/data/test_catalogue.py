@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -62,6 +63,10 @@ def test_vectors_are_kept_as_sketches(tmp_path, write_data):
     again = Catalogue.load(tmp_path).sketch
     assert np.array_equal(again[3], again[1])
     assert np.isnan(again[4]).all()
+    older = replace(more, sketch=more.sketch[:, :8])  # of a run that kept fewer numbers
+    older.save(tmp_path)
+    added = Catalogue.load(tmp_path).extended(["f"], ["F"], vectors[:1]).sketch
+    assert np.array_equal(added[5], again[0, :8])
     np.save(tmp_path / "catalogue" / "sketch.npy", again[:, :3])
     (tmp_path / "catalogue" / "meta.json").write_text(
         '{"format": "genrec-catalogue", "version": 1, "num_items": 5}'
