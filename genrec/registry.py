@@ -41,6 +41,11 @@ def find(table: Mapping[str, str], name: str) -> type[Any]:
                 "run must be one that recommends, got a run of stage one; give the one that "
                 "`genrec train decoder` made on it, runs/decoder/NAME"
             )
+        if table is QUANTIZERS and name in RANKERS:
+            raise ArtifactError(
+                "run must be one of stage one, got a run that recommends; give the one whose IDs "
+                "it has, runs/rqvae/NAME"
+            )
         kind = "a quantiser" if table is QUANTIZERS else "a model that recommends"
         raise ArtifactError(
             f"checkpoint must hold {kind}, got {name!r}; {did_you_mean(str(name), table)}"

@@ -57,6 +57,12 @@ def test_the_run_lies_below_its_split():
     assert str(run_path(replace(settings, dataset_split=None))) == "runs/rqvae/amazon"
 
 
+def test_checkpoints_come_by_time_every_five_minutes_unless_told_otherwise(settings):
+    for given, seconds in ((settings, 300.0), (replace(settings, save_every_minutes=0.5), 30.0)):
+        session = start_session(replace(given, iterations=3, overwrite=True))
+        assert session.rhythm(10).save_every_s == seconds
+
+
 def test_nothing_is_written_before_the_run_opens(settings):
     session = start_session(settings)
     assert not run_path(settings).exists()

@@ -16,7 +16,9 @@ from urllib.parse import unquote
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from genrec.cli import build_app
 from genrec.errors import ConfigError, MissingPathError
 from genrec.rankers import Popularity
 from genrec.serving.recommender import Recommender
@@ -79,6 +81,19 @@ def test_nothing_is_overwritten_unasked(changed, tmp_path, data):
         assert sorted(file.name for file in tmp_path.rglob("*")) == before
     with pytest.raises(ConfigError, match="only a recommender of a run can be saved, got popul"):
         Recommender(Popularity.fit(data)).save(tmp_path / "other")
+
+
+def test_commands_take_a_saved_folder(run, data, tmp_path):
+    Recommender.from_pretrained(run, device="cpu").save(tmp_path / "saved")
+    for words, said in (
+        (("evaluate", "--no-baselines", "-k", "5"), "test split, "),
+        (("diagnose", "--users", "20"), "recall@10"),
+    ):
+        more = [str(tmp_path / "saved"), "--data", str(data.path)]
+        answer = CliRunner().invoke(build_app(), [words[0], *more, *words[1:]])
+        assert answer.exit_code == 0, answer.output
+        assert said in answer.stdout
+        assert answer.stderr == ""
 
 
 HIDE = """
