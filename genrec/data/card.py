@@ -101,6 +101,11 @@ def format_card(card: Mapping[str, Any]) -> str:
         if what == "rejected" or entries:
             lines.append(f"{what} rows: {sum(entry['rows'] for entry in entries):,}")
         lines.extend(_example_line(entry) for entry in entries)
+    if all(str(moment).startswith("1970-") for moment in card.get("time_span") or [None]):
+        lines.append(
+            "warning: all times lie in 1970: numbers were taken as seconds, so that their order "
+            "counts; name --time-unit or --time-format if they are something else"
+        )
     lost = sum(entry["rows"] for entry in card.get("rejected", []))
     read = lost + (card["steps"][0]["interactions"] if card["steps"] else 0)
     if lost > _MANY_LOST * read:

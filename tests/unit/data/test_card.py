@@ -18,3 +18,11 @@ def test_what_is_empty_says_so():
     assert "columns not used: none" in format_card(
         {"name": "x", "source": "y", "steps": [], "columns_not_used": {}}
     )
+
+
+@pytest.mark.parametrize(("year", "warned"), [("1970", True), ("2024", False)])
+def test_days_that_were_taken_for_seconds_are_told(year, warned):
+    span = ["1970-01-01 12:34:54 UTC", f"{year}-01-01 12:41:00 UTC"]
+    text = format_card({"name": "n", "source": "s", "steps": [], "time_span": span})
+    assert ("warning: all times lie in 1970" in text) == warned
+    assert "1970: numbers" not in format_card({"name": "n", "source": "s", "steps": []})
