@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.resources
 import itertools
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
@@ -127,6 +128,8 @@ def build_report(paths: Sequence[str | os.PathLike[str]], told: Told) -> str:
     makers, unknown = _stage_ones(given, recommending)
     subjects = [*makers, *recommending]
     data = told.data if told.data is not None else attempt(open_data, given[0])
+    if isinstance(data, Missing):
+        print(f"warning: what needs the data set is left out: {data.why}", file=sys.stderr)
     quality = _quality(runs, data, told)
     views = _views(subjects, data)
     samples = _samples(runs, data, told)

@@ -201,7 +201,7 @@ def test_metrics_at_hand_are_reused(shop, tmp_path):
     assert "Valid split" in again
 
 
-def test_parts_that_do_not_apply_say_why(shop, tmp_path):
+def test_parts_that_do_not_apply_say_why(shop, tmp_path, capsys):
     alone = Page(build_report([shop.stage_one], TOLD)).text
     assert alone.count("Left out: no run that recommends was given, only stage one.") == 3
     assert "What the codes mean" in alone
@@ -213,6 +213,7 @@ def test_parts_that_do_not_apply_say_why(shop, tmp_path):
     write_json_atomic(moved / "meta.json", meta | {"prepared": str(tmp_path / "gone")})
     found = Page(build_report([moved], TOLD)).text
     assert found.count(f"data set of {moved} must still be at its place") == 4
+    assert "warning: what needs the data set is left out: data set of" in capsys.readouterr().err
     assert "the map needs the data set" in found
     assert "Left out: the stage-one run is no longer at runs/rqvae/shop." in found
     (moved / "metrics.jsonl").unlink()
