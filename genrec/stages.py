@@ -79,7 +79,8 @@ class Options:
         bindings: Overrides, ``train.x=1`` or with the stage's name in place of ``train``.
         resume: Whether to go on: finished stages are kept, an interrupted one is resumed, one
             without a checkpoint is begun.
-        restart: With ``resume``: a single stage too is kept where it is finished.
+        restart: With ``resume``: a single stage too is kept where it is finished, and who plans
+            compares the settings.
     """
 
     split: str | None = None
@@ -158,11 +159,7 @@ def plan(words: Sequence[str], options: Options) -> list[Step]:
             settings = configure(stage.settings, recipe, [*words_of_gin, *bindings[name]])
         settings = dataclasses.replace(settings, recipe=recipe_name(recipe))
         if options.name is not None:
-            if not re.fullmatch(r"[^/\\\0]+", options.name) or options.name in (".", ".."):
-                raise ConfigError(
-                    f"--name must be the name of a folder below runs/{name}, got "
-                    f"{options.name!r}; for example my-shop"
-                )
+            _check_name(options.name, len(chosen))
             root = Path(settings.save_dir_root).parent / options.name
             settings = dataclasses.replace(settings, save_dir_root=str(root))
         anew = before is not None and not before.done
@@ -171,7 +168,7 @@ def plan(words: Sequence[str], options: Options) -> list[Step]:
             settings = dataclasses.replace(settings, resume=True)
         elif options.resume and not anew:
             with _named(name, len(chosen)):
-                done, settings = _go_on(settings)
+                done, settings = _go_on(settings, check=not options.restart)
         steps[name] = Step(name, recipe, settings, run_path(settings), done)
     _check_folders(list(steps.values()))
     return list(steps.values())
@@ -323,14 +320,25 @@ def _shorthands(options: Options) -> dict[str, Any]:
     return {}
 
 
-def _go_on(settings: TrainingSettings) -> tuple[bool, TrainingSettings]:
-    """Tell whether a run is finished; if not, go on with it."""
+def _check_name(name: str, num_stages: int) -> None:
+    """Refuse a name by which runs would lie outside their stage's folder, or all in one."""
+    path = Path(name)
+    apart = num_stages == 1 or not path.is_absolute()
+    if not path.parts or ".." in path.parts or "\0" in name or not apart:
+        raise ConfigError(
+            f"--name must be the name of a folder below runs/STAGE, got {name!r}; for example "
+            "my-shop"
+        )
+
+
+def _go_on(settings: TrainingSettings, *, check: bool) -> tuple[bool, TrainingSettings]:
+    """Tell whether a run is finished, and ``check`` with which settings; if not, go on with it."""
     from genrec.training.session import check_unchanged, read_meta, run_path
 
     # The last thing that a training writes is how long it took.
     if "train_seconds" not in read_meta(run_path(settings)):
         return False, dataclasses.replace(settings, resume=True)
-    changed = check_unchanged(settings, run_path(settings))
+    changed = check_unchanged(settings, run_path(settings)) if check else {}
     return not changed, dataclasses.replace(settings, resume=bool(changed))
 
 

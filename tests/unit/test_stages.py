@@ -225,9 +225,9 @@ def test_a_finished_stage_is_kept_only_with_its_data(write_data, capsys):
         run_plan(plan(["sample"], Options(data="other", resume=True)))
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "../x", "/abs", "a/b", "a\\b"])
+@pytest.mark.parametrize("name", ["", ".", "..", "../x", "/abs", "a/../../b", "a\0b"])
 def test_a_name_is_that_of_a_folder(name):
-    with pytest.raises(ConfigError, match="--name must be the name of a folder below runs/rqvae"):
+    with pytest.raises(ConfigError, match="--name must be the name of a folder below runs/STAGE"):
         plan(["sample"], Options(name=name))
 
 

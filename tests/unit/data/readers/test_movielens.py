@@ -162,5 +162,5 @@ def test_empty_files(tmp_path):
     with pytest.raises(DataError, match=r"header line, got an empty file .*ratings\.csv"):
         read_movielens(tmp_path, "ml-32m")
     write_csv(tmp_path, ratings="userId,movieId,rating,timestamp\n", tags=None)
-    with pytest.raises(DataError, match="keep at least one interaction, got 0 of 0"):
+    with pytest.raises(DataError, match="must have interactions, got none in MovieLens 32m"):
         prepared(read_movielens(tmp_path, "ml-32m"), tmp_path)
