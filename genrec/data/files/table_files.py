@@ -176,11 +176,14 @@ class TableFile:
         numbers = sum(bool(_NUMBER.fullmatch(value.strip())) for value in values)
         return 2 * numbers > len(values) or not values
 
-    def is_moment(self, source: str) -> bool:
-        """Tell whether a column holds dates or times, by its type or as they are written."""
+    def is_moment(self, source: str, *, counted: bool = True) -> bool:
+        """Tell whether a column holds dates or times, by its type or as they are written.
+
+        ``counted``: or is of numbers that may be seconds of these years.
+        """
         if self._suffix in _PARQUET and self._parquet_schema()[source].is_temporal():
             return True
-        return looks_like_times(self.sample(source))
+        return looks_like_times(self.sample(source), counted=counted)
 
     def records(
         self, names: Sequence[str], rejected: RejectedRows

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 from typing import Literal
@@ -20,15 +21,22 @@ _CLOCKS = (" %H:%M:%S", "T%H:%M:%S", " %H:%M", "")
 _ISO_FORMATS = tuple(f"%Y-%m-%d{clock}" for clock in _CLOCKS)
 _DATES = (
     *("%d.%m.%Y", "%d.%m.%y", "%Y/%m/%d", "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y", "%m-%d-%Y"),
-    *("%d %b %Y", "%d %B %Y", "%d-%b-%Y", "%b %d, %Y", "%B %d, %Y"),
+    *("%d %B %Y", "%d-%B-%Y", "%B %d, %Y"),
 )
 #: Other usual ways to write a date; 01/02/2024 is two days, of which only other rows tell which.
 _OTHER_FORMATS = (
     *(date + clock for date in _DATES for clock in _CLOCKS),
-    *("%a, %d %b %Y %H:%M:%S %z", "%Y-%m", "%Y/%m"),
+    *("%a, %d %b %Y %H:%M:%S %z", "%a, %d %b %Y %H:%M:%S GMT", "%Y-%m", "%Y/%m"),
 )
 #: Dates in digits alone, which are no count of seconds.
-_DIGIT_FORMATS = {8: "%Y%m%d", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}
+_DIGIT_FORMATS = {
+    6: ("%Y%m",),
+    8: ("%Y%m%d", "%d%m%Y", "%m%d%Y"),
+    10: ("%Y%m%d%H",),
+    12: ("%Y%m%d%H%M",),
+    14: ("%Y%m%d%H%M%S",),
+}
+_IN_DIGITS = frozenset(form for forms in _DIGIT_FORMATS.values() for form in forms)
 _DIGIT_YEARS = (1900, 2100)
 _TRIED_VALUES = 200
 _UNITS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}  # ticks per second
@@ -86,8 +94,10 @@ class TimeReader:
         numbers = [number for number in map(_number, values) if number is not None]
         # One odd value must not turn a column of numbers into one of text.
         whole_values = [text.removesuffix(".0") for text in values]  # of a column with gaps
-        if time_format is None and not counted and (digits := _digit_format(whole_values)):
-            time_format, values = digits, whole_values
+        if time_format is None and not counted:
+            time_format = _digit_format(whole_values, where)
+        if time_format in _IN_DIGITS:
+            values = whole_values
         if time_format is None and len(numbers) * 2 >= len(values):
             whole = all(_INTEGER.fullmatch(text) for text in values if _number(text) is not None)
             typical = sorted(map(abs, numbers))[len(numbers) // 2] if numbers else 0.0
@@ -141,17 +151,20 @@ class TimeReader:
             # chrono's %f counts nanoseconds, its %.f are the digits behind a point.
             form = None if self.text_format is None else self.text_format.replace(".%f", "%.f")
             value = value.cast(pl.String)
-            if self.text_format in _DIGIT_FORMATS.values():
+            if self.text_format in _IN_DIGITS:
                 value = value.str.strip_suffix(".0")
-            # polars reads no offset that differs by row, and no date without a day.
-            if form is None or "%z" in form or "%f" in form or "%d" not in form:
+            # Nor does polars read an offset that differs by row, no day, or an hour alone.
+            alone = form is not None and ("%d" not in form or ("%H" in form and "%M" not in form))
+            if form is None or "%z" in form or "%f" in form or alone:
                 per_tick = _MICRO // self.ticks_per_s
                 return value.map_elements(
                     lambda text: _ticks(text, self.text_format, per_tick),
                     return_dtype=pl.Int64,
                     skip_nulls=True,
                 )
-            moment = value.str.strptime(pl.Datetime(unit), form, strict=False)
+            # chrono's %B takes short names too, as a month's in a column that has both.
+            whole_names = form.replace("%b", "%B")
+            moment = value.str.strptime(pl.Datetime(unit), whole_names, strict=False)
             if "%Y" in form:
                 moment = pl.when(moment.dt.year() >= _FIRST_YEAR).then(moment)
             return moment.dt.timestamp(unit)
@@ -211,28 +224,49 @@ def ticks_of_unit(unit: str | None) -> int | None:
     return None if unit is None else _UNITS[unit]
 
 
-def looks_like_times(values: Sequence[str]) -> bool:
-    """Tell whether most of some values are written as dates, or all are seconds of recent years."""
+def looks_like_times(values: Sequence[str], *, counted: bool = True) -> bool:
+    """Tell whether most of some values are dates, or, ``counted``, all seconds of recent years."""
     tried = [value.strip() for value in values[:_TRIED_VALUES]]
     numbers = [value.removesuffix(".0") for value in tried]
     if all(_INTEGER.fullmatch(value) for value in numbers):
-        return _digit_format(numbers) is not None or _are_recent(list(map(int, numbers)))
+        if _digit_format(numbers, None) is not None:
+            return True
+        return counted and _are_recent(list(map(int, numbers)))
     return any(2 * count > len(tried) for count in _fits(tried).values())
 
 
-def _digit_format(values: Sequence[str]) -> str | None:
-    """Find the format of dates in digits alone, which nine of ten values must have."""
-    for length, form in _DIGIT_FORMATS.items():
-        fitting = sum(
-            len(value) == length
-            and value.isdecimal()
-            and _DIGIT_YEARS[0] <= int(value[:4]) < _DIGIT_YEARS[1]
-            and _ticks(value, form) is not None
-            for value in values
-        )
-        if 10 * fitting >= 9 * len(values) > 0:
-            return form
+def _digit_format(values: Sequence[str], where: str | None) -> str | None:
+    """Find the format of dates in digits alone, which nine of ten numbers but zeros must have.
+
+    Where several orders of day and month fit, ``where`` names the column in the error; None takes
+    the first.
+    """
+    numbers = [value for value in values if value.isdecimal() and value.strip("0")]
+    if not numbers or 2 * len(numbers) < len(values):
+        return None
+    for length, forms in _DIGIT_FORMATS.items():
+        whole = [value for value in numbers if len(value) == length]
+        fits = {form: [_digit_ticks(value, form) for value in whole] for form in forms}
+        most = max(sum(tick is not None for tick in ticks) for ticks in fits.values())
+        if 10 * most < 9 * len(numbers):
+            continue
+        best = [f for f, ticks in fits.items() if sum(t is not None for t in ticks) == most]
+        if len({tuple(fits[form]) for form in best}) > 1 and where is not None:
+            raise DataError(
+                f"times must be of one form, got {whole[0]!r} in {where}, which fits "
+                f"{' and '.join(map(repr, best))}; say which with --time-format {best[0]!r}"
+            )
+        return best[0]
     return None
+
+
+def _digit_ticks(value: str, form: str) -> int | None:
+    """Read a date in digits of a year that a log may have; None where it is none."""
+    ticks = _ticks(value, form)
+    if ticks is None:
+        return None
+    year = (_EPOCH + timedelta(microseconds=ticks)).year
+    return ticks if _DIGIT_YEARS[0] <= year < _DIGIT_YEARS[1] else None
 
 
 def _are_recent(numbers: Sequence[int]) -> bool:
@@ -301,7 +335,7 @@ def _ticks(text: str, form: str | None, per_tick: int = 1) -> int | None:
     """
     try:
         if form is not None:
-            moment = datetime.strptime(text, form)
+            moment = _parsed(text, form)
         else:
             moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
     except ValueError:
@@ -311,6 +345,14 @@ def _ticks(text: str, form: str | None, per_tick: int = 1) -> int | None:
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=timezone.utc)
     return (moment - _EPOCH) // timedelta(microseconds=per_tick)
+
+
+def _parsed(text: str, form: str) -> datetime:
+    """Read a time in a format, whose months may be short as well as whole, as polars reads them."""
+    if "%B" in form:
+        with suppress(ValueError):
+            return datetime.strptime(text, form.replace("%B", "%b"))
+    return datetime.strptime(text, form)
 
 
 def _number(text: str) -> float | None:

@@ -28,13 +28,13 @@ _NAMES = {
     "idproducto producto idarticulo articulo codigoproducto "
     "idprodotto prodotto idarticolo articolo codiceprodotto codicearticolo "
     "idproduto produto codigoproduto artigo artikelcode productnummer productcode "
-    "idproduktu produktu numerproduktu kodproduktu produkty towar idtowaru",
+    "idproduktu produktu numerproduktu kodproduktu idtowaru",
     "time": "timestamp time datetime date ts unixreviewtime eventtime createdat orderdate "
     "purchasedate purchasedat zeitstempel zeitpunkt bestelldatum kaufdatum datum "
     "horodatage datecommande datedecommande dateachat datedachat "
     "marcadetiempo fechahora fechacompra fechapedido fecha dataora dataordine dataacquisto "
     "datacompra datadacompra datapedido datadopedido datahora besteldatum aankoopdatum tijdstip "
-    "datazamowienia datazakupu czas data",
+    "datazamowienia datazakupu data",
     "rating": "rating ratings stars score overall bewertung bewertungen sterne note etoiles "
     "evaluation calificacion valoracion puntuacion valutazione voto punteggio "
     "avaliacao nota classificacao pontuacao beoordeling waardering cijfer ocena",
@@ -183,7 +183,7 @@ def _choose_shared(
     """Take the only column that both tables have for the item, where nothing else is known."""
     open_roles = [role for role in ("item", "item_key") if role not in chosen.names]
     left = _left(log, chosen) + [chosen.names[r] for r in ("item",) if r in chosen.names]
-    both = [name for name in left if name in items.names and not log.is_moment(name)]
+    both = [name for name in left if name in items.names and not log.is_moment(name, counted=False)]
     if open_roles and len(both) == 1 and both[0] not in (columns.title, *columns.text):
         for role in open_roles:
             chosen.names[role] = both[0]

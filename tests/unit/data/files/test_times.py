@@ -43,6 +43,20 @@ def ticks(reader, *values):
         (["17 April 2024 10:30"], "text", 1_000, "3 May 2024 00:00", 1714694400000),
         (["May 3, 2024"], "text", 1_000, "Jun 4, 2024", 1717459200000),  # May is short and long
         (["17-Apr-2024"], "text", 1_000, "03-Dec-2024", 1733184000000),
+        (["01 May 2024", "30 May 2024"], "text", 1_000, "01 June 2024", 1717200000000),
+        (["Jan 1, 2024", "January 2, 2024"], "text", 1_000, "February 3, 2024", 1706918400000),
+        (
+            ["Sat, 28 Nov 2026 10:00:00 GMT"],
+            "text",
+            1_000,
+            "Sat, 28 Nov 2026 10:00:00 GMT",
+            1795860000000,
+        ),
+        (["01022024", "31122024"], "text", 1_000, "03122024", 1733184000000),
+        (["12312024", "01022024"], "text", 1_000, "12032024", 1733184000000),
+        (["20240417", "0", "20241203", "n/a"], "text", 1_000, "20241203", 1733184000000),
+        (["2024041712"], "text", 1_000, "2024120300", 1733184000000),
+        (["202404"], "text", 1_000, "202412", 1733011200000),
         (["2024-03"], "text", 1_000, "2024-04", 1711929600000),
         (
             ["Fri, 27 Nov 2026 10:00:00 +0100"],
@@ -80,6 +94,13 @@ def test_dates_that_are_stored_as_numbers(dtype):
     assert found == [1713312000000, 1733184000000]
     counted = TimeReader.guess(["20240417"], counted=True)
     assert (counted.style, counted.ticks_per_s) == ("integer", 1)
+
+
+def test_two_orders_of_digits_are_asked_about():
+    with pytest.raises(DataError, match="fits '%d%m%Y' and '%m%d%Y'; say which with --time-format"):
+        TimeReader.guess(["01022024", "03042024"])
+    reader = TimeReader.guess(["01022024.0"], time_format="%d%m%Y")
+    assert ticks(reader, "03122024", "03122024.0") == [1733184000000] * 2
 
 
 def test_format_by_setting():
@@ -132,7 +153,11 @@ def test_a_format_that_does_not_fit_is_named():
         (["20241231", "20251301"], False),  # no month: a number
         (["20240417120501"], True),
         (["17 Apr 2024", "3 Dec 2024"], True),
-        (["Aug 11, 2024", "December 1, 2024"], False),  # half of each
+        (["Aug 11, 2024", "December 1, 2024"], True),
+        (["01022024", "31122024"], True),
+        (["2024010112"], True),
+        (["202401", "202412"], True),
+        (["0", "0", "0", "20240101"], False),
         (["2024-03", "2024-04"], True),
         (["Fri, 27 Nov 2026 10:00:00 +0100"], True),
         (["1700000000", "1710000000"], True),
