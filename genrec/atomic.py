@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -131,8 +132,8 @@ class FolderKind:
     Attributes:
         name: In words, with its article.
         needed: Names without which a folder is none of them.
-        others: More names that one may hold, besides those that ``files`` in its ``meta.json``
-            lists.
+        others: More names that one may hold, as patterns of :mod:`fnmatch`, besides those that
+            ``files`` in its ``meta.json`` lists.
         format: ``format`` in ``meta.json``; None where that names none.
     """
 
@@ -160,13 +161,19 @@ class FolderKind:
             ConfigError: If a file lies there, or a folder that holds something else.
         """
         folder = Path(path)
+        if folder.is_symlink():
+            raise ConfigError(
+                f"{what} must be a folder itself, got the link {folder} to "
+                f"{os.readlink(folder)}; name that"
+            )
         if not folder.exists():
             return
         strange = {file.name for file in folder.iterdir()} if folder.is_dir() else {folder.name}
         if self.is_at(folder):
             files = (_meta(folder) or {}).get("files")
             listed = files if isinstance(files, dict) else {}
-            strange -= self.needed | self.others | {name.partition("/")[0] for name in listed}
+            known = [*self.needed, *self.others, *(name.partition("/")[0] for name in listed)]
+            strange = {name for name in strange if not any(fnmatch(name, one) for one in known)}
         if strange:
             raise ConfigError(
                 f"{what} must be new or empty, or hold {self.name} and nothing else, got {folder} "

@@ -306,7 +306,7 @@ def resolve_step(
         if name != "latest" and (folder / name).is_file():
             raise ArtifactError(
                 f"{name} must name a step of the run, got {folder} where it names none; give a "
-                "step folder, or delete that file to use the latest step"
+                f"step folder, or write the name of one into {folder / name}"
             )
         if name != "latest" and (lost := _said_best(folder, name)) is not None:
             raise ArtifactError(

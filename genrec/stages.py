@@ -11,12 +11,12 @@ import importlib
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from genrec.errors import ConfigError, GenRecError, did_you_mean
+from genrec.errors import ConfigError, GenRecError, MissingPathError, did_you_mean
 from genrec.recipes import find_recipe, recipe_name, recipe_names
 
 if TYPE_CHECKING:  # the trainings bring PyTorch along, which `genrec train --help` does without
@@ -193,7 +193,7 @@ def run_plan(steps: Sequence[Step]) -> None:
     for step in steps:
         if step.done:
             with _named(step.stage, len(steps)):
-                _check_data(step)
+                _check_kept(step)
         else:
             if len(steps) > 1:
                 say(f"== {step.stage}")
@@ -324,7 +324,7 @@ def _check_name(name: str, num_stages: int) -> None:
     """Refuse a name by which runs would lie outside their stage's folder, or all in one."""
     path = Path(name)
     apart = num_stages == 1 or not path.is_absolute()
-    if not path.parts or ".." in path.parts or "\0" in name or not apart:
+    if not name.strip() or not path.parts or ".." in path.parts or "\0" in name or not apart:
         raise ConfigError(
             f"--name must be the name of a folder below runs/STAGE, got {name!r}; for example "
             "my-shop"
@@ -338,18 +338,44 @@ def _go_on(settings: TrainingSettings, *, check: bool) -> tuple[bool, TrainingSe
     # The last thing that a training writes is how long it took.
     if "train_seconds" not in read_meta(run_path(settings)):
         return False, dataclasses.replace(settings, resume=True)
-    changed = check_unchanged(settings, run_path(settings)) if check else {}
-    return not changed, dataclasses.replace(settings, resume=bool(changed))
+    if not check:
+        return True, settings
+    changed = bool(check_unchanged(settings, run_path(settings)))
+    begun, now = read_meta(run_path(settings)).get("settings", {}), settings.as_dict()
+    # Under a constant schedule a run may become longer.
+    changed |= any(begun.get(name, now[name]) != now[name] for name in ("iterations", "epochs"))
+    return not changed, dataclasses.replace(settings, resume=changed)
+
+
+def _check_kept(step: Step) -> None:
+    """Refuse a stage that is kept where its data set, or the IDs it was given, are others now.
+
+    What is gone cannot be compared, and a stage that is finished needs it no more.
+    """
+    from genrec.tokenizer.semantic_id import ARTIFACT_NAME, SemanticIdTokenizer
+    from genrec.training.session import read_meta
+
+    settings: Any = step.settings
+    before = str(getattr(settings, "pretrained_rqvae_path", None) or "")
+    if STAGES[step.stage].follows is not None and (Path(before) / ARTIFACT_NAME).is_dir():
+        known, table = read_meta(step.run).get("ids_fingerprint"), SemanticIdTokenizer.load(before)
+        whole = settings.add_disambiguation or not table.has_dedup_digit
+        if whole and known not in (None, table.fingerprint):
+            raise ConfigError(
+                f"resume needs the IDs that the run in {step.run} was trained on, got others in "
+                f"{before}, which was trained or tokenized anew; train another run with --name"
+            )
+    if hasattr(settings, "encoder_model_name") and settings.dataset_folder is not None:
+        with suppress(MissingPathError):
+            _check_data(step)
 
 
 def _check_data(step: Step) -> None:
-    """Refuse another data set than a stage that is kept was trained on, where one is named."""
+    """Refuse another data set than a stage that is kept was trained on."""
     from genrec.data.processed import load_or_prepare
     from genrec.training.session import read_meta
 
     settings: Any = step.settings
-    if not hasattr(settings, "encoder_model_name") or settings.dataset_folder is None:
-        return
     data = load_or_prepare(
         settings.dataset,
         settings.dataset_folder,
@@ -386,7 +412,9 @@ def _named(stage: str, num_stages: int) -> Iterator[None]:
             raise
         said = re.sub(rf"\b{ROOT}\.(?=[a-z])", f"{stage}.", str(error))
         error.args = (said,)  # a class of errors may be made of other things than its message
-        raise
+        if str(error) == said:
+            raise
+        raise ConfigError(said) from error  # gin's own wrapping keeps the message it had
 
 
 def say(text: str) -> None:

@@ -61,7 +61,12 @@ def evaluate_runs(
 
     from genrec.evaluation.compare import compare
     from genrec.evaluation.settings import EvaluationSettings
-    from genrec.evaluation.tables import format_table, known_results, write_metrics
+    from genrec.evaluation.tables import (
+        check_metrics,
+        format_table,
+        known_results,
+        write_metrics,
+    )
     from genrec.rankers import baselines
     from genrec.runs import find_run, warn_if_stopped
     from genrec.trained import load_trained, open_data, was_trained_on
@@ -72,6 +77,8 @@ def evaluate_runs(
     paths = [find_run(path) for path in paths]
     runs = [load_trained(path, device=device, num_beams=num_beams) for path in paths]
     _check_same_data(paths, runs)
+    for path in paths:
+        check_metrics(path)  # which are written at the end
     if accelerator.is_main_process:
         for path in paths:
             warn_if_stopped(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -338,6 +339,12 @@ def app_command(app: typer.Typer) -> None:
             print(f"wrote {told.out}: {count:,} users")
             return
         table = SemanticIdTokenizer.load(told.ids) if told.ids is not None else None
+        if table is not None and told.data is None:
+            print(
+                "warning: texts of the items that --ids adds are not known without the data set "
+                "that has them, so they begin with less; name it with --data",
+                file=sys.stderr,
+            )
         run = find_run(told.run_dir)
         recommender = Recommender.from_pretrained(
             run, tokenizer=table, data=told.data, device=told.device

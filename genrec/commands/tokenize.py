@@ -301,6 +301,12 @@ def app_command(app: typer.Typer) -> None:
         run = find_run(told.run_dir)
         written = told.out or run / (EXTENDED_NAME if told.extend else ARTIFACT_NAME)
         ID_TABLE.check_replaceable(written, "--out")
+        above = written.absolute().parent
+        if (above / "meta.json").is_file() and above.resolve() != run.resolve():
+            raise ConfigError(
+                f"--out must not lie in another run, got {written}, whose model knows its own IDs "
+                "alone; name a folder beside it"
+            )
         for option, file, suffix in (
             ("--npy", told.npy, ".npy"),
             ("--index-json", told.index_json, ".json"),

@@ -14,7 +14,7 @@ from genrec.errors import ArtifactError
 from genrec.evaluation.settings import EvaluationSettings
 from genrec.rankers import Ranker, SearchingRanker
 
-__all__ = ["format_table", "known_results", "write_metrics"]
+__all__ = ["check_metrics", "format_table", "known_results", "write_metrics"]
 
 Results = Mapping[str, Mapping[str, float]]
 
@@ -90,6 +90,16 @@ def write_metrics(
     rows = {name: dict(row) for name, row in results.items()}
     known[split] = {"settings": _described(settings, ranker), **rows}
     write_json_atomic(file, signed(known))
+
+
+def check_metrics(run: str | os.PathLike[str]) -> None:
+    """Refuse a run whose ``metrics.json``, if it has any, is not as it was written.
+
+    Raises:
+        ArtifactError: If it is another.
+    """
+    if (file := Path(run) / "metrics.json").is_file():
+        read_signed(file)
 
 
 def known_results(

@@ -40,7 +40,12 @@ Recommend = Callable[..., Recommendations]
 #: What tracing, quantising and running need; the extra ``onnx``.
 _PACKAGES = ("onnx", "onnxruntime")
 _OPSET = 18
-_EXPORTED = FolderKind("an exported recommender", frozenset({"meta.json"}), format=FORMAT)
+_EXPORTED = FolderKind(
+    "an exported recommender",
+    needed=frozenset({"meta.json"}),
+    others=frozenset({"catalogue", "index", "weights.bin", "*.onnx"}),
+    format=FORMAT,
+)
 
 
 def export_onnx(

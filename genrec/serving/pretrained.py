@@ -39,8 +39,8 @@ PORTABLE = (
 )
 _SAVED = FolderKind(
     "a saved recommender",
-    needed=frozenset({"meta.json", "best", "catalogue"}),
-    others=frozenset({"README.md", "latest", "metrics.json", "step_0"})
+    needed=frozenset({"meta.json", "catalogue"}),
+    others=frozenset({"README.md", "best", "latest", "metrics.json", "step_0"})
     | {ARTIFACT_NAME, ENCODER_NAME, QUANTIZER_NAME, SPACE_NAME},
 )
 _PLACE = "path/to/this/folder"

@@ -28,7 +28,7 @@ from genrec.evaluation.choice import choose
 from genrec.evaluation.compare import compare
 from genrec.evaluation.evaluator import Evaluator
 from genrec.evaluation.settings import EvaluationSettings
-from genrec.evaluation.tables import format_table, write_metrics
+from genrec.evaluation.tables import check_metrics, format_table, write_metrics
 from genrec.rankers import Cooccurrence, Ranker, baselines
 from genrec.settings import Settings, again, setting
 from genrec.trained import load_ranker
@@ -170,6 +170,8 @@ def train_sequence(settings: SequenceSettings, build_task: BuildTask) -> Path:
         return open_data(settings, stage_one, force=session.accelerator.is_main_process)
 
     def build(session: Session, data: PreparedDataset) -> SequenceWork:
+        if session.resume_step is not None:
+            check_metrics(session.run_dir.path)  # which are written at the end
         task = build_task(data, session.accelerator.device)
         return SequenceWork(session, data, settings, task)
 

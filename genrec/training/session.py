@@ -51,6 +51,7 @@ __all__ = [
 #: Settings that say where something lies; fingerprints tell whether it is the same.
 _FOLDERS = {"dataset_folder", "processed_dir", "pretrained_rqvae_path"}
 _FINGERPRINTS = ("data_fingerprint", "ids_fingerprint")
+_AT_THE_END = ("train_seconds", "steps", "best")  # what a training says last
 
 
 @dataclass(frozen=True)
@@ -451,7 +452,10 @@ def write_meta(session: Session, values: Mapping[str, Any]) -> None:
         "mixed_precision": session.accelerator.mixed_precision,
         "command": " ".join(sys.argv),
     }
-    write_json_atomic(path / "meta.json", signed({**read_meta(path), **base, **values}))
+    known = read_meta(path)
+    if "train_seconds" not in values:  # a run that goes on is not what it was at its end
+        known = {name: value for name, value in known.items() if name not in _AT_THE_END}
+    write_json_atomic(path / "meta.json", signed({**known, **base, **values}))
 
 
 def read_meta(run: Path) -> dict[str, Any]:

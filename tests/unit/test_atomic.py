@@ -21,8 +21,14 @@ import torch
 from safetensors.torch import save_file
 
 from genrec import atomic
-from genrec.atomic import atomic_directory, atomic_file, read_json, write_json_atomic
-from genrec.errors import StorageError
+from genrec.atomic import (
+    FolderKind,
+    atomic_directory,
+    atomic_file,
+    read_json,
+    write_json_atomic,
+)
+from genrec.errors import ConfigError, StorageError
 
 
 def names(folder: Path) -> list[str]:
@@ -258,3 +264,46 @@ def test_an_error_that_is_not_of_writing_stays_what_it_is(tmp_path):
         (tmp_path / "missing").read_bytes()
     with pytest.raises(pl.exceptions.ComputeError), atomic_file(tmp_path / "x"):
         raise pl.exceptions.ComputeError("No such file or directory (os error 2)")
+
+
+KIND = FolderKind("a box", frozenset({"meta.json"}), frozenset({"*.npy"}), format="box")
+
+
+@pytest.mark.parametrize(
+    ("content", "names", "refused"),
+    [
+        ('{"format": "box"}', [], None),
+        ('{"format": "box", "files": {"deep/er": 1, "more": 2}}', ["deep", "more", "a.npy"], None),
+        ('{"format": "box"}', ["more"], "more"),
+        ('{"format": "chest"}', ["a.npy"], "a.npy"),
+        ("{", ["a.npy"], None),  # damaged
+        ("{", ["notes.txt"], "notes.txt"),
+        (None, ["a.npy"], "a.npy"),
+        (None, [], None),
+    ],
+)
+def test_a_folder_gives_way_only_to_its_kind(tmp_path, content, names, refused):
+    folder = tmp_path / "there"
+    folder.mkdir()
+    if content is not None:
+        (folder / "meta.json").write_text(content)
+    for name in names:
+        (folder / name).mkdir()
+    if refused is None:
+        KIND.check_replaceable(folder, "--out")
+        return
+    with pytest.raises(ConfigError, match=rf"--out must be .*hold a box and .* with '{refused}'"):
+        KIND.check_replaceable(folder, "--out")
+
+
+def test_files_and_links_give_way_to_no_folder(tmp_path):
+    KIND.check_replaceable(tmp_path / "new", "--out")
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ConfigError, match=r"got .* with 'file'"):
+        KIND.check_replaceable(tmp_path / "file", "--out")
+    (tmp_path / "folder").mkdir()
+    for place in ("folder", "nowhere"):
+        (tmp_path / "link").unlink(missing_ok=True)
+        (tmp_path / "link").symlink_to(tmp_path / place)
+        with pytest.raises(ConfigError, match=f"got the link .*link to .*{place}; name that"):
+            KIND.check_replaceable(tmp_path / "link", "--out")

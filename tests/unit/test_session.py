@@ -292,6 +292,19 @@ def test_meta_data_adds_up(settings):
     assert (meta["seed"], meta["train_seconds"]) == (3, 1.5)
 
 
+def test_a_finished_run_that_goes_on_is_not_finished(settings):
+    session = start_session(settings)
+    open_run(session, {"settings": settings.as_dict()})
+    session.run_dir.save(5, weights={"w": torch.ones(2)}, config={}, trainer={"step": 5})
+    write_meta(session, {"train_seconds": 1.0, "steps": 5, "best": {"best": [5, 0.5]}, "more": 1})
+    session.lock.release()
+    again = start_session(replace(settings, resume=True))
+    open_run(again, {"settings": settings.as_dict()})
+    meta = read_meta(run_path(settings))
+    assert not {"train_seconds", "steps", "best"} & set(meta)
+    assert meta["more"] == 1
+
+
 def test_the_session_is_seeded(settings):
     start_session(replace(settings, seed=11))
     first = torch.rand(3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from genrec.data.readers.table_columns import MissingColumns
 from genrec.errors import ConfigError, DataError, GenRecError
 from genrec.recipes import recipes_folder
 from genrec.stages import STAGES, Options, plan, run_plan
+from genrec.tokenizer.semantic_id import SemanticIdTokenizer
 
 
 @pytest.fixture(autouse=True)
@@ -223,9 +225,37 @@ def test_a_finished_stage_is_kept_only_with_its_data(write_data, capsys):
     assert mine.fingerprint != other.fingerprint
     with pytest.raises(ConfigError, match="got another one in other; name that one, or train ano"):
         run_plan(plan(["sample"], Options(data="other", resume=True)))
+    shutil.rmtree("mine")  # what is gone is needed no more
+    run_plan(plan(["sample"], Options(data="mine", resume=True)))
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "../x", "/abs", "a/../../b", "a\0b"])
+def test_a_longer_run_under_a_constant_schedule_is_not_finished():
+    constant = ["decoder.schedule='constant'"]
+    for step in plan(["sample"], Options(bindings=constant)):
+        finish(step)
+    longer = [*constant, "decoder.epochs=90"]
+    one, two = plan(["sample"], Options(resume=True, bindings=longer))
+    assert (one.done, two.done, two.settings.resume) == (True, False, True)
+
+
+def test_a_finished_stage_is_kept_only_with_its_ids(write_data):
+    steps = plan(["sample"], Options())
+    for step in steps:
+        finish(step)
+    table = SemanticIdTokenizer([[0], [1]], level_sizes=(2,), policy="reassign")
+    table.save(steps[0].run / "semantic_ids")
+    meta = json.loads((steps[1].run / "meta.json").read_text())
+    (steps[1].run / "meta.json").write_text(
+        json.dumps(meta | {"ids_fingerprint": table.fingerprint})
+    )
+    run_plan(plan(["sample"], Options(resume=True)))
+    other = SemanticIdTokenizer([[1], [0]], level_sizes=(2,), policy="reassign")
+    other.save(steps[0].run / "semantic_ids")
+    with pytest.raises(ConfigError, match="got others in runs/rqvae/sample, which was trained or"):
+        run_plan(plan(["sample"], Options(resume=True)))
+
+
+@pytest.mark.parametrize("name", ["", " ", ".", "..", "../x", "/abs", "a/../../b", "a\0b"])
 def test_a_name_is_that_of_a_folder(name):
     with pytest.raises(ConfigError, match="--name must be the name of a folder below runs/STAGE"):
         plan(["sample"], Options(name=name))

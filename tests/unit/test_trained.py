@@ -22,6 +22,7 @@ from genrec.commands.recommend import recommend_for
 from genrec.data.catalogue import Catalogue
 from genrec.data.prepared import PreparedDataset
 from genrec.errors import ArtifactError, ConfigError, DataError, MissingPathError
+from genrec.evaluation.tables import check_metrics
 from genrec.models.retrieval import EncoderDecoderRetrievalModel
 from genrec.models.sasrec import SasRec
 from genrec.models.score_ranker import ScoreRanker
@@ -322,7 +323,10 @@ def test_edited_metrics_are_not_believed(runs):
     (run / "metrics.json").write_text(json.dumps(known))
     with pytest.raises(ArtifactError, match=r"metrics.json must be as it was written, got"):
         evaluate_runs([run], reuse=True)
+    with pytest.raises(ArtifactError, match=r"metrics.json must be as it was written, got"):
+        check_metrics(run)  # before any work
     (run / "metrics.json").write_text(kept)
+    check_metrics(run)
     evaluate_runs([run], reuse=True)
 
 

@@ -249,3 +249,15 @@ def test_extend_refuses_another_policy(run, grow):
 
 def test_load_quantizer_from_a_step_folder(run):
     assert isinstance(load_quantizer(run / "step_7"), ResidualKMeans)
+
+
+def test_the_ids_of_another_run_are_not_replaced(run, tmp_path):
+    assert tokenize(run).exit_code == 0
+    other = tmp_path / "decoder"
+    SemanticIdTokenizer.load(run).save(other / "semantic_ids")
+    (other / "meta.json").write_text("{}")
+    before = (other / "semantic_ids" / "meta.json").read_bytes()
+    done = tokenize(run, "--out", other / "semantic_ids")
+    assert done.exit_code == 2
+    assert "--out must not lie in another run, got" in done.stderr
+    assert (other / "semantic_ids" / "meta.json").read_bytes() == before
