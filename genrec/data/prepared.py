@@ -80,8 +80,18 @@ class StringArray(Sequence[str]):
 
     @classmethod
     def from_strings(cls, strings: Iterable[str]) -> StringArray:
-        """Pack any number of strings, in the same order."""
-        encoded = [string.encode("utf-8") for string in strings]
+        """Pack any number of strings, in the same order.
+
+        Raises:
+            DataError: If one holds half a letter, which no file can.
+        """
+        try:
+            encoded = [string.encode("utf-8") for string in strings]
+        except UnicodeEncodeError as error:
+            raise DataError(
+                "keys, users and texts must be text that can be written, got "
+                f"{error.object!a:.60}; read their source in the right encoding"
+            ) from None
         offsets = np.zeros(len(encoded) + 1, dtype=np.int64)
         np.cumsum([len(raw) for raw in encoded], out=offsets[1:])
         return cls(np.frombuffer(b"".join(encoded), dtype=np.uint8), offsets)

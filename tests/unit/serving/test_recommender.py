@@ -447,3 +447,9 @@ def test_new_items_are_recommended_without_retraining(tmp_path, tokenizer, write
 def test_what_is_no_run_is_said(tmp_path):
     with pytest.raises(MissingPathError, match=r"run must be a folder with meta\.json"):
         Recommender.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("users", [["\ud800"], "\ud800"])
+def test_a_user_of_half_a_letter_is_refused(recommender, users):
+    with pytest.raises(DataError, match=r"must be text that can be written, got '\\ud800'"):
+        recommender.recommend([keyed(HISTORIES[0])], users=[*users])
