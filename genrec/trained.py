@@ -148,19 +148,20 @@ def was_trained_on(meta: Mapping[str, Any], data: PreparedDataset) -> bool:
     return bool(meta.get("log_fingerprint", data.log_fingerprint) == data.log_fingerprint)
 
 
-def find_other_log(metas: Sequence[Mapping[str, Any]]) -> int | None:
+def find_other_log(metas: Sequence[Mapping[str, Any]], *, strict: bool = False) -> int | None:
     """Find the first run that was trained on other interactions than the first of all.
 
     Args:
         metas: ``meta.json`` of the runs. Texts and vectors of their data sets may differ.
+        strict: Whether a run that says nothing counts as another beside one that does.
 
     Returns:
-        Its place, or None where all say the same, or nothing.
+        Its place, or None where all say the same.
     """
     names = ("log_fingerprint", "data_fingerprint")
     name = names[any(names[0] not in meta for meta in metas)]
     for place, meta in enumerate(metas):
-        if len({metas[0].get(name), meta.get(name)} - {None}) > 1:
+        if len({metas[0].get(name), meta.get(name)} - (set() if strict else {None})) > 1:
             return place
     return None
 

@@ -326,15 +326,15 @@ def app_command(app: typer.Typer) -> None:
             "allow": told.allow,
             "exclude": told.exclude,
         }
+        run = find_run(told.run_dir)
+        warn_if_stopped(run)
+        warn_of_journal(run)
         if told.ray is not None:
             from genrec.serving.ray import recommend_on
 
             if told.out is None:
                 raise ConfigError(f"--ray must have --out, got {told.ray}; name the file to write")
             place: dict[str, Any] = {"ids": told.ids, "data": told.data, "device": told.device}
-            run = find_run(told.run_dir)
-            warn_if_stopped(run)
-            warn_of_journal(run)
             count = recommend_on(told.ray, run, told.out, **place, **files, **options)
             print(f"wrote {told.out}: {count:,} users")
             return
@@ -345,12 +345,9 @@ def app_command(app: typer.Typer) -> None:
                 "that has them, so they begin with less; name it with --data",
                 file=sys.stderr,
             )
-        run = find_run(told.run_dir)
         recommender = Recommender.from_pretrained(
             run, tokenizer=table, data=told.data, device=told.device
         )
-        warn_if_stopped(run)
-        warn_of_journal(run)
         if told.out is not None:
             count = recommend_to_file(recommender, told.out, **files, **options)
             print(f"wrote {told.out}: {count:,} users")

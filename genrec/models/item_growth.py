@@ -19,7 +19,8 @@ __all__ = ["grown_weights", "nearest_items"]
 _NEAREST = 5
 #: Numbers of a sketch by which neighbours can be told; those of older runs have fewer.
 _LEAST_NUMBERS = 32
-_BLOCK_ITEMS = 1 << 18
+#: Scores are held for so many old items, and in all, at a time.
+_BLOCK_ITEMS, _MOST_SCORES = 1 << 18, 1 << 26
 
 
 @torch.no_grad()
@@ -93,13 +94,19 @@ def nearest_items(sketch: Tensor, known: int) -> Tensor | None:
     """
     if sketch.shape[1] < _LEAST_NUMBERS or known == 0:
         return None
-    asked = _unit(sketch[known:])
-    best = asked.new_full((len(asked), 0), 0.0)
-    rows = torch.empty(len(asked), 0, dtype=torch.long, device=sketch.device)
-    for begin in range(0, known, _BLOCK_ITEMS):  # a row of scores for each is too much
-        others = _unit(sketch[begin : min(begin + _BLOCK_ITEMS, known)])
-        likeness = (asked @ others.T).nan_to_num(nan=-torch.inf)
-        places = torch.arange(begin, begin + len(others), device=sketch.device)
+    step = max(1, _MOST_SCORES // min(known, _BLOCK_ITEMS))
+    parts = [_nearest(part, sketch[:known]) for part in _unit(sketch[known:]).split(step)]
+    return torch.cat(parts) if parts else None
+
+
+def _nearest(asked: Tensor, others: Tensor) -> Tensor:
+    """Do it for some new items, of length one: ``(M, P)`` and ``(N, P)`` to ``(M, K)``."""
+    best = asked.new_empty(len(asked), 0)
+    rows = torch.empty(len(asked), 0, dtype=torch.long, device=asked.device)
+    for begin in range(0, len(others), _BLOCK_ITEMS):
+        block = _unit(others[begin : begin + _BLOCK_ITEMS])
+        likeness = (asked @ block.T).nan_to_num(nan=-torch.inf)
+        places = torch.arange(begin, begin + len(block), device=asked.device)
         best = torch.cat([best, likeness], dim=1)
         rows = torch.cat([rows, places.expand(len(asked), -1)], dim=1)
         best, chosen = best.topk(min(_NEAREST, best.shape[1]), dim=1)

@@ -146,7 +146,7 @@ def check_same_data(subjects: Sequence[Subject]) -> None:
     Raises:
         ArtifactError: If users, items or interactions are not the same.
     """
-    place = find_other_log([subject.meta for subject in subjects])
+    place = find_other_log([subject.meta for subject in subjects], strict=True)
     if place is not None:
         first, other = subjects[0], subjects[place]
         raise ArtifactError(

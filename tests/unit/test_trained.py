@@ -29,7 +29,7 @@ from genrec.models.score_ranker import ScoreRanker
 from genrec.serving.recommender import Recommender
 from genrec.tokenizer.residual_kmeans import ResidualKMeans
 from genrec.tokenizer.semantic_id import SemanticIdTokenizer
-from genrec.trained import load_quantizer, load_ranker, load_trained
+from genrec.trained import find_other_log, load_quantizer, load_ranker, load_trained
 
 N, S = 24, 6
 SIZES = (3, 4, 2)
@@ -312,6 +312,15 @@ def test_new_items_of_a_table_bring_their_texts_with_a_data_set(
         found = load_trained(run, table=more, titles_from=source).catalogue.sketch
         assert np.isnan(found[N]).all()
         assert np.isfinite(found[:N]).all()
+
+
+def test_the_first_run_on_another_log_is_found():
+    one, other = {"log_fingerprint": "a", "data_fingerprint": "x"}, {"log_fingerprint": "b"}
+    assert find_other_log([one, one | {"data_fingerprint": "y"}, other]) == 2
+    assert find_other_log([one, {"data_fingerprint": "x"}]) is None  # of an older version
+    assert find_other_log([one, {"data_fingerprint": "y"}]) == 1
+    assert find_other_log([one, {}]) is None
+    assert find_other_log([one, {}], strict=True) == 1
 
 
 def test_edited_metrics_are_not_believed(runs):

@@ -314,9 +314,10 @@ def test_new_items_start_from_their_nearest_relatives(count: int) -> None:
         torch.testing.assert_close(found, table[rows].mean(dim=0))
 
 
-@pytest.mark.parametrize("block", [4, 1_000])
-def test_nearest_items_equal_plain_loops(block: int, monkeypatch) -> None:
+@pytest.mark.parametrize(("block", "scores"), [(4, 12), (1_000, 1), (1_000, 1 << 26)])
+def test_nearest_items_equal_plain_loops(block: int, scores: int, monkeypatch) -> None:
     monkeypatch.setattr(item_growth, "_BLOCK_ITEMS", block)
+    monkeypatch.setattr(item_growth, "_MOST_SCORES", scores)
     sketch = torch.randn(40, 64, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     sketch[3] = torch.nan  # an old item without a known text
     sketch[4] = 0.0
