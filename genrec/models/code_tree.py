@@ -17,7 +17,9 @@ from genrec.models.item_settings import HistorySettings, TreeSettings
 from genrec.models.seen_items import SeenItems
 from genrec.modules.exporting import is_exporting
 from genrec.modules.hashed_embedding import HashedEmbedding
+from genrec.modules.kernels.group_logsumexp import RowGroups, linear_group_logsumexp
 from genrec.modules.kernels.window_dot import window_dot
+from genrec.modules.kernels.window_logsumexp import Windows, window_logsumexp
 
 __all__ = ["SEEN_SCALE", "CodeTree"]
 
@@ -130,7 +132,8 @@ class CodeTree(nn.Module):
             if level == 0 and first is not None:
                 scores = scores + first.gather(1, following.states.long())
         legal = following.legal
-        if seen is not None:
+        weighed = self.seen_weights is not None and level < self.items_from
+        if seen is not None and (weighed or self.history.skip_history):
             scores, legal = self._seen(scores, legal, level, following, index, seen, wanted)
         if temperature != 1.0:
             scores = scores / temperature
@@ -182,39 +185,44 @@ class CodeTree(nn.Module):
         items: HashedEmbedding,
         seen: SeenItems | None,
     ) -> Tensor:
-        """Score the children by all items below them, ``(M, C)``."""
+        """Score the children by all items below them, ``(M, C)``; 0 for an only child."""
         legal, paths = following.legal, index.paths
-        below = paths.num_below[level][following.states].where(legal, 0)
+        places = paths.first_item[level][following.states[:, 0]]  # children lie side by side
         # An only child is certain, whatever its score.
-        count = below.sum(dim=1).where(legal.sum(dim=1) > 1, 0)
-        if x.device.type != "cpu" or is_exporting():
-            width = paths.most_below[level - 1]
-            return self._sums_below(x, level, following, count, width, index, items, seen)
-        rows = count.nonzero().squeeze(1)
-        scores = torch.zeros(legal.shape)
-        if len(rows) == 0:
-            return scores
-        width = int(count.max())
-        if len(rows) < len(count):
-            x, count, seen = x[rows], count[rows], None if seen is None else seen.only(rows)
-            following = TrieStep(following.codes[rows], following.states[rows], legal[rows])
-        found = self._sums_below(x, level, following, count, width, index, items, seen)
-        return scores.index_copy(0, rows, found)
+        several = legal[:, 1] if legal.shape[1] > 1 else torch.zeros_like(legal[:, 0])
+        parents = paths.states[index.leaf_items[places], level - 1]
+        counts = paths.num_below[level - 1][parents].where(several, 0)
+        most, weight = paths.most_below[level - 1], items.weight
+        fits = most <= len(weight) and weight.dtype == torch.float32
+        if x.device.type != "cpu" or is_exporting() or not fits:
+            return self._padded_sums(x, level, following, places, counts, most, index, items, seen)
+        windows = Windows.of(places, counts)
+        ids = index.leaf_items.index_select(0, windows.places)
+        width = legal.shape[1]
+        begins = torch.arange(0, legal.numel(), width) - following.states[:, 0]
+        cells = paths.states[:, level].index_select(0, ids) + windows.spread(begins)
+        extra = None
+        if self.seen_weights is not None and seen is not None:
+            had = windows.mark(seen.places(index), seen.fresh)
+            extra = SEEN_SCALE * self.seen_weights[-1] * had
+        return window_logsumexp(x.float(), weight, items.rows(ids), windows, cells, width, extra)
 
-    def _sums_below(
+    def _padded_sums(
         self,
         x: Tensor,
         level: int,
         following: TrieStep,
+        first: Tensor,
         count: Tensor,
         width: int,
         index: PrefixIndex,
         items: HashedEmbedding,
         seen: SeenItems | None,
     ) -> Tensor:
-        """Add up the scores of ``count`` items, ``(M,)``, at most ``width``: ``(M, C)``."""
-        legal, paths = following.legal, index.paths
-        first = paths.first_item[level][following.states[:, 0]]  # children lie side by side
+        """Add up the scores of ``count`` items from ``first`` on, ``(M,)`` each, at most ``width``.
+
+        For devices whose host cannot wait to learn how many there are in all.
+        """
         ranks = torch.arange(width, device=x.device, dtype=torch.int32)
         inside = ranks < count.unsqueeze(1)  # (M, I)
         places = (first.unsqueeze(1) + ranks).clamp_(max=index.num_items - 1)
@@ -226,8 +234,8 @@ class CodeTree(nn.Module):
         scores = scores.masked_fill(~inside, -torch.inf)
         # The sum of exponentials of each child; one far below the best of its row counts as such.
         largest = scores.detach().amax(dim=1, keepdim=True).clamp(min=-1e30)
-        columns = (paths.states[ids, level] - following.states[:, :1]).where(inside, 0)
-        sums = torch.zeros(legal.shape, device=x.device)
+        columns = (index.paths.states[ids, level] - following.states[:, :1]).where(inside, 0)
+        sums = torch.zeros(following.legal.shape, device=x.device)
         sums = sums.scatter_add(1, columns.long(), (scores - largest).exp())
         return sums.clamp(min=1e-37).log() + largest
 
@@ -261,6 +269,10 @@ class CodeTree(nn.Module):
         if level == 0:  # the same children for everybody
             ids, legal = ids[0], following.legal[0]
             vectors = table(_copies(ids, count))  # (C * V, D)
+            if count > 1 and not is_exporting():
+                return linear_group_logsumexp(
+                    x, vectors, RowGroups.alike(len(ids), count, x.device)
+                )
             scores = F.linear(x, vectors).float()
         else:
             legal, rows = following.legal, table.rows(_copies(ids, count))

@@ -14,7 +14,7 @@ from genrec.decoding.trie import PrefixIndex
 from genrec.models.item_settings import ItemHeadSettings
 from genrec.models.item_tokens import ItemTokens
 from genrec.models.seen_items import SeenItems, SeenPairs
-from genrec.modules.kernels.group_logsumexp import linear_group_logsumexp
+from genrec.modules.kernels.group_logsumexp import RowGroups, linear_group_logsumexp
 from genrec.modules.kernels.linear_cross_entropy import (
     ListedPairs,
     head_dtype,
@@ -108,9 +108,9 @@ def first_code_scores(
         Logarithm of the sum of exponentials of the item head's scores, shape ``(M, G)``, float32.
     """
     listed = None if seen is None else _listed(seen, wanted, seen_weight, skip_history)
-    return linear_group_logsumexp(
-        states, table, index.paths.states[:, 0], index.num_states[1], listed, dtype=dtype
-    )
+    paths = index.paths
+    groups = RowGroups.of(paths.states[:, 0], index.leaf_items, paths.num_below[0])
+    return linear_group_logsumexp(states, table, groups, listed, dtype=dtype)
 
 
 def item_scores(

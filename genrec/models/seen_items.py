@@ -137,8 +137,11 @@ class SeenItems:
         Returns:
             Shape ``(M, C)``, bool. Of items that share an ID the first stands for all.
         """
-        places = index.paths.first_item[-1][self.states[..., -1]]
-        return self._count(places - first.unsqueeze(1), inside) > 0
+        return self._count(self.places(index) - first.unsqueeze(1), inside) > 0
+
+    def places(self, index: PrefixIndex) -> Tensor:
+        """Say where in the order of the leaves the items are, ``(M, S)``; those of an ID alike."""
+        return index.paths.first_item[-1][self.states[..., -1]]
 
     def _count(self, columns: Tensor, inside: Tensor) -> Tensor:
         """Count the items that lie in each column, ``(M, C)``, those before and after left out."""

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from genrec.modules.exporting import is_exporting
+from genrec.modules.kernels.attention import attend
+from genrec.modules.kernels.dropout import dropout
 
 __all__ = ["CausalEncoder"]
 
@@ -41,7 +43,7 @@ class CausalEncoder(nn.Module):
         dropout: float,
     ) -> None:
         super().__init__()
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = dropout
         # Not nn.TransformerEncoder, which copies one block and its first weights.
         self.blocks = nn.ModuleList(
             nn.TransformerEncoderLayer(
@@ -78,20 +80,24 @@ class CausalEncoder(nn.Module):
         """
         size = x.shape[1]
         later = torch.ones(size, size, dtype=torch.bool, device=x.device).triu(1)
-        x = self.dropout(x)
+        x = dropout(x, self.dropout, self.training)
         for block in self.blocks:
-            x = _traced(block, x, later) if is_exporting() else block(x, src_mask=later)
+            layer = cast(nn.TransformerEncoderLayer, block)
+            # PyTorch's own is faster without a gradient; in training its dropout costs more than
+            # its matrix products, and a trace of it would keep its shapes.
+            plain = is_exporting() or self.training or torch.is_grad_enabled()
+            x = self._block(layer, x, later) if plain else layer(x, src_mask=later)
         states: Tensor = self.norm(x)
         return states
 
-
-def _traced(block: nn.Module, x: Tensor, later: Tensor) -> Tensor:
-    """Do what a block does without dropout; a trace of PyTorch's own would keep its shapes."""
-    layer = cast(nn.TransformerEncoderLayer, block)
-    attention = layer.self_attn
-    qkv = F.linear(layer.norm1(x), attention.in_proj_weight, attention.in_proj_bias)
-    q, k, v = qkv.unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
-    scores = q @ k.transpose(-2, -1) * attention.head_dim**-0.5  # (B, H, S, S)
-    mixed = scores.masked_fill(later, -torch.inf).softmax(dim=-1) @ v
-    x = x + attention.out_proj(mixed.transpose(1, 2).flatten(2))
-    return x + layer.linear2(layer.activation(layer.linear1(layer.norm2(x))))
+    def _block(self, layer: nn.TransformerEncoderLayer, x: Tensor, later: Tensor) -> Tensor:
+        """Do what a block does, ``(B, S, D)``, where ``later`` hides keys, ``(S, S)``."""
+        p = self.dropout if self.training else 0.0
+        attention = layer.self_attn
+        qkv = F.linear(layer.norm1(x), attention.in_proj_weight, attention.in_proj_bias)
+        q, k, v = qkv.unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        bias = torch.zeros(later.shape, device=x.device).masked_fill_(later, -torch.inf)
+        mixed = attend(q * attention.head_dim**-0.5, k, v, bias, p)
+        x = x + dropout(attention.out_proj(mixed), p, p > 0)
+        hidden = dropout(F.relu_(layer.linear1(layer.norm2(x))), p, p > 0)
+        return x + dropout(layer.linear2(hidden), p, p > 0)

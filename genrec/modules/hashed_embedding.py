@@ -43,10 +43,10 @@ class HashedEmbedding(nn.Module):
         return other
 
     def rows(self, ids: Tensor) -> Tensor:
-        """Find the row of each id, the shape of ``ids``, int64."""
+        """Find the row of each id, the shape of ``ids``, integer."""
         if self.places is not None:
             return self.places[ids.long()]
-        return hash_rows(ids, len(self.weight)) if self.hashed else ids.long()
+        return hash_rows(ids, len(self.weight)) if self.hashed else ids
 
     def forward(self, ids: Tensor) -> Tensor:
         """Look vectors up, shape ``(..., D)`` for ids of shape ``(...)``."""

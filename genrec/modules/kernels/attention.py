@@ -21,6 +21,7 @@ __all__ = ["absorb", "absorbed_attention", "absorbing_pays", "attend", "attend_s
 
 #: Up to so many scores of a head (queries x keys) fit a core's cache.
 _FEW_SCORES = 128 * 128
+_SHORT_ROW = 16
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, dropout_p: float) -> Tensor:
@@ -33,10 +34,18 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, dropout_p: floa
         # Short histories: two batches of matrix products beat the fused kernel. And a bias that
         # learns keeps that kernel out, whose substitute guards against rows without a visible
         # key, which do not occur here.
-        scores = q @ k.transpose(-2, -1)
-        if bias is not None:
-            scores = scores + bias
-        mixed = dropout(scores.softmax(dim=-1), dropout_p, dropout_p > 0.0) @ v
+        if not is_exporting() and k.shape[-2] < _SHORT_ROW:
+            # A softmax over rows that do not fill a vector register takes ten times as long.
+            scores = k @ q.transpose(-2, -1)  # (B, H, S, T)
+            if bias is not None:
+                scores = scores + bias.transpose(-2, -1)
+            weights = scores.softmax(dim=-2).transpose(-2, -1)
+        else:
+            scores = q @ k.transpose(-2, -1)
+            if bias is not None:
+                scores = scores + bias
+            weights = scores.softmax(dim=-1)
+        mixed = dropout(weights, dropout_p, dropout_p > 0.0) @ v
     else:
         mixed = F.scaled_dot_product_attention(
             q, k, v, attn_mask=bias, dropout_p=dropout_p, scale=1.0

@@ -1,21 +1,23 @@
 """Log-sums of exponentials over groups of a large table's scores, never all in memory at once.
 
-Equals ``torch.stack([(x @ table.T + extra)[:, groups == g].logsumexp(1) for g in range(G)], 1)``.
+Equals ``torch.stack([(x @ table.T + extra)[:, of_rows == g].logsumexp(1) for g in range(G)], 1)``.
 Shown by: tests/unit/modules/kernels/test_group_logsumexp.py.
 Shape legend: M = states, N = rows of the table, D = width, G = groups, P = listed pairs.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from genrec.modules.exporting import is_exporting
 from genrec.modules.kernels.linear_cross_entropy import ListedPairs, block_size
 
-__all__ = ["linear_group_logsumexp"]
+__all__ = ["RowGroups", "linear_group_logsumexp"]
 
 #: States of each part, and their listed pairs.
 Blocks: TypeAlias = list[tuple[slice, slice]]
@@ -24,13 +26,45 @@ Blocks: TypeAlias = list[tuple[slice, slice]]
 _KEPT = 2**25
 #: A group so far below the best score of its state counts as this much, not as nothing.
 _LEAST = 1e-37
+#: Scores this near 0 have exponentials, and sums of them, that float32 holds as they are.
+_NEAR = 60.0
+
+
+@dataclass(frozen=True)
+class RowGroups:
+    """Which group each row of a table belongs to, and the rows of each.
+
+    Attributes:
+        of_rows: Group of each row, shape ``(N,)``, integer, in ``[0, G)``.
+        order: The rows, group by group, shape ``(N,)``, integer.
+        starts: Where each group begins there, shape ``(G + 1,)``, of the dtype of ``order``.
+    """
+
+    of_rows: Tensor
+    order: Tensor
+    starts: Tensor
+
+    @classmethod
+    def of(cls, of_rows: Tensor, order: Tensor, counts: Tensor) -> RowGroups:
+        """Put groups together, given how many rows each of them has, ``(G,)``, at least one."""
+        return cls(of_rows, order, F.pad(counts.cumsum(0, dtype=order.dtype), (1, 0)))
+
+    @classmethod
+    def alike(cls, num_groups: int, size: int, device: torch.device) -> RowGroups:
+        """Put ``size`` neighbouring rows into each group."""
+        order = torch.arange(num_groups * size, device=device)
+        starts = torch.arange(0, num_groups * size + 1, size, device=device)
+        return cls(order.div(size, rounding_mode="floor"), order, starts)
+
+    def sums(self, lines: Tensor) -> Tensor:
+        """Add up the lines of each group, ``(N, X)`` to ``(G, X)``."""
+        return F.embedding_bag(self.order, lines, self.starts, mode="sum", include_last_offset=True)
 
 
 def linear_group_logsumexp(
     x: Tensor,
     table: Tensor,
-    groups: Tensor,
-    num_groups: int,
+    groups: RowGroups,
     pairs: ListedPairs | None = None,
     *,
     dtype: torch.dtype = torch.float32,
@@ -44,8 +78,7 @@ def linear_group_logsumexp(
     Args:
         x: States, shape ``(M, D)``.
         table: Shape ``(N, D)``.
-        groups: Group of each row, shape ``(N,)``, integer, in ``[0, G)``.
-        num_groups: G; each has a row.
+        groups: Of the rows; each has one.
         pairs: What is added to some scores; None for nothing.
         dtype: Of the products; sums are kept in float32.
 
@@ -56,8 +89,7 @@ def linear_group_logsumexp(
     found: Tensor = _GroupLogSumExp.apply(
         x.float(),
         table.float(),
-        groups.long(),
-        num_groups,
+        groups,
         pairs.states,
         pairs.rows,
         pairs.extra.float(),
@@ -75,36 +107,36 @@ class _GroupLogSumExp(torch.autograd.Function):
         ctx: Any,
         x: Tensor,
         table: Tensor,
-        groups: Tensor,
-        num_groups: int,
+        groups: RowGroups,
         states: Tensor,
         rows: Tensor,
         extra: Tensor,
         blocks: Blocks,
         dtype: torch.dtype,
     ) -> Tensor:
-        found, tops = x.new_empty(len(x), num_groups), x.new_empty(len(x))
+        found, tops = x.new_empty(len(x), len(groups.starts) - 1), x.new_empty(len(x))
         keep = any(ctx.needs_input_grad) and len(x) * len(table) <= _KEPT
         kept = []
         rough_x, rough_table = x.to(dtype), table.to(dtype)
+        near = _all_near(x, table, extra)
         with torch.autocast(x.device.type, enabled=False):
             for part, listed in blocks:
                 at = (rows[listed], states[listed] - part.start)
                 scores = _scores(rough_table, rough_x[part], at, extra[listed])
-                top = tops[part] = scores.amax(dim=0)
-                powers = scores.sub_(top).exp_()
-                sums = x.new_zeros(num_groups, powers.shape[1]).index_add_(0, groups, powers)
+                top = tops[part] = x.new_zeros(scores.shape[1]) if near else scores.amax(dim=0)
+                powers = scores.exp_() if near else scores.sub_(top).exp_()
+                sums = groups.sums(powers)
                 found[part] = (sums.clamp_(min=_LEAST).log_() + top).t()
                 if keep:
                     kept.append(powers)
-        ctx.save_for_backward(x, table, groups, states, rows, extra, found, tops)
-        ctx.blocks, ctx.dtype, ctx.kept = blocks, dtype, kept
+        ctx.save_for_backward(x, table, states, rows, extra, found, tops)
+        ctx.groups, ctx.blocks, ctx.dtype, ctx.kept = groups, blocks, dtype, kept
         return found
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, of_found: Tensor) -> tuple[Tensor | None, ...]:
-        x, table, groups, states, rows, extra, found, tops = ctx.saved_tensors
+        x, table, states, rows, extra, found, tops = ctx.saved_tensors
         to_x, to_table, to_extra = (torch.zeros_like(tensor) for tensor in (x, table, extra))
         rough_x, rough_table = x.to(ctx.dtype), table.to(ctx.dtype)
         kept, ctx.kept = ctx.kept, []
@@ -118,13 +150,26 @@ class _GroupLogSumExp(torch.autograd.Function):
                     scores = _scores(rough_table, rough_x[part], at, extra[listed])
                     powers = scores.sub_(top).exp_()
                 # A row's share of its group, times the group's gradient.
-                weights = of_found[part].t() * (top - found[part].t()).exp()  # (G, m)
-                grads = weights.index_select(0, groups).mul_(powers)
+                weights = of_found[part] * (top.unsqueeze(1) - found[part]).exp_()  # (m, G)
+                lines = weights.t().contiguous().index_select(0, ctx.groups.of_rows)
+                grads = lines.mul_(powers)
                 to_extra[listed] = grads[at]
                 rough = grads.to(ctx.dtype)
                 to_x[part] = rough.t() @ rough_table
                 to_table += rough @ rough_x[part]
-        return to_x, to_table, None, None, None, None, to_extra, None, None
+        return to_x, to_table, None, None, None, to_extra, None, None
+
+
+def _all_near(x: Tensor, table: Tensor, extra: Tensor) -> bool:
+    """Tell whether no score needs the largest of its state taken off; a GPU is not asked."""
+    if x.device.type != "cpu" or is_exporting() or not len(x):
+        return False
+    longest = (
+        torch.linalg.vector_norm(x, dim=1).amax() * torch.linalg.vector_norm(table, dim=1).amax()
+    )
+    if len(extra):
+        longest = longest + extra.amax().clamp(min=0.0)  # what is taken off may go to -inf
+    return bool(longest < _NEAR)
 
 
 def _blocks(x: Tensor, table: Tensor, pairs: ListedPairs) -> Blocks:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from genrec.modules.exporting import is_exporting
 
-__all__ = ["window_dot"]
+__all__ = ["sampled_products", "sampled_products_backward", "window_dot"]
 
 #: Bytes of rows that are copied at a time.
 _COPIED = 2**28
@@ -48,11 +49,60 @@ def window_dot(x: Tensor, table: Tensor, columns: Tensor, wanted: Tensor) -> Ten
     sparse = x.device.type == "cpu" and x.dtype == torch.float32
     found: Tensor
     if sparse and columns.shape[1] <= len(table):  # sparse products take no fuller a matrix
-        _accept_sparse_layout()
         found = _WindowDot.apply(x, table, columns, wanted)
     else:
         found = _CopiedWindowDot.apply(x.to(table.dtype), table, columns, wanted)
     return found
+
+
+def sampled_products(x: Tensor, table: Tensor, starts: Tensor, picked: Tensor) -> Tensor:
+    """Multiply each state with the rows of a table that are listed for it, on a CPU.
+
+    Args:
+        x: States, shape ``(M, D)``, float32.
+        table: Shape ``(V, D)``, float32.
+        starts: Where each state's rows begin in the list, shape ``(M + 1,)``, int32.
+        picked: The rows, shape ``(E,)``, int32, each at most V times for a state.
+
+    Returns:
+        Products in the order of the list, shape ``(E,)``; without gradient.
+    """
+    values = x.new_zeros(len(picked))
+    if not len(picked):
+        return values
+    _accept_sparse_layout()
+    pattern = torch.sparse_csr_tensor(
+        starts, picked, values, (len(x), len(table)), check_invariants=False
+    )
+    found: Tensor = torch.sparse.sampled_addmm(pattern, x, table.t(), beta=0.0).values()
+    return found
+
+
+def sampled_products_backward(
+    x: Tensor, table: Tensor, starts: Tensor, picked: Tensor, of_out: Tensor, wants: Sequence[bool]
+) -> tuple[Tensor | None, Tensor | None]:
+    """Compute what :func:`sampled_products` would pass on to the states and to the table.
+
+    Takes its arguments, the gradient of what it returns, and which of the two are wanted.
+    """
+    if not len(picked):
+        return torch.zeros_like(x), torch.zeros_like(table)
+    to_x = to_table = None
+    if wants[0]:
+        to_x = _weighted_sums(table, picked, starts, of_out)
+    if wants[1]:
+        rows = torch.arange(len(x), dtype=torch.int32, device=x.device)
+        rows = rows.repeat_interleave(starts.diff(), output_size=len(picked))
+        # Sorted, each row of the table gathers its states in one piece.
+        order = picked.argsort(stable=True)
+        ends = torch.bincount(picked, minlength=len(table)).cumsum(0, dtype=torch.int32)
+        to_table = _weighted_sums(
+            x,
+            rows.index_select(0, order),
+            torch.nn.functional.pad(ends, (1, 0)),
+            of_out.index_select(0, order),
+        )
+    return to_x, to_table
 
 
 @functools.cache
@@ -73,13 +123,7 @@ class _WindowDot(torch.autograd.Function):
         order = columns[:, 0].argsort()
         wanted = wanted.index_select(0, order)
         starts, picked = _picked(columns.index_select(0, order), wanted)
-        values = x.new_zeros(len(picked))
-        if len(picked):
-            pattern = torch.sparse_csr_tensor(
-                starts, picked, values, (len(x), len(table)), check_invariants=False
-            )
-            states = x.index_select(0, order)
-            values = torch.sparse.sampled_addmm(pattern, states, table.t(), beta=0.0).values()
+        values = sampled_products(x.index_select(0, order), table, starts, picked)
         if len(values) < wanted.numel():
             values = x.new_zeros(wanted.shape).masked_scatter_(wanted, values)
         return (
@@ -93,27 +137,11 @@ class _WindowDot(torch.autograd.Function):
     def backward(ctx: Any, of_out: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         x, table, columns, wanted = ctx.saved_tensors
         starts, picked = _picked(columns, wanted)
-        if not len(picked):
-            return torch.zeros_like(x), torch.zeros_like(table), None, None
         values = of_out.contiguous().view(-1)
         if len(picked) < len(values):
             values = of_out.masked_select(wanted)
-        to_x = to_table = None
-        if ctx.needs_input_grad[0]:
-            to_x = _weighted_sums(table, picked, starts, values)
-        if ctx.needs_input_grad[1]:
-            rows = torch.arange(len(x), dtype=torch.int32, device=x.device)
-            rows = rows.repeat_interleave(starts.diff(), output_size=len(picked))
-            # Sorted, each row of the table gathers its states in one piece.
-            order = picked.argsort(stable=True)
-            ends = torch.bincount(picked, minlength=len(table)).cumsum(0, dtype=torch.int32)
-            to_table = _weighted_sums(
-                x,
-                rows.index_select(0, order),
-                torch.nn.functional.pad(ends, (1, 0)),
-                values.index_select(0, order),
-            )
-        return to_x, to_table, None, None
+        wants = ctx.needs_input_grad[:2]
+        return *sampled_products_backward(x, table, starts, picked, values, wants), None, None
 
 
 class _CopiedWindowDot(torch.autograd.Function):

@@ -8,8 +8,12 @@ from torch import Tensor
 
 from genrec.modules.kernels import group_logsumexp as kernel
 from genrec.modules.kernels import linear_cross_entropy as sizes
-from genrec.modules.kernels.group_logsumexp import linear_group_logsumexp
+from genrec.modules.kernels.group_logsumexp import RowGroups, linear_group_logsumexp
 from genrec.modules.kernels.linear_cross_entropy import ListedPairs
+
+
+def grouped(of_rows: Tensor) -> RowGroups:
+    return RowGroups.of(of_rows, of_rows.argsort(), torch.bincount(of_rows))
 
 
 def plain(x: Tensor, table: Tensor, groups: Tensor, pairs: ListedPairs | None) -> Tensor:
@@ -37,7 +41,7 @@ def test_sums_and_gradients(
     pairs = None
     if listed:
         pairs = ListedPairs(torch.tensor([0, 0, states - 1]), torch.tensor([4, 7, 6]), extra)
-    found = linear_group_logsumexp(x, table, groups, 4, pairs)
+    found = linear_group_logsumexp(x, table, grouped(groups), pairs)
     expected = plain(x, table, groups, pairs)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found.double(), expected, atol=1e-5, rtol=1e-5)
@@ -51,7 +55,7 @@ def test_sums_and_gradients(
 
 def test_a_group_far_below_the_best_is_small_and_finite() -> None:
     x, table = torch.tensor([[1.0]], requires_grad=True), torch.tensor([[300.0], [0.0], [299.0]])
-    found = linear_group_logsumexp(x, table, torch.tensor([0, 1, 0]), 2)
+    found = linear_group_logsumexp(x, table, grouped(torch.tensor([0, 1, 0])))
     assert found[0, 0].item() == pytest.approx(300.31, abs=0.01)
     assert 200 < found[0, 1].item() < 220  # a bound: 85 nats below the best
     (gradient,) = torch.autograd.grad(found.sum(), x)
@@ -62,6 +66,6 @@ def test_bfloat16_is_close() -> None:
     torch.manual_seed(0)
     x, table = torch.randn(64, 16, requires_grad=True), torch.randn(300, 16, requires_grad=True)
     groups = torch.arange(300) % 7
-    exact = linear_group_logsumexp(x, table, groups, 7)
-    rough = linear_group_logsumexp(x, table, groups, 7, dtype=torch.bfloat16)
+    exact = linear_group_logsumexp(x, table, grouped(groups))
+    rough = linear_group_logsumexp(x, table, grouped(groups), dtype=torch.bfloat16)
     torch.testing.assert_close(rough, exact, rtol=2e-2, atol=2e-2)
