@@ -10,7 +10,7 @@ from genrec.data.prepared import PreparedDataset
 from genrec.data.sequence_dataset import SeqData
 from genrec.evaluation.results import Ranks, ResultRow, ResultsFile, pairs_table, results_table
 
-__all__ = ["format_report"]
+__all__ = ["describe", "format_report"]
 
 _METRICS = ("recall@10", "ndcg@10")
 
@@ -35,14 +35,9 @@ def format_report(
         The page; the same for the same rows.
     """
     users = SeqData(data, split, max_history=1).users
-    commits = sorted({row.commit or "none" for row in rows})
-    threads = sorted({row.threads for row in rows})
     parts = [
         f"# {data.meta['name']}, {split} split",
-        f"`{command}`; {len(users):,} targets of {len(np.unique(users)):,} users among all "
-        f"{data.num_items:,} items, data {data.fingerprint}, commit {', '.join(commits)}, "
-        f"CPU threads {' or '.join(map(str, threads))}. Mean ± standard deviation over seeds; "
-        "seconds of all stages together.",
+        f"`{command}`; {describe(rows, data, split)} Seconds of all stages together.",
         results_table(rows, split),
     ]
     if split == "test":
@@ -66,6 +61,18 @@ def format_report(
     if chosen := _chosen(rows):
         parts.append("\n".join(["# Chosen on validation", "", *chosen]))
     return "\n\n".join(parts) + "\n"
+
+
+def describe(rows: Sequence[ResultRow], data: PreparedDataset, split: str) -> str:
+    """Say what the tables are of: targets, data, code and threads."""
+    users = SeqData(data, split, max_history=1).users
+    commits = sorted({row.commit or "none" for row in rows})
+    threads = sorted({row.threads for row in rows})
+    return (
+        f"{len(users):,} targets of {len(np.unique(users)):,} users among all "
+        f"{data.num_items:,} items, data {data.fingerprint}, commit {', '.join(commits)}, "
+        f"CPU threads {' or '.join(map(str, threads))}. Mean ± standard deviation over seeds."
+    )
 
 
 def _chosen(rows: Sequence[ResultRow]) -> list[str]:

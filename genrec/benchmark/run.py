@@ -12,7 +12,8 @@ import torch
 from genrec.atomic import atomic_file
 from genrec.benchmark.fitted import fit_best
 from genrec.benchmark.jobs import Job, plan_jobs, shell_line
-from genrec.benchmark.report import format_report
+from genrec.benchmark.readme import check_place, short_tables, write_between
+from genrec.benchmark.report import describe, format_report
 from genrec.benchmark.settings import BenchmarkSettings
 from genrec.benchmark.trainings import obtain
 from genrec.data.prepared import PreparedDataset, is_prepared
@@ -36,6 +37,7 @@ def run_benchmark(
     command: Sequence[str],
     only: Sequence[str] = (),
     use: Sequence[Path] = (),
+    into: tuple[Path, str] | None = None,
 ) -> Path:
     """Run what is not in the results yet, then write and print the tables of all there is.
 
@@ -47,6 +49,8 @@ def run_benchmark(
         command: Words that start this benchmark on these data, for the tables.
         only: Models to run; all when empty. The tables show all models that have rows.
         use: Finished runs that may be taken instead of training.
+        into: A Markdown file that gets the short tables too, and the name of their place in it;
+            see :func:`~genrec.benchmark.readme.write_between`.
 
     Returns:
         The file with the tables, ``results.md``; ``validation.md`` where the test split is not
@@ -62,6 +66,8 @@ def run_benchmark(
             f"benchmark must run in one process, got {accelerator.num_processes}; start it with "
             "`genrec benchmark`, without a launcher"
         )
+    if into is not None:
+        check_place(*into)
     jobs = plan_jobs(settings, command)
     wanted = {job.model for job in plan_jobs(settings, command, only)}
     data = _open_data(settings)
@@ -90,6 +96,13 @@ def run_benchmark(
     with atomic_file(target) as temporary:
         temporary.write_text(report, encoding="utf-8")
     print(report)
+    if into is not None and rows:
+        about = f"`{shell_line(command)}`: {describe(rows, data, settings.splits[-1])}"
+        every = {row.key: results.ranks(row) for row in rows}
+        users = SeqData(data, settings.splits[-1], max_history=1).users
+        short = short_tables(rows, every, users, settings.splits[-1], about=about)
+        write_between(*into, short)
+        print(f"tables: {into[0]}")
     return target
 
 

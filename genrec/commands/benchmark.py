@@ -39,6 +39,15 @@ class BenchmarkArguments:
             "may be repeated. Those in the recipes' own folders are found without.",
         ),
     ] = None
+    into: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="A Markdown file that gets short tables too, between its lines "
+            "`<!-- benchmark NAME -->` and `<!-- end of benchmark NAME -->`, the name being that "
+            "of the gin file.",
+        ),
+    ] = None
     gin: Annotated[
         list[str] | None,
         typer.Option(
@@ -83,7 +92,13 @@ def app_command(app: typer.Typer) -> None:
         settings = configure(
             BenchmarkSettings, file, [*bindings, *(told.gin or ())], root="benchmark"
         )
-        run_benchmark(settings, command=words, only=told.model or (), use=told.use or ())
+        run_benchmark(
+            settings,
+            command=words,
+            only=told.model or (),
+            use=told.use or (),
+            into=None if told.into is None else (told.into, Path(told.config).stem),
+        )
 
     about = (
         "Train, fit and evaluate the models of a file over its seeds, and write the table. "

@@ -23,12 +23,23 @@ from genrec.atomic import atomic_file
 from genrec.errors import ArtifactError, DataError, MissingPathError
 from genrec.evaluation.bootstrap import paired_bootstrap
 
-__all__ = ["ResultRow", "ResultsFile", "mean_and_spread", "pairs_table", "results_table"]
+__all__ = [
+    "HISTORIES",
+    "ResultRow",
+    "ResultsFile",
+    "markdown_line",
+    "mean_and_spread",
+    "pairs_table",
+    "results_table",
+    "short_p_value",
+    "short_share",
+    "with_spread",
+]
 
 Ranks = npt.NDArray[np.integer[Any]]
 
 #: Words for people and the prefix of the metrics, as in every table.
-_HISTORIES = {"not hidden": "", "hidden": "hidden_"}
+HISTORIES = {"not hidden": "", "hidden": "hidden_"}
 _LEVELS = {"item": "", "SID": "sid_"}
 
 
@@ -213,7 +224,7 @@ def results_table(rows: Sequence[ResultRow], split: str, *, ks: Sequence[int] = 
             f"a table must be of one data set, got {', '.join(prints)}; choose the rows of one"
         )
     blocks = []
-    for history, hidden in _HISTORIES.items():
+    for history, hidden in HISTORIES.items():
         levels = [_level_lines(rows, split, ks, level, hidden + p) for level, p in _LEVELS.items()]
         blocks.append("\n".join([f"History {history}", "", *_head(ks), *itertools.chain(*levels)]))
     return "\n\n".join(blocks)
@@ -223,7 +234,7 @@ def _head(ks: Sequence[int]) -> list[str]:
     """Write the two lines that begin a table of models."""
     titles = [f"{letter}@{k}" for letter in "RN" for k in ks]
     titles = ["model", "level", *titles, "seeds", "seconds", "parameters", "command"]
-    return [_line(*titles), _line(*["---"] * len(titles))]
+    return [markdown_line(*titles), markdown_line(*["---"] * len(titles))]
 
 
 def _level_lines(
@@ -237,12 +248,12 @@ def _level_lines(
         if not all(model in column for column in columns):
             continue
         mine = [row for row in rows if row.model == model]
-        cells = [_with_spread(*column[model]) for column in columns]
+        cells = [with_spread(*column[model]) for column in columns]
         seconds = statistics.fmean(sum(row.seconds.values()) for row in mine)
         shown = f"{seconds:,.0f}" if seconds >= 10 else f"{seconds:.1f}"
         size = f"{max(row.parameters for row in mine):,}"
         command = f"`{mine[0].command}`"
-        lines.append(_line(model, level, *cells, str(len(mine)), shown, size, command))
+        lines.append(markdown_line(model, level, *cells, str(len(mine)), shown, size, command))
     return lines
 
 
@@ -259,24 +270,31 @@ def pairs_table(
     Returns:
         A line for each pair: difference, 95 % interval and p-value.
     """
-    lines = [_line("first", "second", f"difference in {metric}", "95 % interval", "p")]
-    lines.append(_line(*["---"] * 5))
+    lines = [markdown_line("first", "second", f"difference in {metric}", "95 % interval", "p")]
+    lines.append(markdown_line(*["---"] * 5))
     for first, second in itertools.combinations(ranks, 2):
         pair = paired_bootstrap(ranks[first], ranks[second], metric=metric, users=users)
         interval = f"{pair.low:+.4f} to {pair.high:+.4f}"
-        p_value = "< .001" if pair.p_value < 0.001 else _short(pair.p_value, 3)
-        lines.append(_line(first, second, f"{pair.difference:+.4f}", interval, p_value))
+        cells = (f"{pair.difference:+.4f}", interval, short_p_value(pair.p_value))
+        lines.append(markdown_line(first, second, *cells))
     return "\n".join(lines)
 
 
-def _line(*cells: str) -> str:
+def markdown_line(*cells: str) -> str:
+    """Write a line of a Markdown table."""
     return f"| {' | '.join(cells)} |"
 
 
-def _short(value: float, digits: int = 4) -> str:
+def short_share(value: float, digits: int = 4) -> str:
     """Write a share without the zero in front of the point."""
     return f"{value:.{digits}f}".removeprefix("0")
 
 
-def _with_spread(mean: float, spread: float) -> str:
-    return _short(mean) if np.isnan(spread) else f"{_short(mean)} ± {_short(spread)}"
+def short_p_value(value: float) -> str:
+    """Write a p-value with three digits, or that it is smaller."""
+    return "< .001" if value < 0.001 else short_share(value, 3)
+
+
+def with_spread(mean: float, spread: float) -> str:
+    """Write a mean, and its standard deviation where there is one."""
+    return short_share(mean) if np.isnan(spread) else f"{short_share(mean)} ± {short_share(spread)}"

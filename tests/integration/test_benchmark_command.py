@@ -15,7 +15,7 @@ from genrec.atomic import read_json
 from genrec.benchmark.settings import BenchmarkSettings
 from genrec.checkpoint import RunDirectory
 from genrec.cli import build_app
-from genrec.errors import ConfigError
+from genrec.errors import ConfigError, GenRecError
 from genrec.evaluation.results import ResultsFile
 
 STAGE_ONE = {"iterations": 20, "kmeans_after_epochs": 1, "eval_every": 10}
@@ -136,6 +136,49 @@ def test_the_page_has_both_blocks_and_the_pairs(tiny, page) -> None:
 def test_the_same_table_twice_and_nothing_runs_again(tiny, page, monkeypatch) -> None:
     monkeypatch.setattr(running, "_answers", None)
     assert running.run_benchmark(tiny, command=COMMAND).read_text() == page
+
+
+def test_short_tables_go_between_the_lines_of_a_file(tiny, page, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(running, "_answers", None)  # all is known
+    readme = tmp_path / "README.md"
+    around = "# Mine\n\n{}<!-- benchmark tiny -->\n{}<!-- end of benchmark tiny -->\n\nThe end.\n"
+    readme.write_text(around.format("", ""))
+    running.run_benchmark(tiny, command=COMMAND, into=(readme, "tiny"))
+    first = readme.read_text()
+    running.run_benchmark(tiny, command=COMMAND, into=(readme, "tiny"))
+    assert readme.read_text() == first
+    between = first.split("<!-- benchmark tiny -->\n")[1].split("<!-- end of")[0]
+    assert around.format("", between) == first
+    tables = between.strip().split("\n\n")
+    assert tables[0].startswith("`genrec benchmark tiny.gin`: ")
+    _, _, *lines = [line.strip("|").split("|") for line in tables[1].split("\n")]
+    models = ["generative, 20 beams", "generative, 60 beams", "SASRec"]
+    models += ["EASE", "item-KNN", "popularity"]
+    titles = ["**history not hidden**", "**history hidden**"]
+    assert [line[0].strip() for line in lines] == [titles[0], *models, titles[1], *models]
+    rows = ResultsFile(Path(tiny.out) / "results.jsonl").rows()
+    mean = np.mean([row.metrics["test"]["recall@5"] for row in rows if row.model == "SASRec"])
+    assert lines[3][1].strip().startswith(f"{mean:.4f}"[1:] + " ± ")
+    hidden = next(row for row in rows if row.model == "popularity").metrics["test"]
+    assert lines[-1][4].strip() == f"{hidden['hidden_ndcg@10']:.4f}"[1:]
+    pairs = [line.strip("|").split("|") for line in tables[2].split("\n")]
+    assert pairs[0][0].strip() == models[0]
+    assert [pair[0].strip() for pair in pairs[3:8]] == models[1:]
+    long = re.search(r"\| generative, 20 beams \| SASRec \| ([+-])0(\S+) \|", page)
+    assert long is not None
+    assert pairs[4][1].strip() == long[1] + long[2]
+
+
+@pytest.mark.parametrize("text", ["", "<!-- benchmark tiny -->\n", None])
+def test_a_file_without_a_place_is_refused_before_anything_runs(
+    tiny, tmp_path, monkeypatch, text
+) -> None:
+    monkeypatch.setattr(running, "plan_jobs", None)
+    readme = tmp_path / "README.md"
+    if text is not None:
+        readme.write_text(text)
+    with pytest.raises(GenRecError, match=r"^--into must .*README.md; (create|add)"):
+        running.run_benchmark(tiny, command=COMMAND, into=(readme, "tiny"))
 
 
 def test_test_is_read_only_when_wanted(tiny, page) -> None:

@@ -37,5 +37,6 @@ def dropout(x: Tensor, p: float, training: bool) -> Tensor:
     words = torch.empty((x.numel() + 3) // 4, dtype=torch.int64)
     words.random_(-(2**63), None)  # None: up to and with the largest, all 64 bits
     draws = words.view(torch.int16)[: x.numel()].view(x.shape)
-    kept = (draws >= dropped - _LEVELS // 2).to(x.dtype)
+    kept = torch.empty_like(x, memory_format=torch.contiguous_format, requires_grad=False)
+    torch.ge(draws, dropped - _LEVELS // 2, out=kept)  # numbers at once, in one pass
     return x * kept.mul_(_LEVELS / (_LEVELS - dropped))
