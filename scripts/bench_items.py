@@ -3,8 +3,9 @@
 Search stands beside Hugging Face generate with a callback for the legal codes, on a T5 of equal
 width and the same IDs; training beside the code-token model of equal width as its recipe has it,
 packed, with a dedup digit. The model is that of the defaults, which fits any catalogue, and beside
-it that of configs/decoder/amazon_cpu.gin, which scores items. Weights are random: they change no
-shape.
+it that of configs/decoder/amazon_cpu.gin, which scores items. Weights are random, as are then the
+prefixes that a search goes through; with --run both models have the run's IDs, and the recipe's is
+the run's own.
 """
 
 import argparse
@@ -42,6 +43,7 @@ from genrec.serving.keys import Lists
 from genrec.serving.recommender import Recommender
 from genrec.threads import side_by_side
 from genrec.tokenizer.semantic_id import SemanticIdTokenizer
+from genrec.trained import load_trained
 
 WIDTH, MAX_ITEMS = 64, 20
 LEVELS, CODES = 4, 256  # of synthetic catalogues
@@ -93,6 +95,7 @@ def best(work: Callable[[], object], repeats: int) -> float:
 
 def search(
     model: ItemTokenRetrievalModel,
+    recipe: ItemTokenRetrievalModel,
     index: PrefixIndex,
     data: PreparedDataset,
     ids: np.ndarray,
@@ -101,14 +104,13 @@ def search(
     """Users a second, and those of Hugging Face in the order of the file."""
     examples = SeqData(data, "test", max_history=MAX_ITEMS)
     times = 1 if args.device == "cpu" else 8
-    batches = EvaluationBatches(
+    batches = EvaluationBatches(  # as large as those of Recommender.recommend
         examples,
         device=args.device,
-        budget=1024 * times,
-        max_rows=128 * times,
+        budget=2048 * times,
+        max_rows=256 * times,
         limit=args.users,
     )
-    recipe = recipe_model(index).to(args.device).eval()
     tables = {each: each.item_table(index) for each in (model, recipe)}
     coder = code_model(index.level_sizes, "full").eval()
     t5 = to_t5(coder).to(args.device)
@@ -325,21 +327,31 @@ def large(num_items: int) -> dict[str, float]:
 
 def on_data(data: PreparedDataset, parts: list[str], args: argparse.Namespace) -> dict[str, object]:
     """The parts that need a data set and its IDs."""
-    coded = build_ids(data)
-    ids = build_ids(data, policy="reassign").ids
-    index = PrefixIndex.from_ids(ids, (CODES,) * ids.shape[1], device=args.device)
+    if args.run:
+        trained = load_trained(args.run, device=args.device)
+        ids, sizes, recipe = trained.catalogue.codes, trained.model.level_sizes, trained.model
+        if trained.catalogue.items_fingerprint != data.items_fingerprint:
+            raise SystemExit(f"--run must know the items of {data.path}, got others in {args.run}")
+    else:
+        ids = build_ids(data, policy="reassign").ids
+        sizes = (CODES,) * ids.shape[1]
+    index = PrefixIndex.from_ids(ids, sizes, device=args.device)
+    if not args.run:
+        recipe = recipe_model(index).to(args.device).eval()
     model = ItemTokenRetrievalModel.for_index(
         index, embedding_dim=WIDTH, head=ItemHeadSettings(item_head_dtype="auto")
     )
     model = model.to(args.device).eval()
     results: dict[str, object] = {}
     if "training" in parts:
-        results["training"] = training(model, index, data, coded, args)
+        results["training"] = training(model, index, data, build_ids(data), args)
     if "search" in parts:
-        results["search"] = search(model, index, data, ids, args)
+        results["search"] = search(model, recipe, index, data, ids, args)
     if "file" in parts:
         few = first_users(data, args.users)
-        results["file"] = batch_file(model, ids, few, int(args.beams.split(",")[0]))
+        results["file"] = batch_file(
+            recipe if args.run else model, ids, few, int(args.beams.split(",")[0])
+        )
     return results
 
 
@@ -350,6 +362,9 @@ def main() -> None:
     parser.add_argument("--beams", default="20,50", help="comma-separated")
     parser.add_argument("--users", type=int, default=4000, help="of search and file")
     parser.add_argument("--hf-users", type=int, default=64)
+    parser.add_argument(
+        "--run", help="a trained run, in place of random weights, of search and file"
+    )
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--batch-size", type=int, default=128, help="windows, of training")
     parser.add_argument("--device", default="cpu", help="of training and search")
