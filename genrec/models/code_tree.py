@@ -26,6 +26,8 @@ __all__ = ["SEEN_SCALE", "CodeTree"]
 #: Weights of seen items go through tens of nats, which Adam takes in steps of the learning rate.
 SEEN_SCALE = 10.0
 _LEAST_LEFT = 1e-3
+#: Items below prefixes that are scored at a time, some 20 bytes each.
+_ENTRIES = 2**24
 
 
 class CodeTree(nn.Module):
@@ -196,6 +198,14 @@ class CodeTree(nn.Module):
         fits = most <= len(weight) and weight.dtype == torch.float32
         if x.device.type != "cpu" or is_exporting() or not fits:
             return self._padded_sums(x, level, following, places, counts, most, index, items, seen)
+        size = max(1, _ENTRIES // most)
+        if len(x) > size:
+            found = []
+            for part in (slice(begin, begin + size) for begin in range(0, len(x), size)):
+                some = TrieStep(following.codes[part], following.states[part], legal[part])
+                mine = None if seen is None else seen.only(part)
+                found.append(self._item_scores(x[part], level, some, index, items, mine))
+            return torch.cat(found)
         windows = Windows.of(places, counts)
         ids = index.leaf_items.index_select(0, windows.places)
         width = legal.shape[1]

@@ -102,8 +102,8 @@ class SeenItems:
         """List the rows' items."""
         return SeenPairs.of(self.items, self.fresh)
 
-    def only(self, rows: Tensor) -> SeenItems:
-        """Keep some rows, ``(m,)``, int64."""
+    def only(self, rows: slice) -> SeenItems:
+        """Keep some rows."""
         return SeenItems(self.items[rows], self.fresh[rows], self.states[rows])
 
     def each(self, count: int) -> SeenItems:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from genrec.modules.exporting import is_exporting
 from genrec.modules.kernels.attention import (
     absorb,
     absorbed_attention,
@@ -22,6 +23,9 @@ from genrec.modules.kernels.attention import (
 )
 
 __all__ = ["CrossAttention", "CrossMemory", "RelativePositionBias", "SelfAttention"]
+
+#: Distances of larger shapes, which an encoder has many of, are not kept.
+_FEW_BUCKETS = 64
 
 
 class RelativePositionBias(nn.Module):
@@ -53,6 +57,7 @@ class RelativePositionBias(nn.Module):
         self.num_buckets = num_buckets
         self.max_distance = max_distance
         self.weight = nn.Parameter(torch.zeros(num_buckets, num_heads))
+        self._known: dict[tuple[Any, ...], Tensor] = {}  # twenty small steps for each new code
 
     def buckets(self, distance: Tensor) -> Tensor:
         """Sort distances, key less query position, into buckets of the same shape, int64."""
@@ -71,12 +76,21 @@ class RelativePositionBias(nn.Module):
 
     def forward(self, num_queries: int, num_keys: int, offset: int = 0) -> Tensor:
         """Compute the bias ``(1, H, T, S)`` of T queries, the first at ``offset`` of S keys."""
-        device = self.weight.device
-        queries = torch.arange(offset, offset + num_queries, device=device)
-        keys = torch.arange(num_keys, device=device)
-        buckets = self.buckets(keys - queries.unsqueeze(1))  # (T, S)
-        bias = F.embedding(buckets, self.weight)  # (T, S, H)
-        return bias.permute(2, 0, 1).unsqueeze(0)
+        bias = F.embedding(self._buckets_of(num_queries, num_keys, offset), self.weight)
+        return bias.permute(2, 0, 1).unsqueeze(0)  # of (T, S, H)
+
+    def _buckets_of(self, num_queries: int, num_keys: int, offset: int) -> Tensor:
+        """Sort the distances of T queries, the first at ``offset``, and S keys: ``(T, S)``."""
+        shape = (num_queries, num_keys, offset, self.weight.device)
+        known = None if is_exporting() else self._known.get(shape)  # a trace keeps no shape
+        if known is None:
+            with torch.inference_mode(False):  # what is kept may meet a gradient later
+                queries = torch.arange(offset, offset + num_queries, device=self.weight.device)
+                keys = torch.arange(num_keys, device=self.weight.device)
+                known = self.buckets(keys - queries.unsqueeze(1))
+            if not is_exporting() and known.numel() <= _FEW_BUCKETS:
+                self._known[shape] = known
+        return known
 
 
 class SelfAttention(nn.Module):

@@ -114,6 +114,34 @@ def test_all_beams_rank_the_whole_catalogue(variant: str, index: PrefixIndex) ->
             torch.testing.assert_close(total, torch.ones(3), atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("variant", ["all by items", "unseen first codes by items"])
+def test_items_below_prefixes_in_parts_and_padded(
+    variant: str, index: PrefixIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A few at a time, and as a GPU and graphs do it: the same losses and gradients."""
+    model = build(index, **VARIANTS[variant])
+    target = torch.tensor([[5], [9], [2]])
+    batch = SequenceBatch(HISTORY, target, torch.zeros(3).long(), packed=False, padded=True)
+
+    def run() -> list[Tensor]:
+        loss = model(batch, index).loss
+        inputs = [p for p in model.parameters() if p.requires_grad]
+        return [loss, *torch.autograd.grad(loss, inputs, allow_unused=True)]
+
+    expected = run()
+    monkeypatch.setattr(code_tree, "_ENTRIES", 1)
+    in_parts = run()
+    monkeypatch.setattr(code_tree, "Windows", None)
+    monkeypatch.setattr(code_tree, "is_exporting", lambda: True)
+    padded = run()
+    for other in (in_parts, padded):
+        for found, wanted in zip(other, expected, strict=True):
+            if wanted is None:
+                assert found is None or found.eq(0).all()
+            else:
+                torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
+
+
 @pytest.mark.parametrize("variant", ["defaults", "several vectors", "no seen items"])
 @torch.no_grad()
 def test_later_codes_at_another_temperature(variant: str, index: PrefixIndex) -> None:
