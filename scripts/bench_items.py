@@ -5,7 +5,7 @@ width and the same IDs; training beside the code-token model of equal width as i
 packed, with a dedup digit. The model is that of the defaults, which fits any catalogue, and beside
 it that of configs/decoder/amazon_cpu.gin, which scores items. Weights are random, as are then the
 prefixes that a search goes through; with --run both models have the run's IDs, and the recipe's is
-the run's own.
+the run's own, searched at temperature 1.
 """
 
 import argparse
@@ -104,7 +104,7 @@ def search(
     """Users a second, and those of Hugging Face in the order of the file."""
     examples = SeqData(data, "test", max_history=MAX_ITEMS)
     times = 1 if args.device == "cpu" else 8
-    batches = EvaluationBatches(  # as large as those of Recommender.recommend
+    batches = EvaluationBatches(  # on a CPU as large as those of Recommender.recommend
         examples,
         device=args.device,
         budget=2048 * times,
@@ -329,7 +329,10 @@ def on_data(data: PreparedDataset, parts: list[str], args: argparse.Namespace) -
     """The parts that need a data set and its IDs."""
     if args.run:
         trained = load_trained(args.run, device=args.device)
-        ids, sizes, recipe = trained.catalogue.codes, trained.model.level_sizes, trained.model
+        ids, recipe = trained.catalogue.codes, trained.model
+        if not isinstance(recipe, ItemTokenRetrievalModel) or recipe.max_history < MAX_ITEMS:
+            raise SystemExit(f"--run must read {MAX_ITEMS} items, one token each, got {args.run}")
+        sizes = recipe.level_sizes
         if trained.catalogue.items_fingerprint != data.items_fingerprint:
             raise SystemExit(f"--run must know the items of {data.path}, got others in {args.run}")
     else:
@@ -371,6 +374,8 @@ def main() -> None:
     parser.add_argument("--items", default="10000,10000000", help="of synthetic catalogues")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     args = parser.parse_args()
+    if args.run and not {"search", "file"} & set(args.parts.split(",")):
+        parser.error("--run is of the parts search and file")
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     transformers.logging.set_verbosity_error()

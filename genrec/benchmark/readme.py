@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import statistics
 from collections.abc import Mapping, Sequence
@@ -117,7 +118,8 @@ def check_place(path: Path, name: str) -> None:
 
     Raises:
         MissingPathError: If it is not there.
-        ConfigError: If it lacks the two lines, or has them more than once.
+        ConfigError: If it lacks the two lines or has one of them twice, cannot be written to or
+            is not UTF-8, or another benchmark's place lies between them.
     """
     _find(path, name)
 
@@ -132,25 +134,49 @@ def write_between(path: Path, name: str, text: str) -> None:
 
     Raises:
         MissingPathError: If it is not there.
-        ConfigError: If it lacks the two lines, or has them more than once.
+        ConfigError: If it lacks the two lines or has one of them twice, cannot be written to or
+            is not UTF-8, or another benchmark's place lies between them.
     """
-    whole, place = _find(path, name)
-    begin, end = place.span(1)
-    with atomic_file(path) as temporary:
-        temporary.write_text(f"{whole[:begin]}\n{text}\n\n{whole[end:]}", encoding="utf-8")
+    whole, begin, end = _find(path, name)
+    newline = "\r\n" if "\r\n" in whole else "\n"
+    between = f"{newline}{text.replace(chr(10), newline)}{newline}{newline}"
+    target = path.resolve()  # a link stays one
+    mode = target.stat().st_mode
+    with atomic_file(target) as temporary:
+        with temporary.open("w", encoding="utf-8", newline="") as file:
+            file.write(f"{whole[:begin]}{between}{whole[end:]}")
+    target.chmod(mode)
 
 
-def _find(path: Path, name: str) -> tuple[str, re.Match[str]]:
+def _find(path: Path, name: str) -> tuple[str, int, int]:
+    """Read a file, and say where the place for the tables begins and ends."""
     if not path.is_file():
-        raise MissingPathError(f"--into must be a Markdown file, got {path}; create it first")
-    first, last = f"<!-- benchmark {name} -->", f"<!-- end of benchmark {name} -->"
-    whole = path.read_text(encoding="utf-8")
-    places = list(
-        re.finditer(f"^{re.escape(first)}\n(.*?)^{re.escape(last)}$", whole, re.DOTALL | re.M)
-    )
-    if len(places) != 1:
+        got = "a folder" if path.is_dir() else "nothing"
+        raise MissingPathError(f"--into must be a Markdown file, got {got} at {path}; create it")
+    if not os.access(path, os.W_OK):
+        raise ConfigError(f"--into must be a file to write to, got {path}; `chmod u+w` it")
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            whole = file.read()
+    except UnicodeDecodeError as error:
         raise ConfigError(
-            f"--into must name a file with one place for the tables, got {len(places)} in {path}; "
-            f"add the lines '{first}' and '{last}'"
+            f"--into must be a file in UTF-8, got {path} with {error.reason}; save it as UTF-8"
+        ) from error
+    first, last = (f"<!-- {word} {name} -->" for word in ("benchmark", "end of benchmark"))
+    begins, ends = (
+        list(re.finditer(rf"^\ufeff?[ \t]*{re.escape(line)}[ \t]*(?:\r?\n|\Z)", whole, re.M))
+        for line in (first, last)
+    )
+    if len(begins) != 1 or len(ends) != 1 or begins[0].end() > ends[0].start():
+        raise ConfigError(
+            f"--into must name a file with one line '{first}' and after it one '{last}', got "
+            f"{len(begins)} and {len(ends)} of them in {path}; put each there once"
         )
-    return whole, places[0]
+    begin, end = begins[0].end(), ends[0].start()
+    other = re.search(r"^[ \t]*<!-- (?:end of )?benchmark .*-->", whole[begin:end], re.M)
+    if other is not None:
+        raise ConfigError(
+            f"--into must have nothing of other benchmarks between '{first}' and '{last}', got "
+            f"'{other[0].strip()}' in {path}; move it out"
+        )
+    return whole, begin, end

@@ -67,6 +67,10 @@ def run_benchmark(
             "`genrec benchmark`, without a launcher"
         )
     if into is not None:
+        if not settings.test:
+            raise ConfigError(
+                "--into writes tables of the test split, got benchmark.test=False; leave one out"
+            )
         check_place(*into)
     jobs = plan_jobs(settings, command)
     wanted = {job.model for job in plan_jobs(settings, command, only)}

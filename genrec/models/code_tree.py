@@ -26,8 +26,8 @@ __all__ = ["SEEN_SCALE", "CodeTree"]
 #: Weights of seen items go through tens of nats, which Adam takes in steps of the learning rate.
 SEEN_SCALE = 10.0
 _LEAST_LEFT = 1e-3
-#: Items below prefixes that are scored at a time, some 20 bytes each.
-_ENTRIES = 2**24
+#: Items below prefixes that a search scores at a time, some 50 bytes each.
+_ENTRIES = 2**23
 
 
 class CodeTree(nn.Module):
@@ -195,8 +195,7 @@ class CodeTree(nn.Module):
         parents = paths.states[index.leaf_items[places], level - 1]
         counts = paths.num_below[level - 1][parents].where(several, 0)
         most, weight = paths.most_below[level - 1], items.weight
-        fits = most <= len(weight) and weight.dtype == torch.float32
-        if x.device.type != "cpu" or is_exporting() or not fits:
+        if x.device.type != "cpu" or is_exporting():
             return self._padded_sums(x, level, following, places, counts, most, index, items, seen)
         size = max(1, _ENTRIES // most)
         if len(x) > size:
@@ -215,7 +214,8 @@ class CodeTree(nn.Module):
         if self.seen_weights is not None and seen is not None:
             had = windows.mark(seen.places(index), seen.fresh)
             extra = SEEN_SCALE * self.seen_weights[-1] * had
-        return window_logsumexp(x.float(), weight, items.rows(ids), windows, cells, width, extra)
+        rows = items.rows(ids)
+        return window_logsumexp(x, weight, rows, windows, cells, width, extra).float()
 
     def _padded_sums(
         self,

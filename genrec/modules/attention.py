@@ -82,13 +82,14 @@ class RelativePositionBias(nn.Module):
     def _buckets_of(self, num_queries: int, num_keys: int, offset: int) -> Tensor:
         """Sort the distances of T queries, the first at ``offset``, and S keys: ``(T, S)``."""
         shape = (num_queries, num_keys, offset, self.weight.device)
-        known = None if is_exporting() else self._known.get(shape)  # a trace keeps no shape
+        traced = is_exporting() or torch.compiler.is_compiling()  # which shall keep no shape
+        known = None if traced else self._known.get(shape)
         if known is None:
             with torch.inference_mode(False):  # what is kept may meet a gradient later
                 queries = torch.arange(offset, offset + num_queries, device=self.weight.device)
                 keys = torch.arange(num_keys, device=self.weight.device)
                 known = self.buckets(keys - queries.unsqueeze(1))
-            if not is_exporting() and known.numel() <= _FEW_BUCKETS:
+            if not traced and type(known) is Tensor and known.numel() <= _FEW_BUCKETS:
                 self._known[shape] = known
         return known
 

@@ -212,8 +212,8 @@ class Recommender:
                 and go on without them, or ``ignore`` them.
             num_beams: Beams of the search, >= 1; those of the run when None. More beams come
                 closer to the exact ranking and cost more. Only for models that search.
-            batch_size: Users searched at once; when None up to 128 on a CPU, fewer where histories
-                are long, and 256 on a GPU.
+            batch_size: Users searched at once; when None up to 256, on a CPU fewer where histories
+                are long.
 
         Returns:
             Items, scores, titles and rows; scores are log-probabilities of the items' IDs where

@@ -259,7 +259,7 @@ def fit(
                 if evaluating and evaluate is not None:
                     model.eval()
                     with torch.no_grad():
-                        metrics = dict(evaluate(accelerator.unwrap_model(model), result.step))
+                        metrics = dict(evaluate(_plain(accelerator, model), result.step))
                     model.train()
                     pointers += state.judge(metrics)
                     if tracker is not None:
@@ -331,7 +331,7 @@ class _State:
             scaler, learner = self.accelerator.scaler, self.learner
             self.run_dir.save(
                 self.result.step,
-                weights=self.accelerator.unwrap_model(learner.model).state_dict(),
+                weights=_plain(self.accelerator, learner.model).state_dict(),
                 config=learner.config,
                 trainer={
                     "step": self.result.step,
@@ -356,7 +356,7 @@ class _State:
         """Take weights, optimiser, schedule and position of a step folder."""
         _, weights = load_model_files(step_path)
         try:
-            self.accelerator.unwrap_model(self.learner.model).load_state_dict(weights)
+            _plain(self.accelerator, self.learner.model).load_state_dict(weights)
         except RuntimeError as error:
             raise ArtifactError(
                 f"resume needs the model that the run was started with, got {step_path} with "
@@ -479,6 +479,12 @@ class _FiniteGuard:
 def _due(step: int, every: int) -> bool:
     """Tell whether something that happens every so many steps, 0 for never, happens now."""
     return every > 0 and step % every == 0
+
+
+def _plain(accelerator: Accelerator, model: nn.Module) -> nn.Module:
+    """Take off what launchers and compilers have put around a model."""
+    plain: nn.Module = accelerator.unwrap_model(model, keep_torch_compile=False)
+    return plain
 
 
 def _stream(learner: Learner, state: _State) -> Iterator[Any]:

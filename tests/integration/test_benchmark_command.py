@@ -12,10 +12,11 @@ from typer.testing import CliRunner
 
 import genrec.benchmark.run as running
 from genrec.atomic import read_json
+from genrec.benchmark.readme import write_between
 from genrec.benchmark.settings import BenchmarkSettings
 from genrec.checkpoint import RunDirectory
 from genrec.cli import build_app
-from genrec.errors import ConfigError, GenRecError
+from genrec.errors import ConfigError, GenRecError, MissingPathError
 from genrec.evaluation.results import ResultsFile
 
 STAGE_ONE = {"iterations": 20, "kmeans_after_epochs": 1, "eval_every": 10}
@@ -177,7 +178,7 @@ def test_a_file_without_a_place_is_refused_before_anything_runs(
     readme = tmp_path / "README.md"
     if text is not None:
         readme.write_text(text)
-    with pytest.raises(GenRecError, match=r"^--into must .*README.md; (create|add)"):
+    with pytest.raises(GenRecError, match=r"^--into must .*README.md; (create|put)"):
         running.run_benchmark(tiny, command=COMMAND, into=(readme, "tiny"))
 
 
@@ -313,3 +314,49 @@ def test_bad_words_are_one_line(tmp_path, monkeypatch, given, message) -> None:
     assert done.exit_code == 2, done.output
     assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+BEGIN, END = "<!-- benchmark tiny -->\n", "<!-- end of benchmark tiny -->\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (f"{BEGIN}keep me\n{BEGIN}old\n{END}", "got 2 and 1 of them"),
+        (f"```\n{BEGIN}```\nA chapter.\n{BEGIN}{END}", "got 2 and 1 of them"),
+        (f"{BEGIN}old\n{END}keep\n{END}", "got 1 and 2 of them"),
+        (f"{END}{BEGIN}", "got 1 and 1 of them"),
+        (f"{BEGIN}<!-- benchmark other -->\n{END}", "nothing of other benchmarks"),
+        (b"\xff\xfe", "must be a file in UTF-8"),
+    ],
+)
+def test_a_place_in_doubt_is_refused(tmp_path, text, message) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_bytes(text if isinstance(text, bytes) else text.encode())
+    before = readme.read_bytes()
+    with pytest.raises(ConfigError, match=message):
+        write_between(readme, "tiny", "| a |")
+    assert readme.read_bytes() == before
+    with pytest.raises(MissingPathError, match="got a folder"):
+        write_between(tmp_path, "tiny", "| a |")
+
+
+def test_the_rest_of_the_file_stays_as_it_is(tmp_path) -> None:
+    place, readme = tmp_path / "docs.md", tmp_path / "README.md"
+    around = "\ufeff  <!-- benchmark tiny --> \r\n{}<!-- end of benchmark tiny -->\r\nEnd\r\n\r\n"
+    place.write_bytes(around.format("old\r\n").encode())
+    place.chmod(0o640)
+    readme.symlink_to(place)
+    write_between(readme, "tiny", "| a |\n| b |")
+    assert readme.is_symlink()
+    assert place.read_bytes() == around.format("\r\n| a |\r\n| b |\r\n\r\n").encode()
+    assert place.stat().st_mode & 0o777 == 0o640
+
+
+def test_a_table_of_validation_does_not_go_into_a_readme(tiny, tmp_path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text(BEGIN + END)
+    with pytest.raises(ConfigError, match=r"test split, got benchmark.test=False"):
+        running.run_benchmark(
+            dataclasses.replace(tiny, test=False), command=COMMAND, into=(readme, "tiny")
+        )

@@ -12,6 +12,7 @@ import torch
 
 from genrec.checkpoint import RunDirectory, load_model_files
 from genrec.trained import load_trained
+from genrec.training.decoder import DecoderSettings, train
 
 ITEMS: dict[str, Any] = {
     "encoder_tokens": "item",
@@ -102,3 +103,37 @@ def test_two_processes_learn_the_same_and_evaluate_to_the_last_digit(
     done = launch("evaluate_decoder.py", two)
     assert done.returncode == 0, done.stderr
     assert without_speed(two) == trained
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # the tracer looks
+def test_a_compiled_model_trains_as_one_that_is_not(
+    unique_ids: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the tracer of ``torch.compile`` without the code that it would write."""
+    real = torch.compile
+    monkeypatch.setattr(
+        torch, "compile", lambda model, dynamic: real(model, dynamic=dynamic, backend="eager")
+    )
+    runs = []
+    for compiled in (False, True):
+        told: dict[str, Any] = {
+            **ITEMS,
+            "iterations": 2,
+            "full_eval_every": 0,
+            "log_every": 1,
+            "decoder_embed_dim": 16,
+            "attn_heads": 2,
+            "ff_dim": 32,
+            "num_beams": 10,
+            "test_at_end": False,
+            "epochs": None,
+            "pretrained_rqvae_path": str(unique_ids),
+            "save_dir_root": str(tmp_path / f"run-{compiled}"),
+            "compile_model": compiled,
+            "seed": 1,
+        }
+        runs.append(train(DecoderSettings(**told)))
+    assert losses(runs[1]) == pytest.approx(losses(runs[0]), rel=1e-4)
+    weights = [load_model_files(run / "step_2")[1] for run in runs]
+    assert weights[0].keys() == weights[1].keys()
+    assert load_trained(runs[1]).ranker.num_items == load_trained(runs[0]).ranker.num_items

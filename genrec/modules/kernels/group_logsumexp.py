@@ -61,6 +61,7 @@ class RowGroups:
         return F.embedding_bag(self.order, lines, self.starts, mode="sum", include_last_offset=True)
 
 
+@torch.compiler.disable
 def linear_group_logsumexp(
     x: Tensor,
     table: Tensor,
@@ -83,7 +84,8 @@ def linear_group_logsumexp(
         dtype: Of the products; sums are kept in float32.
 
     Returns:
-        Shape ``(M, G)``, float32; its gradient reaches ``x``, ``table`` and ``extra``.
+        Shape ``(M, G)``, float32; a group more than 85 below the best score of its state counts as
+        that much, and has no gradient. Else the gradient reaches ``x``, ``table`` and ``extra``.
     """
     pairs = pairs or ListedPairs.none(x)
     found: Tensor = _GroupLogSumExp.apply(
@@ -167,8 +169,8 @@ def _all_near(x: Tensor, table: Tensor, extra: Tensor) -> bool:
     longest = (
         torch.linalg.vector_norm(x, dim=1).amax() * torch.linalg.vector_norm(table, dim=1).amax()
     )
-    if len(extra):
-        longest = longest + extra.amax().clamp(min=0.0)  # what is taken off may go to -inf
+    if len(extra):  # what is left out altogether needs no number
+        longest = longest + extra.where(extra > -torch.inf, 0.0).abs().amax()
     return bool(longest < _NEAR)
 
 

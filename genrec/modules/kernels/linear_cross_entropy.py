@@ -85,6 +85,7 @@ def block_size(device: torch.device, num_rows: int, dtype: torch.dtype) -> int:
     return size if size < _SOME else -(-size // _MULTIPLE) * _MULTIPLE
 
 
+@torch.compiler.disable
 def linear_cross_entropy(
     x: Tensor,
     table: Tensor,

@@ -23,6 +23,7 @@ __all__ = ["sampled_products", "sampled_products_backward", "window_dot"]
 _COPIED = 2**28
 
 
+@torch.compiler.disable
 def window_dot(x: Tensor, table: Tensor, columns: Tensor, wanted: Tensor) -> Tensor:
     """Multiply each state with some rows of a table.
 
@@ -59,16 +60,25 @@ def sampled_products(x: Tensor, table: Tensor, starts: Tensor, picked: Tensor) -
     """Multiply each state with the rows of a table that are listed for it, on a CPU.
 
     Args:
-        x: States, shape ``(M, D)``, float32.
-        table: Shape ``(V, D)``, float32.
+        x: States, shape ``(M, D)``, floating point.
+        table: Shape ``(V, D)``, the dtype of ``x``.
         starts: Where each state's rows begin in the list, shape ``(M + 1,)``, int32.
-        picked: The rows, shape ``(E,)``, int32, each at most V times for a state.
+        picked: The rows, shape ``(E,)``, int32.
 
     Returns:
         Products in the order of the list, shape ``(E,)``; without gradient.
     """
     values = x.new_zeros(len(picked))
     if not len(picked):
+        return values
+    counts = starts.diff()
+    if x.dtype != torch.float32 or int(counts.max()) > len(table):
+        # Sparse products know one dtype, and no fuller rows than the table is long.
+        states = torch.repeat_interleave(counts, output_size=len(picked))
+        size = max(1, _COPIED // (table.shape[1] * table.element_size()))
+        for part in (slice(begin, begin + size) for begin in range(0, len(picked), size)):
+            rows = table.index_select(0, picked[part])
+            values[part] = (x.index_select(0, states[part]) * rows).sum(dim=1)
         return values
     _accept_sparse_layout()
     pattern = torch.sparse_csr_tensor(

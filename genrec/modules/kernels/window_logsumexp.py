@@ -68,6 +68,7 @@ class Windows:
         return torch.zeros(len(self.places)).index_fill_(0, entries.long(), 1.0)
 
 
+@torch.compiler.disable
 def window_logsumexp(
     x: Tensor,
     table: Tensor,
@@ -83,8 +84,8 @@ def window_logsumexp(
     to know how many rows there are in all.
 
     Args:
-        x: States, shape ``(M, D)``, float32.
-        table: Shape ``(V, D)``, float32.
+        x: States, shape ``(M, D)``, floating point.
+        table: Shape ``(V, D)``, floating point.
         rows: Row of the table of each entry, shape ``(E,)``, integer, in ``[0, V)``.
         windows: Which entries belong to which state.
         cells: Number that each entry adds to, those of ``(M, C)`` counted row by row, shape
@@ -93,10 +94,15 @@ def window_logsumexp(
         extra: What is added to the scores, shape ``(E,)``, float32, or None.
 
     Returns:
-        Shape ``(M, C)``, float32; of groups without a row 0 where the state has no window, else a
-        number far below the others'. Its gradient reaches ``x``, ``table`` and ``extra``.
+        Shape ``(M, C)``, float64 where the table is, else float32; of groups without a row 0
+        where the state has no window, else a number far below the others'. Its gradient reaches
+        ``x``, ``table`` and ``extra``.
     """
-    found: Tensor = _WindowLogSumExp.apply(x, table, rows.int(), windows, cells, num_groups, extra)
+    dtype = torch.promote_types(table.dtype, torch.float32)
+    extra = None if extra is None else extra.to(dtype)
+    found: Tensor = _WindowLogSumExp.apply(
+        x.to(dtype), table.to(dtype), rows.int(), windows, cells, num_groups, extra
+    )
     return found
 
 
@@ -131,7 +137,7 @@ class _WindowLogSumExp(torch.autograd.Function):
         x, table, rows, starts, cells, powers, found, tops = ctx.saved_tensors
         # An entry's share of its group, times the group's gradient.
         weights = of_found * (tops.unsqueeze(1) - found).exp_()
-        grads = weights.view(-1).index_select(0, cells).mul_(powers)
+        grads = weights.reshape(-1).index_select(0, cells).mul_(powers)
         to_x, to_table = sampled_products_backward(
             x, table, starts, rows, grads, ctx.needs_input_grad[:2]
         )

@@ -28,3 +28,8 @@ def test_it_rests_where_nothing_is_to_be_done() -> None:
     assert dropout(x, 0.5, False) is x
     assert dropout(x, 0.0, True) is x
     assert dropout(torch.empty(0, 3), 0.5, True).shape == (0, 3)
+
+
+def test_nearly_all_may_be_dropped() -> None:
+    dropped = dropout(torch.ones(1000), 0.999999, training=True)
+    assert torch.isfinite(dropped).all()

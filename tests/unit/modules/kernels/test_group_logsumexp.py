@@ -62,6 +62,18 @@ def test_a_group_far_below_the_best_is_small_and_finite() -> None:
     assert torch.isfinite(gradient).all()
 
 
+@pytest.mark.parametrize("extra", [-200.0, 200.0, -torch.inf])
+def test_extras_that_move_all_of_a_state(extra: float) -> None:
+    """A state whose every row has one, however small the scores are."""
+    x, table = torch.ones(1, 1), torch.zeros(2, 1)
+    at, rows = torch.zeros(2, dtype=torch.long), torch.arange(2)
+    pairs = ListedPairs(at, rows, torch.tensor([extra, min(extra, 0.0)]))
+    found = linear_group_logsumexp(x, table, grouped(torch.tensor([0, 1])), pairs)
+    if extra > -torch.inf:
+        assert found.tolist() == [[pytest.approx(extra), pytest.approx(min(extra, 115.0), abs=200)]]
+        assert found[0, 0].item() == pytest.approx(extra)
+
+
 def test_bfloat16_is_close() -> None:
     torch.manual_seed(0)
     x, table = torch.randn(64, 16, requires_grad=True), torch.randn(300, 16, requires_grad=True)

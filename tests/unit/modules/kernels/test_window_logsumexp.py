@@ -15,14 +15,22 @@ from genrec.modules.kernels.window_logsumexp import Windows, window_logsumexp
     st.integers(0, 2**16),
     st.booleans(),
     st.sampled_from([1.0, 40.0]),
+    st.sampled_from([torch.float32, torch.float64]),
+    st.sampled_from([3, 20]),
 )
 def test_values_and_gradients(
-    sizes: list[list[int]], seed: int, with_extra: bool, scale: float
+    sizes: list[list[int]],
+    seed: int,
+    with_extra: bool,
+    scale: float,
+    dtype: torch.dtype,
+    num_rows: int,
 ) -> None:
+    """Also in float64, and of tables that a window is longer than."""
     generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(len(sizes), 5, generator=generator, requires_grad=True)
-    table = torch.randn(20, 5, generator=generator, requires_grad=True)
-    order = torch.randperm(20, generator=generator).int()
+    x = torch.randn(len(sizes), 5, generator=generator, dtype=dtype, requires_grad=True)
+    table = torch.randn(num_rows, 5, generator=generator, dtype=dtype, requires_grad=True)
+    order = torch.randperm(20, generator=generator).int() % num_rows
     below = torch.tensor(sizes)  # rows of each group of each state
     firsts = torch.tensor([(7 * number) % 8 for number in range(len(sizes))], dtype=torch.int32)
     windows = Windows.of(firsts, below.sum(dim=1, dtype=torch.int32))
@@ -48,12 +56,14 @@ def test_values_and_gradients(
     assert bool(torch.isfinite(found).all())
     assert found[below.sum(dim=1) == 0].eq(0).all()
     torch.testing.assert_close(found[live].double(), plain[live], atol=1e-4, rtol=1e-5)
+    assert found.dtype == dtype
     weights = torch.randn(found.shape, generator=generator) * live
     inputs = (x, table, extra) if with_extra else (x, table)
-    gradients = torch.autograd.grad((found * weights).sum(), inputs)
+    transposed = (found.t().contiguous() * weights.t()).sum()
+    gradients = torch.autograd.grad(transposed, inputs)
     references = torch.autograd.grad((plain[live] * weights[live]).sum(), inputs, allow_unused=True)
     for gradient, reference in zip(gradients, references, strict=True):
-        wanted = torch.zeros_like(gradient) if reference is None else reference.float()
+        wanted = torch.zeros_like(gradient) if reference is None else reference.to(gradient.dtype)
         torch.testing.assert_close(gradient, wanted, atol=1e-4, rtol=1e-3)
 
 
