@@ -143,8 +143,8 @@ def write_between(path: Path, name: str, text: str) -> None:
     target = path.resolve()  # a link stays one
     mode = target.stat().st_mode
     with atomic_file(target) as temporary:
-        with temporary.open("w", encoding="utf-8", newline="") as file:
-            file.write(f"{whole[:begin]}{between}{whole[end:]}")
+        # In bytes: no newline is made another.
+        temporary.write_bytes(f"{whole[:begin]}{between}{whole[end:]}".encode())
     target.chmod(mode)
 
 
