@@ -12,6 +12,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from pathlib import Path
 
 __all__ = [
     "ArtifactError",
@@ -23,6 +24,7 @@ __all__ = [
     "StorageError",
     "TrainingError",
     "did_you_mean",
+    "install_line",
     "printable",
     "run_command",
 ]
@@ -83,6 +85,14 @@ class Interrupted(KeyboardInterrupt):
 def printable(text: str) -> str:
     """Escape what could steer the terminal that a text is shown on; JSON stays valid JSON."""
     return _STEERING.sub(lambda found: json.dumps(found.group())[1:-1], text)
+
+
+def install_line(extra: str) -> str:
+    """Say how an extra is installed: in the repository, or beside a package without one."""
+    root = Path(__file__).resolve().parent.parent
+    if (root / "constraints.txt").is_file():
+        return f'in {root}: pip install -c constraints.txt -e ".[{extra}]"'
+    return f"install genrec as before with [{extra}] behind its name"
 
 
 def did_you_mean(name: str, choices: Iterable[str], *, limit: int = 3) -> str:

@@ -68,10 +68,16 @@ def describe(rows: Sequence[ResultRow], data: PreparedDataset, split: str) -> st
     users = SeqData(data, split, max_history=1).users
     commits = sorted({row.commit or "none" for row in rows})
     threads = sorted({row.threads for row in rows})
+    seeds = sorted({row.seed for row in rows})
+    over = (
+        f"Mean ± standard deviation over seeds {', '.join(map(str, seeds))}."
+        if len(seeds) > 1
+        else f"Seed {seeds[0]}."
+    )
     return (
         f"{len(users):,} targets of {len(np.unique(users)):,} users among all "
         f"{data.num_items:,} items, data {data.fingerprint}, commit {', '.join(commits)}, "
-        f"CPU threads {' or '.join(map(str, threads))}. Mean ± standard deviation over seeds."
+        f"CPU threads {' or '.join(map(str, threads))}. {over}"
     )
 
 

@@ -74,8 +74,8 @@ def obtain(job: Job, fingerprint: str, use: Sequence[Path] = ()) -> Training:
         if meta["data_fingerprint"] != fingerprint:
             raise ArtifactError(
                 f"recipes of {job.model} must be trained on the data set of the benchmark, "
-                f"{fingerprint}, got {meta['data_fingerprint']} in {step.run}; name data set and "
-                "encoder in the benchmark alone, then delete the run"
+                f"{fingerprint}, got {meta['data_fingerprint']} in {step.run}; set another "
+                "benchmark.out for other data, and name data set and encoder in the benchmark alone"
             )
         measured = read_json(clock) if clock.is_file() else {}
         seconds[step.stage] = measured.get(place, meta["train_seconds"])

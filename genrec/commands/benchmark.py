@@ -18,7 +18,10 @@ class BenchmarkArguments:
     """What ``genrec benchmark`` is told."""
 
     config: Annotated[
-        str, typer.Argument(help="A gin file, or a name in configs/benchmark: beauty, sample.")
+        str,
+        typer.Argument(
+            help="A gin file, or a name in configs/benchmark: beauty, movielens, sample."
+        ),
     ]
     data: Annotated[
         Path | None,

@@ -196,6 +196,9 @@ _FILE_OPTIONS = {
     "item keys as histories": "item keys with --input",
 }
 
+#: From this share of repeats on, of so many users, it is worth a word that they are left out.
+_MANY_REPEATS, _MANY_USERS = 0.05, 100_000
+
 _AS_OF_TEST = (
     "as of the test split: the last item of each user is held out, and shown as taken next; "
     "--out FILE reads whole histories, --history KEYS yours"
@@ -295,6 +298,21 @@ def _rules(told: RecommendArguments, users: Sequence[str] | None) -> dict[str, A
     return rules
 
 
+def _say_what_is_left_out(data: PreparedDataset) -> None:
+    """Tell of repeats, which are not recommended unless asked for, where there are many."""
+    from genrec.data.splits import count_repeats
+
+    users = min(data.num_users, _MANY_USERS)
+    offsets, ends = data.sequence_offsets[: users + 1], data.train_ends[:users]
+    repeats, chances = count_repeats(data.sequence_items, offsets, ends)
+    if repeats > _MANY_REPEATS * chances:
+        print(
+            f"note: {100 * repeats / chances:.0f} % of what users take they have taken before; "
+            "what a history holds is left out, --no-exclude-seen brings it back",
+            file=sys.stderr,
+        )
+
+
 def _named(told: RecommendArguments) -> dict[str, str]:
     """Choose how messages name what was typed."""
     return _OPTIONS if told.out is None else _OPTIONS | _FILE_OPTIONS
@@ -348,6 +366,8 @@ def app_command(app: typer.Typer) -> None:
         recommender = Recommender.from_pretrained(
             run, tokenizer=table, data=told.data, device=told.device
         )
+        if told.exclude_seen and not told.input and not told.history:
+            _say_what_is_left_out(recommender.data)
         if told.out is not None:
             count = recommend_to_file(recommender, told.out, **files, **options)
             print(f"wrote {told.out}: {count:,} users")

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from genrec.commands import add_command
-from genrec.errors import ConfigError, MissingPathError
+from genrec.errors import ConfigError, MissingPathError, install_line
 
 __all__ = ["ServeArguments", "app_command", "read_token"]
 
@@ -204,5 +204,5 @@ def _check_packages() -> None:
             importlib.import_module(name)
         except ImportError:
             raise ConfigError(
-                f"genrec serve needs the extra serve, got no {name}; pip install 'genrec[serve]'"
+                f"genrec serve needs the extra serve, got no {name}; {install_line('serve')}"
             ) from None

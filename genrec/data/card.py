@@ -13,6 +13,8 @@ __all__ = ["DataCard", "format_card", "history_quantiles", "time_span"]
 
 #: More than this share of a source is not lost by a few bad lines.
 _MANY_LOST = 0.05
+#: With fewer different texts than this share of the items, texts say little of them.
+_FEW_TEXTS, _FEW_ITEMS = 0.5, 20
 
 
 class DataCard:
@@ -105,6 +107,12 @@ def format_card(card: Mapping[str, Any]) -> str:
         lines.append(
             "warning: all times lie in 1970: numbers were taken as seconds, so that their order "
             "counts; name --time-unit or --time-format if they are something else"
+        )
+    texts, items = card.get("different_texts"), card["steps"][-1]["items"] if card["steps"] else 0
+    if texts is not None and items > _FEW_ITEMS and texts < _FEW_TEXTS * items:
+        lines.append(
+            f"warning: {texts:,} different texts for {items:,} items: what tells items apart is in "
+            "other columns, if anywhere; name these with --text-column"
         )
     lost = sum(entry["rows"] for entry in card.get("rejected", []))
     read = lost + (card["steps"][0]["interactions"] if card["steps"] else 0)

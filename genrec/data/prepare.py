@@ -97,6 +97,7 @@ def prepare(
         items_without_metadata=items.num_without_row,
         items_without_text=items.num_without_text,
         share_of_items_without_text=round(items.num_without_text / len(keys), 6),
+        different_texts=len(set(items.texts)),
         metadata_rows_of_other_items=items.num_unused_rows,
         repeated_metadata_rows=items.num_repeated_rows,
         order=order_rule(has_time=rows.times is not None, ties=options.ties),

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from genrec.errors import ConfigError
+from genrec.errors import ConfigError, install_line
 
 __all__ = ["Bars", "Line", "Plot", "bar_plot", "line_plot", "need_plots"]
 
@@ -86,7 +86,7 @@ def need_plots() -> None:
         if importlib.util.find_spec(name) is None:
             raise ConfigError(
                 f"{name} must be installed for a report, got no such package; "
-                "pip install 'genrec[report]'"
+                f"{install_line('report')}"
             )
 
 

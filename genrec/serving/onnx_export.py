@@ -26,7 +26,7 @@ from genrec.data.prepared import PreparedDataset
 from genrec.decoding.array_index import ArrayIndex
 from genrec.decoding.trie import PrefixIndex
 from genrec.digests import sealed
-from genrec.errors import ConfigError, did_you_mean
+from genrec.errors import ConfigError, did_you_mean, install_line
 from genrec.serving.onnx import FORMAT, VERSION, OnnxRecommender
 from genrec.serving.onnx_weights import PRECISIONS, at_precision, quietly, write_graphs
 from genrec.serving.pretrained import PORTABLE, check_target
@@ -249,8 +249,8 @@ def _check_packages() -> None:
     missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise ConfigError(
-            f"ONNX must be written with {', '.join(_PACKAGES)}, got no {missing[0]}; pip install "
-            "genrec[onnx]"
+            f"ONNX must be written with {', '.join(_PACKAGES)}, got no {missing[0]}; "
+            f"{install_line('onnx')}"
         )
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from genrec.errors import ConfigError, GenRecError, TrainingError
+from genrec.errors import ConfigError, GenRecError, TrainingError, install_line
 
 __all__ = ["Opening", "check_workers", "on_workers"]
 
@@ -55,7 +55,7 @@ def check_workers(workers: int) -> None:
     if workers < 1:
         raise ConfigError(f"--ray must be >= 1, got {workers}; give the number of workers")
     if importlib.util.find_spec("ray") is None:
-        raise ConfigError("--ray needs Ray, got none installed; run pip install 'genrec[ray]'")
+        raise ConfigError(f"--ray needs Ray, got none installed; {install_line('ray')}")
     place = re.fullmatch(r"(?:ray://)?([^:/]+):(\d+)", os.environ.get("RAY_ADDRESS", ""))
     if place is None:
         return

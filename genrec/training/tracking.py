@@ -12,7 +12,7 @@ from typing import Any
 from accelerate import Accelerator
 
 from genrec.atomic import atomic_file
-from genrec.errors import ConfigError
+from genrec.errors import ConfigError, install_line
 from genrec.metric_rows import metric_rows
 
 __all__ = ["Tracker"]
@@ -62,7 +62,7 @@ class Tracker:
             if importlib.util.find_spec(name) is None:
                 raise ConfigError(
                     f"tracker {name} must be installed, got no such package; "
-                    "pip install 'genrec[track]'"
+                    f"{install_line('track')}"
                 )
         return names
 

@@ -12,6 +12,7 @@ import warnings
 
 import pytest
 
+from genrec import errors
 from genrec.errors import (
     ArtifactError,
     ConfigError,
@@ -172,3 +173,9 @@ def test_a_reader_that_has_enough_ends_a_command_in_silence():
     said = process.stderr.read()
     process.stderr.close()
     assert (process.wait(), said) == (128 + signal.SIGPIPE, b"")
+
+
+def test_an_extra_is_installed_from_where_the_package_came(tmp_path, monkeypatch) -> None:
+    assert 'pip install -c constraints.txt -e ".[serve]"' in errors.install_line("serve")
+    monkeypatch.setattr(errors, "__file__", str(tmp_path / "genrec" / "errors.py"))
+    assert errors.install_line("serve") == "install genrec as before with [serve] behind its name"

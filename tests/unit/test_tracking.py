@@ -81,7 +81,8 @@ def test_tracker_names_are_checked(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     for name in ("tensorboard", "wandb", "mlflow"):
         with pytest.raises(
-            ConfigError, match=rf"{name} must be installed.*pip install 'genrec\[track\]'"
+            ConfigError,
+            match=rf"{name} must be installed.*pip install .*\[track\]",
         ):
             Tracker.check([name])
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from genrec.data.card import format_card
+from genrec.data.card import DataCard, format_card
 
 
 @pytest.mark.parametrize(("rejected", "said"), [(50, "50 %"), (6, "11 %"), (2, None), (0, None)])
@@ -26,3 +26,13 @@ def test_days_that_were_taken_for_seconds_are_told(year, warned):
     text = format_card({"name": "n", "source": "s", "steps": [], "time_span": span})
     assert ("warning: all times lie in 1970" in text) == warned
     assert "1970: numbers" not in format_card({"name": "n", "source": "s", "steps": []})
+
+
+@pytest.mark.parametrize(("texts", "warned"), [(9, True), (300, False), (None, False)])
+def test_a_card_warns_where_texts_tell_few_items_apart(texts, warned):
+    card = DataCard("shop", "somewhere")
+    card.step("read", interactions=1000, users=80, items=405)
+    if texts is not None:
+        card.note(different_texts=texts)
+    text = format_card(card.as_dict())
+    assert ("warning: 9 different texts for 405 items" in text) == warned
