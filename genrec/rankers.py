@@ -17,19 +17,28 @@ from torch.nn.functional import pad
 
 from genrec.data.prepared import PreparedDataset, StringArray
 from genrec.data.schemas import Ranking, Rules
+from genrec.data.splits import count_repeats
 from genrec.decoding.legal import ItemSets
 
 __all__ = [
+    "MANY_REPEATS",
     "Cooccurrence",
+    "OwnHistory",
     "Popularity",
     "Ranker",
     "SearchingRanker",
     "baselines",
     "in_training",
     "newest_items",
+    "share_of_repeats",
     "training_counts",
     "training_pairs",
 ]
+
+#: From this share of repeats on, they are worth a word, and a baseline of their own.
+MANY_REPEATS = 0.05
+#: On so many users they are counted.
+_COUNTED_USERS = 100_000
 
 
 class Ranker(Protocol):
@@ -227,12 +236,90 @@ class Cooccurrence:
         return torch.where(self._pairs[at] == wanted, self._pair_counts[at], 0)
 
 
+class OwnHistory:
+    """Recommends what the user has had most often, of equals the newest, then what is popular.
+
+    Where people come back to items this is hard to beat, as long as the history is not hidden.
+
+    Args:
+        item_keys: The catalogue's own item ids, ``N``.
+        counts: How often each item was taken, shape ``(N,)``.
+        device: Where the results live.
+    """
+
+    name = "own history"
+    max_history = sys.maxsize
+    groups = None
+
+    def __init__(
+        self,
+        item_keys: StringArray,
+        counts: npt.NDArray[np.integer],
+        *,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.item_keys, self.num_items = item_keys, len(item_keys)
+        self.device = torch.device(device)
+        popular = np.argsort(-counts.astype(np.int64), kind="stable")
+        places = np.empty_like(popular)
+        places[popular] = np.arange(self.num_items)
+        share = counts / (counts.max(initial=0) + 1)  # below one event of one's own
+        self._popular = torch.from_numpy(popular).to(self.device)
+        self._places = torch.from_numpy(places).to(self.device)
+        self._share = torch.from_numpy(share.astype(np.float32)).to(self.device)
+
+    @classmethod
+    def fit(cls, data: PreparedDataset, *, device: torch.device | str = "cpu") -> OwnHistory:
+        """Count the training part of a data set."""
+        return cls(data.item_keys, training_counts(data), device=device)
+
+    def rank(
+        self, history: Tensor, k: int, *, users: Tensor | None = None, rules: Rules | None = None
+    ) -> Ranking:
+        """Recommend what the history holds; see :meth:`Ranker.rank`."""
+        rules = rules or Rules()
+        if rules.allow is None:
+            order = self._own(history, history).argsort(dim=1, descending=True, stable=True)
+            candidates = _candidates(history.gather(1, order), self._popular, k, rules)
+        else:
+            by_place = rules.allow.gather(1, self._places[rules.allow].argsort(dim=1))
+            order = self._own(history, by_place).argsort(dim=1, descending=True, stable=True)
+            candidates = by_place.gather(1, order)
+        items = _first(candidates, k, rules, self.num_items)
+        own = self._own(history, items)
+        scores = torch.where(own > 0, own, self._share[items])
+        return Ranking(items, scores.masked_fill(items < 0, -torch.inf))
+
+    def _own(self, history: Tensor, items: Tensor) -> Tensor:
+        """Count items ``(B, C)`` in histories ``(B, S)``; of equal counts the newest is more."""
+        same = (items.unsqueeze(2) == history.unsqueeze(1)) & (items >= 0).unsqueeze(2)
+        places = torch.arange(history.shape[1], device=history.device)
+        newest = (same * (places + 1)).amax(dim=2)
+        return same.sum(dim=2) + newest / (history.shape[1] + 2)
+
+
 def baselines(
     data: PreparedDataset, *, device: torch.device | str = "cpu"
-) -> dict[str, Popularity | Cooccurrence]:
-    """Fit the rankers that every table shows for comparison, by name."""
-    fitted = (Popularity.fit(data, device=device), Cooccurrence.fit(data, device=device))
+) -> dict[str, Popularity | Cooccurrence | OwnHistory]:
+    """Fit the rankers that every table shows for comparison, by name.
+
+    That of the user's own items is among them where one in twenty interactions is a repeat.
+    """
+    fitted: list[Popularity | Cooccurrence | OwnHistory] = [
+        Popularity.fit(data, device=device),
+        Cooccurrence.fit(data, device=device),
+    ]
+    if share_of_repeats(data) > MANY_REPEATS:
+        fitted.append(OwnHistory.fit(data, device=device))
     return {ranker.name: ranker for ranker in fitted}
+
+
+def share_of_repeats(data: PreparedDataset) -> float:
+    """Say how much of the training part users had before, of the first 100,000 users, 0 to 1."""
+    users = min(data.num_users, _COUNTED_USERS)
+    offsets, ends = data.sequence_offsets[: users + 1], data.train_ends[:users]
+    repeats, chances = count_repeats(data.sequence_items, offsets, ends)
+    return repeats / max(1, chances)
 
 
 def newest_items(history: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 
 from genrec.data.prepared import PreparedDataset
 from genrec.errors import ConfigError, did_you_mean
-from genrec.rankers import Cooccurrence, Popularity, Ranker
+from genrec.rankers import Cooccurrence, OwnHistory, Popularity, Ranker
 from genrec.rankers_linear import Ease, ItemKnn
 
 __all__ = ["FITTED", "Fit", "check_grid", "fit_best"]
@@ -23,6 +23,7 @@ __all__ = ["FITTED", "Fit", "check_grid", "fit_best"]
 FITTED: Mapping[str, type[Any]] = {
     "popularity": Popularity,
     "co-occurrence": Cooccurrence,
+    "own-history": OwnHistory,
     "item-knn": ItemKnn,
     "ease": Ease,
 }

@@ -19,7 +19,8 @@ class BenchmarkSettings(DataSettings):
 
     models: dict[str, str] = setting(
         "What each row of the table is: recipes as `genrec train` takes them, such as "
-        "'rqvae/amazon decoder/amazon', or one of popularity, co-occurrence, item-knn, ease"
+        "'rqvae/amazon decoder/amazon', or one of popularity, co-occurrence, own-history, "
+        "item-knn, ease"
     )
     seeds: tuple[int, ...] = setting(
         "Each trained model is trained with each of them", (0, 1, 2), least=0

@@ -196,9 +196,6 @@ _FILE_OPTIONS = {
     "item keys as histories": "item keys with --input",
 }
 
-#: From this share of repeats on, of so many users, it is worth a word that they are left out.
-_MANY_REPEATS, _MANY_USERS = 0.05, 100_000
-
 _AS_OF_TEST = (
     "as of the test split: the last item of each user is held out, and shown as taken next; "
     "--out FILE reads whole histories, --history KEYS yours"
@@ -300,14 +297,12 @@ def _rules(told: RecommendArguments, users: Sequence[str] | None) -> dict[str, A
 
 def _say_what_is_left_out(data: PreparedDataset) -> None:
     """Tell of repeats, which are not recommended unless asked for, where there are many."""
-    from genrec.data.splits import count_repeats
+    from genrec.rankers import MANY_REPEATS, share_of_repeats
 
-    users = min(data.num_users, _MANY_USERS)
-    offsets, ends = data.sequence_offsets[: users + 1], data.train_ends[:users]
-    repeats, chances = count_repeats(data.sequence_items, offsets, ends)
-    if repeats > _MANY_REPEATS * chances:
+    share = share_of_repeats(data)
+    if share > MANY_REPEATS:
         print(
-            f"note: {100 * repeats / chances:.0f} % of what users take they have taken before; "
+            f"note: {100 * share:.0f} % of what users take they have taken before; "
             "what a history holds is left out, --no-exclude-seen brings it back",
             file=sys.stderr,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genrec.rankers import Cooccurrence, Popularity, newest_items
+from genrec.data.schemas import Rules
+from genrec.rankers import (
+    Cooccurrence,
+    OwnHistory,
+    Popularity,
+    baselines,
+    newest_items,
+)
 
 
 def ask(ranker, k: int, histories: list[list[int]]) -> list[list[int]]:
@@ -80,3 +88,40 @@ def test_held_out_items_change_nothing(tiny_data, baseline):
     asked = [[item] for item in range(9)]
     answers = [ask(baseline.fit(tiny_data(s, 9)), 9, asked) for s in (sequences, others)]
     assert answers[0] == answers[1]
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.integers(0, 7), min_size=1, max_size=9),
+    st.sets(st.integers(0, 7), max_size=3),
+    st.lists(st.integers(0, 7), min_size=1, max_size=6, unique=True) | st.none(),
+)
+def test_own_history_equals_plain_python(tiny_data, history, excluded, allowed):
+    data = tiny_data([[2, 1, 2, 4, 5], [2, 3, 3, 4, 5], [0, 4, 5]], 8)
+    counts = Counter([2, 1, 2, 2, 3, 3, 0])
+    popular = sorted(range(8), key=lambda item: (-counts[item], item))
+    own = Counter(history)
+    newest = {item: place for place, item in enumerate(history)}
+    mine = sorted(own, key=lambda item: (-own[item], -newest[item]))
+    expected = mine + [item for item in popular if item not in own]
+    expected = [item for item in expected if item not in excluded]
+    rules = Rules()
+    if excluded:
+        rules = replace(rules, exclude=torch.tensor([sorted(excluded)]))
+    if allowed is not None:
+        rules = replace(rules, allow=torch.tensor([allowed]))
+        expected = [item for item in expected if item in allowed]
+    rows = torch.tensor([[*history, -1, -1]])
+    found = OwnHistory.fit(data).rank(rows, 5, rules=rules)
+    wanted = expected[:5]
+    assert found.items[0].tolist() == wanted + [-1] * (5 - len(wanted))
+    scores = found.scores[0, : len(wanted)].tolist()
+    assert scores == sorted(scores, reverse=True)
+    assert [score >= 1 for score in scores] == [item in own for item in wanted]
+
+
+def test_own_history_stands_beside_the_others_where_people_come_back(tiny_data):
+    back = tiny_data([[0, 1, 0, 1, 2, 3]] * 3, 4)
+    never = tiny_data([[0, 1, 2, 3]] * 3, 4)
+    assert "own history" in baselines(back)
+    assert list(baselines(never)) == ["popularity", "co-occurrence"]
