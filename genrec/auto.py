@@ -142,7 +142,7 @@ def choose(facts: Facts) -> Choice:
 
 #: What Amazon Beauty has, and its minutes on two cores: stage one goes by items, stage two by
 #: interactions to train on.
-_BEAUTY_ITEMS, _BEAUTY_INTERACTIONS, _BEAUTY_MINUTES = 12_101, 153_776, (2, 8)
+_BEAUTY_ITEMS, _BEAUTY_INTERACTIONS, _BEAUTY_MINUTES = 12_101, 153_776, (2, 7)
 
 
 def minutes(facts: Facts) -> int:
