@@ -45,7 +45,7 @@ def test_the_choice(change, recipe, settings):
 
 
 def test_beauty_takes_what_its_recipe_says():
-    assert minutes(BEAUTY) == 10
+    assert minutes(BEAUTY) == 9
     assert minutes(dataclasses.replace(BEAUTY, cores=1)) == 20
     assert "22,363 users with two items to train on or more, 12,101 items, hist" in str(BEAUTY)
 
@@ -81,7 +81,7 @@ def test_the_word_becomes_a_recipe(tmp_path, write_data, monkeypatch):
     assert steps[1].settings.num_beams == 7
     assert lines[1] == "auto: at most 3,000 items: " + RULES[0].why
     assert "about 1 min for both stages" in "".join(lines)
-    assert "2 min x 3 of 12,101 items, and 8 min x 9 of 153,776 inte" in "".join(lines)
+    assert "2 min x 3 of 12,101 items, and 7 min x 9 of 153,776 inte" in "".join(lines)
     # What it says to be the same is the same.
     typed = shlex.split(lines[-1].partition("the same as ")[2])
     assert typed[:5] == ["genrec", "train", "sample", "--data", str(data.path)]
