@@ -46,7 +46,7 @@ def test_the_choice(change, recipe, settings):
 
 def test_beauty_takes_what_its_recipe_says():
     assert minutes(BEAUTY) == 9
-    assert minutes(dataclasses.replace(BEAUTY, cores=1)) == 20
+    assert minutes(dataclasses.replace(BEAUTY, cores=1)) == 18
     assert "22,363 users with two items to train on or more, 12,101 items, hist" in str(BEAUTY)
 
 
