@@ -20,7 +20,7 @@ from genrec.errors import ArtifactError, ConfigError, DataError
 from genrec.evaluation.evaluator import Evaluator
 from genrec.evaluation.settings import EvaluationSettings, OneProcess
 from genrec.models.beam_ranker import BeamRanker
-from genrec.rankers import Ranker, baselines, training_counts
+from genrec.rankers import Cooccurrence, Popularity, Ranker, training_counts
 from genrec.reporting.level_losses import Sight, find_likely, measure_levels, standard_error
 from genrec.reporting.ranking_diagnosis import Bucket, Diagnosis, Level, Search
 from genrec.threads import side_by_side
@@ -80,7 +80,9 @@ def measure(run: Trained, data: PreparedDataset, *, users: int) -> Diagnosis:
     )
     rows, hide = evaluator.batches.examples, settings.exclude_history
     rankers: dict[str, Ranker] = {"model": run.ranker}
-    rankers |= baselines(data, device=run.ranker.device)
+    rankers |= {
+        kind.name: kind.fit(data, device=run.ranker.device) for kind in (Popularity, Cooccurrence)
+    }
     hits, metrics = {}, {}
     for name, ranker in rankers.items():
         metrics[name], ranks = evaluator.run_with_ranks(ranker, hide_history=hide)

@@ -70,5 +70,5 @@ def test_words_and_legend_say_what_is_drawn():
 
 def test_without_the_extra_one_line_names_it(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"jinja2 must be installed.*genrec\[report\]"):
+    with pytest.raises(ConfigError, match=r"jinja2 must be installed.*pip install .*\[report\]"):
         need_plots()
