@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import time
 
 import pytest
 
@@ -14,6 +15,7 @@ pytest.importorskip("httpx", reason="httpx is in the extra dev")
 from pydantic import ValidationError  # noqa: E402
 from starlette.testclient import TestClient  # noqa: E402
 
+from genrec.models.beam_ranker import BeamRanker  # noqa: E402
 from genrec.serving.http.app import build_app  # noqa: E402
 from genrec.serving.http.batcher import QueueFull  # noqa: E402
 from genrec.serving.http.messages import RecommendRequest  # noqa: E402
@@ -303,8 +305,15 @@ def test_watching(client):
         assert line in text, text
 
 
-def test_a_late_answer(run):
-    with client_of(run, queue_users=128, timeout_s=0.001) as client:
+def test_a_late_answer(run, monkeypatch):
+    search = BeamRanker.rank
+
+    def slow(*args, **options):
+        time.sleep(0.3)
+        return search(*args, **options)
+
+    monkeypatch.setattr(BeamRanker, "rank", slow)
+    with client_of(run, queue_users=128, timeout_s=0.05) as client:
         answer = client.post("/v1/recommend", json={"histories": [["a1"]] * 60, "k": 30})
         assert "in time" in message_of(answer, 504)
 
