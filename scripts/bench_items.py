@@ -329,7 +329,7 @@ def on_data(data: PreparedDataset, parts: list[str], args: argparse.Namespace) -
     """The parts that need a data set and its IDs."""
     if args.run:
         trained = load_trained(args.run, device=args.device)
-        ids, recipe = trained.catalogue.codes, trained.model
+        ids, recipe = np.array(trained.catalogue.codes), trained.model
         if not isinstance(recipe, ItemTokenRetrievalModel) or recipe.max_history < MAX_ITEMS:
             raise SystemExit(f"--run must read {MAX_ITEMS} items, one token each, got {args.run}")
         sizes = recipe.level_sizes
