@@ -7,6 +7,7 @@ followers, C = candidates.
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -108,6 +109,38 @@ class SearchingRanker(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class _Popular:
+    """What is popular, for all that ranks by it in the end.
+
+    Attributes:
+        order: The items, most frequent first, ties to the lower row, shape ``(N,)``, int64.
+        places: Place of each item there, shape ``(N,)``, int64.
+        share: How often each was taken, below one of the most frequent, shape ``(N,)``, float32.
+    """
+
+    order: Tensor
+    places: Tensor
+    share: Tensor
+
+    @classmethod
+    def of(cls, counts: npt.NDArray[np.integer], device: torch.device) -> _Popular:
+        order = np.argsort(-counts.astype(np.int64), kind="stable")
+        places = np.empty_like(order)
+        places[order] = np.arange(len(order))
+        share = (counts / (counts.max(initial=0) + 1)).astype(np.float32)
+        return cls(*(torch.from_numpy(array).to(device) for array in (order, places, share)))
+
+    def first(self, items: Tensor) -> Tensor:
+        """Put each user's items, ``(B, C)``, in this order."""
+        return items.gather(1, self.places[items].argsort(dim=1))
+
+
+def _best_first(items: Tensor, scores: Tensor) -> Tensor:
+    """Put each user's items in the order of their scores, both ``(B, C)``; ties stay."""
+    return items.gather(1, scores.argsort(dim=1, descending=True, stable=True))
+
+
 class Popularity:
     """Recommends the items that are most frequent in the training part, to everybody.
 
@@ -130,8 +163,7 @@ class Popularity:
     ) -> None:
         self.item_keys, self.num_items = item_keys, len(item_keys)
         self.device = torch.device(device)
-        order = np.argsort(-counts.astype(np.int64), kind="stable")
-        self._order = torch.from_numpy(order).to(self.device)
+        self._popular = _Popular.of(counts, self.device)
         self._counts = torch.from_numpy(counts.astype(np.float32)).to(self.device)
 
     @classmethod
@@ -144,12 +176,11 @@ class Popularity:
     ) -> Ranking:
         """Recommend what is popular; see :meth:`Ranker.rank`."""
         rules = rules or Rules()
-        none = history.new_empty(len(history), 0)
-        candidates = _candidates(none, self._order, k, rules)
-        if rules.allow is not None:
-            places = torch.empty_like(self._order)
-            places[self._order] = torch.arange(self.num_items, device=self.device)
-            candidates = rules.allow.gather(1, places[rules.allow].argsort(dim=1))
+        if rules.allow is None:
+            none = history.new_empty(len(history), 0)
+            candidates = _candidates(none, self._popular.order, k, rules)
+        else:
+            candidates = self._popular.first(rules.allow)
         items = _first(candidates, k, rules, self.num_items)
         return Ranking(items, self._counts[items].masked_fill(items < 0, -torch.inf))
 
@@ -180,20 +211,17 @@ class Cooccurrence:
     ) -> None:
         self.item_keys, self.num_items = item_keys, len(item_keys)
         self.device = torch.device(device)
-        popular = np.argsort(-counts.astype(np.int64), kind="stable")
-        places = np.empty_like(popular)
-        places[popular] = np.arange(self.num_items)
+        self._popular = _Popular.of(counts, self.device)
+        places = self._popular.places.numpy(force=True)
         source, follower = pairs // max(self.num_items, 1), pairs % max(self.num_items, 1)
         best_first = np.lexsort((places[follower], -pair_counts, source))
         # Where each item's followers begin, and the end: source stays sorted in best_first.
         starts = np.searchsorted(source, np.arange(self.num_items + 1))
-        arrays = (popular, places, pairs, pair_counts.astype(np.int64), starts)
-        self._popular, self._places, self._pairs, self._pair_counts, self._starts = (
+        arrays = (pairs, pair_counts.astype(np.int64), starts)
+        self._pairs, self._pair_counts, self._starts = (
             torch.from_numpy(np.ascontiguousarray(array)).to(self.device) for array in arrays
         )
         self._followers = torch.from_numpy(follower[best_first]).to(self.device)
-        share = counts / (counts.max(initial=0) + 1)  # below one pair, whatever the counts
-        self._share = torch.from_numpy(share.astype(np.float32)).to(self.device)
 
     @classmethod
     def fit(cls, data: PreparedDataset, *, device: torch.device | str = "cpu") -> Cooccurrence:
@@ -209,13 +237,12 @@ class Cooccurrence:
         rules = rules or Rules()
         last = newest_items(history)
         if rules.allow is None:
-            candidates = _candidates(self._after(last, k, rules), self._popular, k, rules)
+            candidates = _candidates(self._after(last, k, rules), self._popular.order, k, rules)
         else:
-            by_place = rules.allow.gather(1, self._places[rules.allow].argsort(dim=1))
-            order = self._count(last, by_place).argsort(dim=1, descending=True, stable=True)
-            candidates = by_place.gather(1, order)
+            allowed = self._popular.first(rules.allow)
+            candidates = _best_first(allowed, self._count(last, allowed))
         items = _first(candidates, k, rules, self.num_items)
-        scores = self._count(last, items) + self._share[items]
+        scores = self._count(last, items) + self._popular.share[items]
         return Ranking(items, scores.masked_fill(items < 0, -torch.inf))
 
     def _after(self, last: Tensor, k: int, rules: Rules) -> Tensor:
@@ -260,13 +287,7 @@ class OwnHistory:
     ) -> None:
         self.item_keys, self.num_items = item_keys, len(item_keys)
         self.device = torch.device(device)
-        popular = np.argsort(-counts.astype(np.int64), kind="stable")
-        places = np.empty_like(popular)
-        places[popular] = np.arange(self.num_items)
-        share = counts / (counts.max(initial=0) + 1)  # below one event of one's own
-        self._popular = torch.from_numpy(popular).to(self.device)
-        self._places = torch.from_numpy(places).to(self.device)
-        self._share = torch.from_numpy(share.astype(np.float32)).to(self.device)
+        self._popular = _Popular.of(counts, self.device)
 
     @classmethod
     def fit(cls, data: PreparedDataset, *, device: torch.device | str = "cpu") -> OwnHistory:
@@ -279,15 +300,14 @@ class OwnHistory:
         """Recommend what the history holds; see :meth:`Ranker.rank`."""
         rules = rules or Rules()
         if rules.allow is None:
-            order = self._own(history, history).argsort(dim=1, descending=True, stable=True)
-            candidates = _candidates(history.gather(1, order), self._popular, k, rules)
+            own = _best_first(history, self._own(history, history))
+            candidates = _candidates(own, self._popular.order, k, rules)
         else:
-            by_place = rules.allow.gather(1, self._places[rules.allow].argsort(dim=1))
-            order = self._own(history, by_place).argsort(dim=1, descending=True, stable=True)
-            candidates = by_place.gather(1, order)
+            allowed = self._popular.first(rules.allow)
+            candidates = _best_first(allowed, self._own(history, allowed))
         items = _first(candidates, k, rules, self.num_items)
-        own = self._own(history, items)
-        scores = torch.where(own > 0, own, self._share[items])
+        counts = self._own(history, items)
+        scores = torch.where(counts > 0, counts, self._popular.share[items])
         return Ranking(items, scores.masked_fill(items < 0, -torch.inf))
 
     def _own(self, history: Tensor, items: Tensor) -> Tensor:
